@@ -1,0 +1,268 @@
+//! The ledger: what was captured, and what became of it.
+//!
+//! Three equations hold at any moment, and [`Ledger::check`] tests them:
+//!
+//! ```text
+//! packets  captured            = used + sum(dropped by reason)
+//! bytes    captured + inserted = copied + sum(dropped by reason) + pending
+//! sessions seen                = completed + sum(ended by reason) + alive
+//! ```
+//!
+//! A packet is *used* when the client half took something new from it: a SYN, data, an acknowledgement, a FIN or a RST.
+//! A byte is *copied* when the target has acknowledged it. *Pending* bytes wait in a session.
+
+use std::fmt;
+use std::ops::AddAssign;
+
+macro_rules! reasons {
+    ($(#[$meta:meta])* $name:ident { $($(#[doc = $doc:literal])+ $variant:ident = $text:literal,)+ }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum $name { $($(#[doc = $doc])+ $variant,)+ }
+
+        impl $name {
+            /// Every reason, in the order of declaration.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The reason in the words of the log, statistics and docs.
+            pub const fn text(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.text())
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Why a captured packet was not used.
+    PacketDrop {
+        /// The capture holds less of the packet than its headers need.
+        Truncated = "truncated by the capture",
+        /// A header contradicts itself.
+        Malformed = "malformed",
+        /// A part of an IP packet.
+        Fragment = "IP fragment",
+        /// Not IP, or not TCP.
+        OtherProtocol = "not TCP over IP",
+        /// No `-x` map matches.
+        NoMap = "no map matches",
+        /// One of our own packets to the target, seen by the capture.
+        OwnCopy = "our own copy",
+        /// Nothing new in it: a retransmission, a keepalive, or one packet captured several times.
+        Duplicate = "nothing new (retransmission, keepalive or captured twice)",
+        /// Belongs to no session that is copied, and cannot begin one (no data, or `-O`).
+        NoSession = "of no copied session",
+        /// Of a session that had ended early, for the reason counted there.
+        SessionEnded = "of a session ended early",
+        /// Outside of what the client could have sent.
+        OutOfWindow = "sequence number out of window",
+        /// A new session while the memory or session cap is reached.
+        Shed = "shed for memory",
+        /// A new session for which no source address and port is free.
+        NoSource = "no free source address",
+        /// Captured after the order to stop.
+        Stopping = "captured while stopping",
+    }
+}
+
+reasons! {
+    /// Why a client's byte was not copied.
+    ByteDrop {
+        /// Sent by the client before.
+        Duplicate = "sent before by the client",
+        /// In a packet that was not used; the packets' reasons say why.
+        PacketDropped = "in a dropped packet",
+        /// Waiting in a session that ended early; the sessions' reasons say why.
+        SessionEnded = "waiting when their session ended",
+        /// Sent to a target that closed the connection before it acknowledged them.
+        TargetClosed = "unacknowledged when the target closed",
+        /// Taken out by the protocol module.
+        Module = "dropped by the module",
+    }
+}
+
+reasons! {
+    /// Why a session ended before it was copied to its end.
+    SessionEnd {
+        /// The target answered the SYN with a RST.
+        TargetRefused = "target refused the connection",
+        /// The target did not answer the SYN.
+        TargetUnreachable = "target did not answer the SYN",
+        /// The target reset the connection.
+        TargetReset = "target reset the connection",
+        /// The target closed the connection while the client still sent.
+        TargetClosed = "target closed early",
+        /// The target stopped acknowledging.
+        GaveUp = "gave up after retransmissions",
+        /// Data waited for a response for longer than `-t`.
+        TargetSilent = "target silent",
+        /// Nothing happened for longer than `-k`.
+        Idle = "idle",
+        /// Packets of the client are missing from the capture.
+        CaptureHole = "hole in the capture",
+        /// A packet of the client was captured only in part.
+        CaptureCut = "packet cut by the capture",
+        /// The client opened a new connection on the same port while two were waiting already.
+        Replaced = "replaced by a newer connection",
+        /// The module gave the session up.
+        Module = "given up by the module",
+        /// tcpcopy was told to stop.
+        Stopped = "stopped",
+    }
+}
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $field:ident,)+) => {
+        /// Counters of one engine. All only grow, except `alive` and `pending_bytes`.
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        pub struct Ledger {
+            $($(#[doc = $doc])+ pub $field: u64,)+
+            /// Packets not used, by [`PacketDrop`].
+            pub packets_dropped: [u64; PacketDrop::ALL.len()],
+            /// Bytes not copied, by [`ByteDrop`].
+            pub bytes_dropped: [u64; ByteDrop::ALL.len()],
+            /// Sessions ended early, by [`SessionEnd`].
+            pub sessions_ended: [u64; SessionEnd::ALL.len()],
+        }
+
+        impl Ledger {
+            /// Each plain counter with its name, for statistics and metrics.
+            pub fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($field), self.$field),)+].into_iter()
+            }
+        }
+
+        impl AddAssign<&Ledger> for Ledger {
+            fn add_assign(&mut self, other: &Ledger) {
+                $(self.$field += other.$field;)+
+                for (a, b) in self.packets_dropped.iter_mut().zip(&other.packets_dropped) { *a += b; }
+                for (a, b) in self.bytes_dropped.iter_mut().zip(&other.bytes_dropped) { *a += b; }
+                for (a, b) in self.sessions_ended.iter_mut().zip(&other.sessions_ended) { *a += b; }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Packets given to the engine.
+    packets_captured,
+    /// Packets from which the client half took something new.
+    packets_used,
+    /// Bytes of TCP payload in captured packets of clients.
+    bytes_captured,
+    /// Bytes that a module sent of its own.
+    bytes_inserted,
+    /// Bytes that the target acknowledged.
+    bytes_copied,
+    /// Bytes that wait in sessions now.
+    pending_bytes,
+    /// Sessions begun.
+    sessions_seen,
+    /// Sessions copied to their end: closed or reset by the client, and so at the target.
+    sessions_completed,
+    /// Sessions that live now, those that wait for an older one on their port included.
+    sessions_alive,
+    /// Sessions that entered the wait after a close (RFC 9293, TIME-WAIT).
+    time_wait,
+    /// Sessions that were joined mid-stream.
+    joined,
+    /// Connections to the target rebuilt after it had closed.
+    reconnects,
+    /// SYNs of clients.
+    client_syns,
+    /// Packets of clients that a map matched.
+    client_packets,
+    /// Those of them with payload.
+    client_data_packets,
+    /// Client packets whose checksum was left to the network card.
+    checksum_offloaded,
+    /// Requests that were held by the gate.
+    gate_held,
+    /// Held requests released because the target had sent as much as online, or closed.
+    gate_by_bytes,
+    /// Held requests released at the end of a burst.
+    gate_by_push,
+    /// Held requests released after a quiet time.
+    gate_by_quiet,
+    /// Packets sent.
+    packets_sent,
+    /// Packets sent with payload.
+    data_packets_sent,
+    /// SYNs sent.
+    syns_sent,
+    /// FINs sent.
+    fins_sent,
+    /// RSTs sent.
+    resets_sent,
+    /// Segments sent again.
+    retransmits,
+    /// Retransmissions because a timer fired.
+    timeouts,
+    /// Responses that acknowledged something that had been sent again.
+    recovered,
+    /// Responses received.
+    responses,
+    /// Responses with payload.
+    data_responses,
+    /// Bytes of payload in responses, each counted once.
+    response_bytes,
+    /// Connections that the target accepted.
+    connections,
+    /// FINs of the target.
+    response_fins,
+    /// RSTs of the target.
+    response_resets,
+    /// Responses for sessions that are gone.
+    stale_responses,
+}
+
+impl Ledger {
+    /// Counts a packet that was not used.
+    #[inline]
+    pub fn drop_packet(&mut self, reason: PacketDrop) {
+        self.packets_dropped[reason as usize] += 1;
+    }
+
+    /// Counts bytes that will not be copied.
+    #[inline]
+    pub fn drop_bytes(&mut self, reason: ByteDrop, bytes: u64) {
+        self.bytes_dropped[reason as usize] += bytes;
+    }
+
+    /// Counts a session that ended early.
+    pub fn end_session(&mut self, reason: SessionEnd) {
+        self.sessions_ended[reason as usize] += 1;
+    }
+
+    /// The three equations of the ledger.
+    ///
+    /// # Errors
+    /// Which equation does not hold, with both sides.
+    pub fn check(&self) -> Result<(), String> {
+        let sides = [
+            ("packets", self.packets_captured, self.packets_used + self.packets_dropped.iter().sum::<u64>()),
+            (
+                "bytes",
+                self.bytes_captured + self.bytes_inserted,
+                self.bytes_copied + self.bytes_dropped.iter().sum::<u64>() + self.pending_bytes,
+            ),
+            (
+                "sessions",
+                self.sessions_seen,
+                self.sessions_completed + self.sessions_ended.iter().sum::<u64>() + self.sessions_alive,
+            ),
+        ];
+        for (what, left, right) in sides {
+            if left != right {
+                return Err(format!("the ledger's {what} do not balance: {left} came in, {right} are accounted for"));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,131 @@
+//! From a captured frame to a TCP segment, every length checked.
+
+use std::fmt;
+
+use crate::address::{Endpoint, Flow};
+use crate::checksum::Sum;
+use crate::ip::{IpPacket, PROTOCOL_TCP};
+use crate::link::LinkType;
+use crate::tcp::TcpHeader;
+
+/// Why a captured frame is not a TCP segment that can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParseError {
+    /// The capture ends inside a header, or (for payload that is needed) before the packet does.
+    Truncated,
+    /// A header contradicts itself.
+    Malformed,
+    /// A part of an IP packet.
+    Fragment,
+    /// Not IPv4 or IPv6.
+    NotIp,
+    /// Another transport protocol.
+    NotTcp,
+}
+
+impl fmt::Display for ParseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Truncated => "the capture ends before the packet does",
+            Self::Malformed => "a header contradicts itself",
+            Self::Fragment => "an IP fragment",
+            Self::NotIp => "not an IP packet",
+            Self::NotTcp => "not TCP",
+        })
+    }
+}
+
+impl std::error::Error for ParseError {}
+
+/// A TCP segment as it was captured.
+#[derive(Clone, Copy)]
+pub struct TcpSegment<'a> {
+    /// Who sent it.
+    pub src: Endpoint,
+    /// Whom it was sent to.
+    pub dst: Endpoint,
+    /// Its header.
+    pub tcp: TcpHeader<'a>,
+    /// The payload that was captured; shorter than `payload_len` when the capture's snap length cut it.
+    pub payload: &'a [u8],
+    /// Bytes of payload that the segment had on the wire.
+    pub payload_len: u32,
+    checksum_is_partial: bool,
+}
+
+impl<'a> TcpSegment<'a> {
+    /// Reads a frame. `wire_len` is the frame's length on the wire, as the capture reports it.
+    ///
+    /// # Errors
+    /// What the frame is instead; see [`ParseError`].
+    #[inline]
+    pub fn from_frame(link: LinkType, frame: &'a [u8], wire_len: usize) -> Result<Self, ParseError> {
+        let ip_bytes = link.ip_packet(frame)?;
+        let link_len = frame.len() - ip_bytes.len();
+        Self::from_ip_packet(ip_bytes, wire_len.saturating_sub(link_len))
+    }
+
+    /// Reads an IP packet; `wire_len` is its own length on the wire.
+    ///
+    /// # Errors
+    /// What the packet is instead; see [`ParseError`].
+    #[inline]
+    pub fn from_ip_packet(bytes: &'a [u8], wire_len: usize) -> Result<Self, ParseError> {
+        let ip = IpPacket::parse(bytes, wire_len)?;
+        if ip.protocol != PROTOCOL_TCP {
+            return Err(ParseError::NotTcp);
+        }
+        let tcp = TcpHeader::parse(ip.transport)?;
+        let payload_len = ip.transport_len.checked_sub(tcp.header_len()).ok_or(ParseError::Malformed)?;
+        let partial = Sum::default().add_pseudo_header(ip.src, ip.dst, PROTOCOL_TCP, ip.transport_len as u32).folded();
+        Ok(Self {
+            src: Endpoint::new(ip.src, tcp.src_port()),
+            dst: Endpoint::new(ip.dst, tcp.dst_port()),
+            tcp,
+            payload: &ip.transport[tcp.header_len()..],
+            payload_len: payload_len as u32,
+            checksum_is_partial: tcp.checksum() == partial,
+        })
+    }
+
+    /// Whether bytes of the payload are missing from the capture.
+    #[inline]
+    pub fn is_cut(&self) -> bool {
+        self.payload.len() < self.payload_len as usize
+    }
+
+    /// Whether the checksum field holds only the sum of the pseudo-header: the sender leaves the rest to its network
+    /// card, as it does on every capture of outgoing or virtual-network traffic.
+    #[inline]
+    pub fn checksum_is_offloaded(&self) -> bool {
+        self.checksum_is_partial
+    }
+
+    /// The flow, taking the sender as the client.
+    #[inline]
+    pub fn flow_from_client(&self) -> Flow {
+        Flow { client: self.src, server: self.dst }
+    }
+
+    /// The flow, taking the sender as the server.
+    #[inline]
+    pub fn flow_from_server(&self) -> Flow {
+        Flow { client: self.dst, server: self.src }
+    }
+}
+
+impl fmt::Debug for TcpSegment<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} -> {} {:?} seq {} ack {} win {} len {}",
+            self.src,
+            self.dst,
+            self.tcp.flags(),
+            self.tcp.seq(),
+            self.tcp.ack(),
+            self.tcp.window(),
+            self.payload_len
+        )
+    }
+}
