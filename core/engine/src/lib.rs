@@ -13,9 +13,14 @@
 //! Time never comes from anywhere but `now`, which must not run backwards, and chance only from the seed given to
 //! `new`. So a run can be repeated exactly, and live copy, offline replay and simulation are one engine.
 
+mod chunked;
 pub mod copier;
 pub mod ledger;
 pub mod outbox;
+mod ranges;
+mod session;
+mod target;
+mod timer;
 
 pub use copier::config::{CopierConfig, Gate, Map};
 pub use copier::{Copier, Input};
