@@ -193,3 +193,14 @@ fn hash_flow(hasher: &FixedState, flow: &Flow) -> u64 {
     h.write_u32(u32::from(flow.client.port.0) << 16 | u32::from(flow.server.port.0));
     h.finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_session_takes_at_most_512_bytes() {
+        assert!(SessionTable::SESSION_BYTES <= 512, "{} bytes", SessionTable::SESSION_BYTES);
+        println!("{} bytes a session", SessionTable::SESSION_BYTES);
+    }
+}
