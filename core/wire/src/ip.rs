@@ -89,7 +89,17 @@ fn parse_v6(bytes: &[u8], wire_len: usize) -> Result<IpPacket<'_>, ParseError> {
             0 | 43 | 60 | 135 | 139 | 140 => 8,
             // Authentication header: length in units of 4 bytes, one less in its bias.
             51 => 4,
-            44 => return Err(ParseError::Fragment),
+            44 => {
+                let fragment: &[u8; 4] =
+                    bytes.get(at..).and_then(|rest| rest.first_chunk()).ok_or(ParseError::Truncated)?;
+                // More-fragments flag or an offset. With neither it is a whole packet (RFC 6946).
+                if u16::from_be_bytes([fragment[2], fragment[3]]) & 0xfff9 != 0 {
+                    return Err(ParseError::Fragment);
+                }
+                next = fragment[0];
+                at += 8;
+                continue;
+            }
             _ => {
                 if total_len < at {
                     return Err(ParseError::Malformed);

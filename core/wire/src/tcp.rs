@@ -191,8 +191,8 @@ impl Options {
     pub fn parse(mut bytes: &[u8]) -> Self {
         let mut options = Self::default();
         // The layout that every Linux segment has after the handshake: NOP, NOP, timestamps.
-        if let Some(&[1, 1, 8, 10, a, b, c, d, e, f, g, h]) = bytes.first_chunk::<12>() {
-            options.timestamps = Some((u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h])));
+        if let Some([1, 1, 8, 10, rest @ ..]) = bytes.first_chunk::<12>() {
+            options.timestamps = Some(pair(*rest));
             bytes = &bytes[12..];
         }
         while let [kind, rest @ ..] = bytes {
@@ -221,14 +221,15 @@ impl Options {
             (3, &[shift]) => self.window_scale = Some(shift.min(14)),
             (4, []) => self.sack_permitted = true,
             (5, blocks) => {
-                for block in blocks.chunks_exact(8).take(MAX_SACK_BLOCKS) {
-                    let left = SeqNumber(u32::from_be_bytes([block[0], block[1], block[2], block[3]]));
-                    let right = SeqNumber(u32::from_be_bytes([block[4], block[5], block[6], block[7]]));
-                    self.push_sack(left, right);
+                for block in blocks.as_chunks().0.iter().take(MAX_SACK_BLOCKS) {
+                    let (left, right) = pair(*block);
+                    self.push_sack(SeqNumber(left), SeqNumber(right));
                 }
             }
-            (8, &[a, b, c, d, e, f, g, h]) => {
-                self.timestamps = Some((u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h])));
+            (8, value) => {
+                if let Ok(value) = value.try_into() {
+                    self.timestamps = Some(pair(value));
+                }
             }
             _ => {}
         }
@@ -308,4 +309,11 @@ impl Options {
             }
         }
     }
+}
+
+/// Two 32-bit numbers.
+#[inline]
+fn pair(bytes: [u8; 8]) -> (u32, u32) {
+    let both = u64::from_be_bytes(bytes);
+    ((both >> 32) as u32, both as u32)
 }
