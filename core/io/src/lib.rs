@@ -1,1 +1,6 @@
-//!
+//! Everything that touches the operating system: capture, transmission, the process itself, clocks. The only home of
+//! `unsafe` in the programs.
+
+pub mod capture;
+pub mod clock;
+pub mod process;
