@@ -103,12 +103,12 @@ fn what_cannot_be_opened_is_explained() {
     let message = Capture::open(&config("nosuchdev0", 1)).err().unwrap().to_string();
     assert!(message.contains("nosuchdev0") && message.contains("lo") && message.contains("any"), "{message}");
 
-    let message = check_filter("tcp and dst prt 80").unwrap_err().to_string();
-    assert!(message.contains("tcp and dst prt 80") && message.contains("syntax error"), "{message}");
+    let message = check_filter("tcp and and port 80").unwrap_err().to_string();
+    assert!(message.contains("tcp and and port 80") && message.contains("syntax error"), "{message}");
     assert_eq!(check_filter("tcp and dst port 80 and dst host fd00::1"), Ok(()));
 
     if may_capture() {
-        let bad = CaptureConfig { filter: "tcp prt".to_owned(), ..config("lo", 1) };
+        let bad = CaptureConfig { filter: "tcp port".to_owned(), ..config("lo", 1) };
         assert!(matches!(Capture::open(&bad), Err(CaptureError::BadFilter { .. })));
     }
 }
