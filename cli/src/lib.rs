@@ -1,1 +1,5 @@
-//! tcpcopy
+//! What the two programs are made of: options, configuration file, wiring, exit codes.
+
+pub mod config;
+pub mod exit;
+pub mod logging;

@@ -13,11 +13,18 @@
 //! Time never comes from anywhere but `now`, which must not run backwards, and chance only from the seed given to
 //! `new`. So a run can be repeated exactly, and live copy, offline replay and simulation are one engine.
 
+mod chunked;
 pub mod copier;
 pub mod ledger;
 pub mod outbox;
+mod ranges;
+pub mod relay;
+mod session;
+mod target;
+mod timer;
 
 pub use copier::config::{CopierConfig, Gate, Map};
 pub use copier::{Copier, Input};
 pub use ledger::Ledger;
 pub use outbox::{LinkId, Notice, Outbox};
+pub use relay::{PeerId, Relay, RelayConfig, RelayInput, RelayNotice, RelayOutbox};

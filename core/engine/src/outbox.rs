@@ -82,6 +82,13 @@ pub enum Notice {
         /// Why it could not be copied to its end.
         reason: crate::ledger::SessionEnd,
     },
+    /// The module gave a session up.
+    ModuleAborted {
+        /// The client's connection to online.
+        flow: Flow,
+        /// The module's own words.
+        reason: String,
+    },
     /// No source address and port is free for a client's session.
     NoFreeSource {
         /// The client.

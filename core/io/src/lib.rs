@@ -1,1 +1,7 @@
-//!
+//! Everything that touches the operating system: capture, transmission, the process itself, clocks. The only home of
+//! `unsafe` in the programs.
+
+pub mod capture;
+pub mod clock;
+pub mod process;
+pub mod transmit;

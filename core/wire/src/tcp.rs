@@ -176,6 +176,16 @@ pub struct Options {
 }
 
 impl Options {
+    /// The options of a SYN.
+    pub fn of_syn(
+        mss: Option<u16>,
+        window_scale: Option<u8>,
+        sack_permitted: bool,
+        timestamps: Option<(u32, u32)>,
+    ) -> Self {
+        Self { mss, window_scale, sack_permitted, timestamps, ..Self::default() }
+    }
+
     /// Decodes the options area of a header. Malformed options end the reading; what came before them counts.
     #[inline]
     pub fn parse(mut bytes: &[u8]) -> Self {

@@ -2,14 +2,31 @@
 
 pub mod config;
 pub mod source;
+mod table;
 
-use tcpcopy_wire::Timestamp;
+use std::net::IpAddr;
+use std::time::Duration;
+
 use tcpcopy_wire::control::ResponseHeader;
 use tcpcopy_wire::link::LinkType;
+use tcpcopy_wire::tcp::Flags;
+use tcpcopy_wire::{Endpoint, Flow, ParseError, SeqNumber, TcpSegment, Timestamp};
 
-use crate::ledger::Ledger;
-use crate::outbox::{LinkId, Outbox};
+use crate::ledger::{ByteDrop, Ledger, PacketDrop};
+use crate::outbox::{LinkId, Notice, Outbox};
+use crate::session::queue::QueuePool;
+use crate::session::{Beginning, Context, NOBODY, Session};
+use crate::target::Offer;
+use crate::timer::TimerWheel;
 use config::CopierConfig;
+use table::SessionTable;
+
+/// After [`Input::Stop`], sessions have this long to close.
+const STOP_GRACE: Duration = Duration::from_secs(1);
+/// Window scale that the SYN of a joined session offers.
+const JOINED_WINDOW_SCALE: u8 = 7;
+/// While new sessions are shed, that is said again no sooner than this.
+const SHED_NOTICE_EVERY: Duration = Duration::from_secs(10);
 
 /// What happens to a [`Copier`].
 #[derive(Clone, Copy, Debug)]
@@ -37,28 +54,82 @@ pub enum Input<'a> {
     Stop,
 }
 
-/// tcpcopy's engine.
+/// tcpcopy's engine. See the [crate's documentation](crate) for how it is driven.
 pub struct Copier {
+    config: CopierConfig,
+    table: SessionTable,
+    wheel: TimerWheel,
     ledger: Ledger,
+    pool: QueuePool,
+    ip_id: u16,
+    /// Sessions whose gate waits for the end of a burst of responses.
+    burst: Vec<u32>,
+    /// Scratch: timers that are due, bursts that have ended.
+    due: Vec<u32>,
+    stop_at: Option<Timestamp>,
+    shed_notice_at: Timestamp,
+}
+
+/// A [`Context`] from an engine's fields, leaving its table free to be borrowed.
+macro_rules! context {
+    ($engine:ident, $now:expr, $out:expr) => {
+        Context {
+            now: $now,
+            config: &$engine.config,
+            ledger: &mut $engine.ledger,
+            out: $out,
+            pool: &mut $engine.pool,
+            ip_id: &mut $engine.ip_id,
+        }
+    };
 }
 
 impl Copier {
     /// An engine with no sessions.
     pub fn new(config: CopierConfig) -> Self {
-        let _ = config;
-        Self { ledger: Ledger::default() }
+        Self {
+            table: SessionTable::new(config.seed),
+            ip_id: config.seed as u16,
+            config,
+            wheel: TimerWheel::new(),
+            ledger: Ledger::default(),
+            pool: QueuePool::default(),
+            burst: Vec::new(),
+            due: Vec::new(),
+            stop_at: None,
+            shed_notice_at: Timestamp::ZERO,
+        }
     }
 
     /// Takes one input and adds to `out` what follows from it. `now` must not run backwards. Never panics, whatever the
     /// bytes.
+    #[inline]
     pub fn handle(&mut self, now: Timestamp, input: Input<'_>, out: &mut Outbox) {
-        let _ = (now, input, out);
-        todo!("written next")
+        match input {
+            Input::Frame { link, bytes, wire_len } => self.on_frame(now, link, bytes, wire_len, out),
+            Input::Response(header) => self.on_response(now, &header, out),
+            Input::Drained => self.on_drained(now, out),
+            Input::Timeout => self.on_timeout(now, out),
+            Input::LinkUp(link) => {
+                for id in self.table.ids() {
+                    let session = &self.table[id];
+                    if session.is_connected() {
+                        session.announce(&self.config, Some(link), out);
+                    }
+                }
+            }
+            // Nothing to do: responses are missed until the link is up again, and the target sends them again.
+            Input::LinkDown(_) => {}
+            Input::Stop => self.on_stop(now, out),
+        }
     }
 
     /// When [`Input::Timeout`] is due; `None` while nothing waits.
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        None
+        match (self.wheel.next_deadline(), self.stop_at) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
     }
 
     /// The counters.
@@ -68,6 +139,322 @@ impl Copier {
 
     /// Whether, after [`Input::Stop`], nothing is left to do.
     pub fn is_finished(&self) -> bool {
-        true
+        self.ledger.sessions_alive == 0
+    }
+
+    /// Bytes that sessions and what waits in them take, near enough.
+    pub fn memory(&self) -> usize {
+        let waiting = self.ledger.pending_bytes as usize;
+        self.ledger.sessions_alive as usize * SessionTable::SESSION_BYTES + waiting + waiting / 4
+    }
+
+    #[inline]
+    fn on_frame(&mut self, now: Timestamp, link: LinkType, bytes: &[u8], wire_len: usize, out: &mut Outbox) {
+        self.ledger.packets_captured += 1;
+        let segment = match TcpSegment::from_frame(link, bytes, wire_len) {
+            Ok(segment) => segment,
+            Err(error) => {
+                self.ledger.drop_packet(match error {
+                    ParseError::Truncated => PacketDrop::Truncated,
+                    ParseError::Malformed => PacketDrop::Malformed,
+                    ParseError::Fragment => PacketDrop::Fragment,
+                    ParseError::NotIp | ParseError::NotTcp => PacketDrop::OtherProtocol,
+                });
+                return;
+            }
+        };
+        let map = match self.map_for(&segment) {
+            Ok(map) => map,
+            Err(reason) => {
+                self.ledger.drop_packet(reason);
+                return;
+            }
+        };
+        let flags = segment.tcp.flags();
+        self.ledger.client_packets += 1;
+        self.ledger.bytes_captured += u64::from(segment.payload_len);
+        self.ledger.client_data_packets += u64::from(segment.payload_len > 0);
+        self.ledger.checksum_offloaded += u64::from(segment.checksum_is_offloaded());
+        self.ledger.client_syns += u64::from(flags.contains(Flags::SYN));
+        if self.stop_at.is_some() {
+            self.drop_segment(PacketDrop::Stopping, &segment);
+            return;
+        }
+        let flow = segment.flow_from_client();
+        let known = self.table.by_client(&flow);
+        if flags.contains(Flags::SYN) {
+            self.on_syn(now, &segment, map, known, out);
+            return;
+        }
+        match known {
+            Some(id) => {
+                let mut cx = context!(self, now, out);
+                self.table[id].on_client_segment(&mut cx, &segment);
+                self.settle(now, id, out);
+            }
+            None => self.join(now, &segment, map, out),
+        }
+    }
+
+    /// The first map that a packet belongs to.
+    #[inline]
+    fn map_for(&self, segment: &TcpSegment<'_>) -> Result<u16, PacketDrop> {
+        let mut reason = PacketDrop::NoMap;
+        for (i, map) in self.config.maps.iter().enumerate() {
+            // What goes to a target is ours, even where the target's port is also online's.
+            if segment.dst == map.target {
+                reason = PacketDrop::OwnCopy;
+                continue;
+            }
+            // A copy to this host itself can be answered only if it comes from this host.
+            let reachable = !map.target.addr.is_loopback() || segment.src.addr.is_loopback();
+            let wanted = map.online_port == segment.dst.port
+                && map.online_addr.is_none_or(|addr| addr == segment.dst.addr)
+                && reachable;
+            if wanted && reason != PacketDrop::OwnCopy {
+                return Ok(i as u16);
+            }
+        }
+        Err(reason)
+    }
+
+    /// A packet of a client that is not used.
+    fn drop_segment(&mut self, reason: PacketDrop, segment: &TcpSegment<'_>) {
+        self.ledger.drop_packet(reason);
+        self.ledger.drop_bytes(ByteDrop::PacketDropped, u64::from(segment.payload_len));
+    }
+
+    fn on_syn(&mut self, now: Timestamp, segment: &TcpSegment<'_>, map: u16, known: Option<u32>, out: &mut Outbox) {
+        let isn = segment.tcp.seq();
+        let mut predecessor = None;
+        if let Some(id) = known {
+            let session = &self.table[id];
+            if session.began_with(isn) {
+                let reason = if session.has_ended_early() { PacketDrop::SessionEnded } else { PacketDrop::Duplicate };
+                return self.drop_segment(reason, segment);
+            }
+            if session.is_over() {
+                self.remove(now, id, out);
+            } else {
+                predecessor = Some(id);
+            }
+        }
+        let options = segment.tcp.options();
+        let offer = Offer {
+            mss: options.mss.map(|mss| mss.min(self.own_mss(map))),
+            window_scale: options.window_scale,
+            sack: options.sack_permitted,
+            timestamp: options.timestamps.map(|(value, _)| value),
+        };
+        let Some(id) = self.begin(now, segment, map, isn, false, offer, predecessor, out) else { return };
+        self.ledger.packets_used += 1;
+        // Data on a SYN (TCP Fast Open) is not copied on the SYN, which the target may not allow, but after it.
+        if segment.payload_len > 0 {
+            self.ledger.drop_bytes(ByteDrop::PacketDropped, u64::from(segment.payload_len));
+        }
+        if let Some(old) = predecessor {
+            self.table[old].successor = id;
+            let mut cx = context!(self, now, out);
+            self.table[old].presume_end(&mut cx);
+            self.settle(now, old, out);
+        }
+    }
+
+    /// A segment of a connection whose beginning was not captured, or whose copy was given up some time ago.
+    fn join(&mut self, now: Timestamp, segment: &TcpSegment<'_>, map: u16, out: &mut Outbox) {
+        let closing = segment.tcp.flags().contains(Flags::RST);
+        if segment.payload_len == 0 || segment.is_cut() || closing || self.config.only_whole_sessions {
+            return self.drop_segment(PacketDrop::NoSession, segment);
+        }
+        let Some(at) = self.config.module.join_at(segment.payload).filter(|at| *at < segment.payload.len()) else {
+            return self.drop_segment(PacketDrop::NoSession, segment);
+        };
+        let isn = segment.tcp.seq() + at as u32 - 1;
+        let offer = Offer {
+            mss: Some(self.own_mss(map)),
+            window_scale: Some(JOINED_WINDOW_SCALE),
+            sack: true,
+            timestamp: segment.tcp.options().timestamps.map(|(value, _)| value),
+        };
+        let Some(id) = self.begin(now, segment, map, isn, true, offer, None, out) else { return };
+        let mut cx = context!(self, now, out);
+        self.table[id].on_client_segment(&mut cx, segment);
+        self.settle(now, id, out);
+    }
+
+    /// The largest MSS that we announce on a map.
+    fn own_mss(&self, map: u16) -> u16 {
+        let headers = match self.config.maps[usize::from(map)].target.addr {
+            IpAddr::V4(_) => 40,
+            IpAddr::V6(_) => 60,
+        };
+        self.config.mss.min(self.config.mtu.saturating_sub(headers)).max(64)
+    }
+
+    /// Makes a session and, unless it has to wait for `predecessor`, starts it. `None`: there is no room for it, which has
+    /// been counted.
+    #[allow(clippy::too_many_arguments)] // what a session begins with; each comes from another place
+    fn begin(
+        &mut self,
+        now: Timestamp,
+        segment: &TcpSegment<'_>,
+        map: u16,
+        isn: SeqNumber,
+        joined: bool,
+        offer: Offer,
+        predecessor: Option<u32>,
+        out: &mut Outbox,
+    ) -> Option<u32> {
+        let sessions = self.ledger.sessions_alive as usize;
+        if sessions >= self.config.session_limit || self.memory() >= self.config.memory_limit {
+            if now >= self.shed_notice_at {
+                self.shed_notice_at = now + SHED_NOTICE_EVERY;
+                out.notices.push(Notice::Shedding { sessions, bytes: self.memory() });
+            }
+            self.drop_segment(PacketDrop::Shed, segment);
+            return None;
+        }
+        let client = segment.src;
+        let target = self.config.maps[usize::from(map)].target;
+        let source = match predecessor {
+            Some(id) => Some(self.table[id].source),
+            None => self.choose_source(client, target),
+        };
+        let Some(source) = source else {
+            out.notices.push(Notice::NoFreeSource { client, target });
+            self.drop_segment(PacketDrop::NoSource, segment);
+            return None;
+        };
+        let (_, id) = self.table.next_id();
+        let beginning = Beginning {
+            id,
+            flow: segment.flow_from_client(),
+            source,
+            map,
+            isn,
+            joined,
+            queued: predecessor.is_some(),
+            offer,
+        };
+        let mut cx = context!(self, now, out);
+        let session = Session::new(&mut cx, beginning);
+        let slot = self.table.insert(session);
+        if predecessor.is_none() {
+            self.start(now, slot, out);
+        }
+        Some(slot)
+    }
+
+    fn choose_source(&self, client: Endpoint, target: Endpoint) -> Option<Endpoint> {
+        self.config.sources.choose(client, target, |source| {
+            self.table.is_replica_taken(&Flow { client: source, server: target }, &self.config)
+        })
+    }
+
+    fn start(&mut self, now: Timestamp, id: u32, out: &mut Outbox) {
+        let session = &mut self.table[id];
+        session.queued = false;
+        // It may have ended while it waited.
+        if !session.is_over() {
+            self.table.occupy_replica(id, &self.config);
+            let mut cx = context!(self, now, out);
+            self.table[id].start(&mut cx);
+        }
+        self.settle(now, id, out);
+    }
+
+    fn remove(&mut self, now: Timestamp, id: u32, out: &mut Outbox) {
+        self.wheel.disarm(id);
+        let session = self.table.remove(id, &self.config);
+        session.withdraw(&self.config, out);
+        if session.successor != NOBODY {
+            self.start(now, session.successor, out);
+        }
+    }
+
+    #[inline]
+    fn on_response(&mut self, now: Timestamp, header: &ResponseHeader<'_>, out: &mut Outbox) {
+        let Some((id, session)) = self.table.by_id(header.id) else {
+            self.ledger.responses += 1;
+            self.ledger.stale_responses += 1;
+            return;
+        };
+        let mut cx = context!(self, now, out);
+        session.on_response(&mut cx, header);
+        self.settle(now, id, out);
+    }
+
+    /// After anything happened to a session: its successor, its deadline, its place on the burst list.
+    #[inline]
+    fn settle(&mut self, now: Timestamp, id: u32, out: &mut Outbox) {
+        let session = &mut self.table[id];
+        if session.queued {
+            return;
+        }
+        if session.is_over() && session.successor != NOBODY {
+            self.remove(now, id, out);
+            return;
+        }
+        if session.waits_for_drain() && !session.in_burst {
+            session.in_burst = true;
+            self.burst.push(id);
+        }
+        let deadline = session.deadline(&self.config);
+        if deadline != Timestamp::NEVER {
+            self.wheel.arm(id, deadline);
+        }
+    }
+
+    fn on_drained(&mut self, now: Timestamp, out: &mut Outbox) {
+        if self.burst.is_empty() {
+            return;
+        }
+        std::mem::swap(&mut self.burst, &mut self.due);
+        for i in 0..self.due.len() {
+            let id = self.due[i];
+            // The slot may hold another session by now; asking that one does no harm.
+            let Some(session) = self.table.get_mut(id) else { continue };
+            session.in_burst = false;
+            let mut cx = context!(self, now, out);
+            session.pump(&mut cx, true);
+            self.settle(now, id, out);
+        }
+        self.due.clear();
+    }
+
+    fn on_timeout(&mut self, now: Timestamp, out: &mut Outbox) {
+        let mut due = std::mem::take(&mut self.due);
+        self.wheel.expire(now, &mut due);
+        for &id in &due {
+            let Some(session) = self.table.get_mut(id) else { continue };
+            let mut cx = context!(self, now, out);
+            if session.on_timeout(&mut cx) {
+                self.remove(now, id, out);
+            } else {
+                self.settle(now, id, out);
+            }
+        }
+        due.clear();
+        self.due = due;
+        if self.stop_at.is_some_and(|at| now >= at) {
+            self.stop_at = Some(Timestamp::NEVER);
+            self.for_all(now, out, Session::stop_now);
+        }
+    }
+
+    fn on_stop(&mut self, now: Timestamp, out: &mut Outbox) {
+        if self.stop_at.is_none() {
+            self.stop_at = Some(now + STOP_GRACE);
+            self.for_all(now, out, Session::stop);
+        }
+    }
+
+    fn for_all(&mut self, now: Timestamp, out: &mut Outbox, action: impl Fn(&mut Session, &mut Context<'_>)) {
+        for id in self.table.ids() {
+            let Some(session) = self.table.get_mut(id) else { continue };
+            let mut cx = context!(self, now, out);
+            action(session, &mut cx);
+            self.settle(now, id, out);
+        }
     }
 }

@@ -1,5 +1,24 @@
-//! The control link between tcpcopy and intercept, version 2: what its messages mean. docs/protocol.md specifies the
-//! encoding for those who write a peer.
+//! The control link between tcpcopy and intercept, version 2: what its messages mean, and their encoding.
+//! docs/protocol.md specifies it for those who write a peer.
+//!
+//! A connection begins with a [`Hello`] in each direction, tcpcopy's first. Frames follow: a header of four bytes (type,
+//! zero, length of the body) and the body. [`BatchEncoder`] packs route changes and responses into as few frames as
+//! possible; [`Decoder`] reads either direction from whatever part of the stream has arrived.
+
+mod decode;
+mod encode;
+mod frame;
+#[cfg(test)]
+mod tests;
+
+pub use decode::{DecodeError, Decoder, Message, Responses, Role, RouteAdds, RouteRemoves};
+pub use encode::{BatchEncoder, encode_error, encode_hello, encode_ping, encode_pong, encode_stats};
+pub use frame::{
+    FRAME_HEADER_LEN, HELLO_BODY_LEN, HELLO_HEAD_LEN, Kind, MAGIC, MAX_BODY_LEN, MAX_ERROR_LEN, MAX_HELLO_BODY_LEN,
+    MAY_BE_IGNORED, RESPONSE_FIXED_LEN, ROUTE_ADD_V4_LEN, ROUTE_ADD_V6_LEN, ROUTE_REMOVE_LEN, STATS_LEN, VERSION,
+};
+
+use std::time::Duration;
 
 use crate::address::Flow;
 use crate::seq::SeqNumber;
@@ -45,4 +64,33 @@ pub struct ResponseHeader<'a> {
     pub payload_len: u32,
     /// The TCP options, undecoded, at most 40 bytes.
     pub options: &'a [u8],
+}
+
+/// What each end says first. Both ends send the same fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Hello {
+    /// What the sender can do beyond this version; a feature is used when both ends have its bit. No bit is assigned yet.
+    pub features: u32,
+    /// From tcpcopy: how long intercept keeps a route for which no response comes, in whole seconds on the wire. Zero
+    /// leaves it to intercept. intercept sends zero.
+    pub route_ttl: Duration,
+    /// Most entries that the sender takes in one frame of route changes or responses; zero: as many as fit.
+    pub max_batch: u16,
+}
+
+/// Counters of intercept, sent to a tcpcopy now and then. All only grow, except `routes_alive`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct LinkStats {
+    /// Frames that intercept has captured, for whichever tcpcopy.
+    pub frames_captured: u64,
+    /// Frames that the kernel dropped before intercept could read them.
+    pub kernel_drops: u64,
+    /// Responses for which no route was known in time.
+    pub unrouted: u64,
+    /// Responses sent on this connection.
+    pub relayed: u64,
+    /// Responses for this connection that were lost because it was full.
+    pub overflowed: u64,
+    /// Routes that lead to this connection now.
+    pub routes_alive: u64,
 }

@@ -1,0 +1,171 @@
+//! Options from the command line and from a configuration file, as one.
+//!
+//! A program's options are one struct that is filled by clap from the command line and by serde from TOML, where each
+//! option has its long name. What is not given stays `None`, `false` or empty; [`merge`] then lets the command line
+//! win over the file.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::de::{DeserializeOwned, Error as _, SeqAccess, Visitor};
+use serde::{Deserializer, Serialize};
+
+/// Why a configuration file cannot be used.
+#[derive(Debug)]
+pub enum ConfigError {
+    /// It cannot be read.
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's words.
+        source: std::io::Error,
+    },
+    /// Its content is wrong.
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// Where and what, with the line itself.
+        reason: String,
+    },
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Read { path, source } => write!(f, "cannot read the configuration file {}: {source}", path.display()),
+            Self::Content { path, reason } => write!(f, "in the configuration file {}: {reason}", path.display()),
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// Reads a configuration file.
+///
+/// # Errors
+/// When it cannot be read, or holds what `O` does not know (with file and line).
+pub fn read<O: DeserializeOwned>(path: &Path) -> Result<O, ConfigError> {
+    let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    toml::from_str(&text)
+        .map_err(|e| ConfigError::Content { path: path.to_owned(), reason: e.to_string().trim_end().to_owned() })
+}
+
+/// The options of `file`, with those that `command_line` gives in their place.
+///
+/// `O` must leave out of its serialized form what was not given (`skip_serializing_if`).
+///
+/// # Panics
+/// When `O` does not read back what it writes.
+pub fn merge<O: Serialize + DeserializeOwned>(command_line: &O, file: &O) -> O {
+    let table = |options: &O| toml::Table::try_from(options).expect("options serialize to a table");
+    let mut merged = table(file);
+    merged.extend(table(command_line));
+    merged.try_into().expect("options read back what they wrote")
+}
+
+/// For serde: whether a switch is off, and so was not given.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+pub fn is_off(switch: &bool) -> bool {
+    !switch
+}
+
+/// For serde: one string, or a list of them.
+///
+/// # Errors
+/// When the value is neither.
+pub fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    struct OneOrMany;
+
+    impl<'de> Visitor<'de> for OneOrMany {
+        type Value = Vec<String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a string or a list of strings")
+        }
+
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Vec<String>, E> {
+            Ok(vec![text.to_owned()])
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<String>, A::Error> {
+            let mut list = Vec::new();
+            while let Some(item) = items.next_element::<String>()? {
+                list.push(item);
+            }
+            if list.is_empty() {
+                return Err(A::Error::custom("the list is empty"));
+            }
+            Ok(list)
+        }
+    }
+
+    deserializer.deserialize_any(OneOrMany)
+}
+
+/// Joins words that a shell has split after a comma: `-s 10.0.0.1, 10.0.0.2` means one value.
+pub fn join_after_commas(arguments: impl IntoIterator<Item = String>) -> Vec<String> {
+    let mut joined: Vec<String> = Vec::new();
+    for argument in arguments {
+        match joined.last_mut() {
+            Some(last) if last.ends_with(',') && !argument.starts_with('-') => last.push_str(&argument),
+            _ => joined.push(argument),
+        }
+    }
+    joined
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+    #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+    struct Sample {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        default_port: Option<u16>,
+        #[serde(skip_serializing_if = "is_off")]
+        daemon: bool,
+        #[serde(deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+        map: Vec<String>,
+    }
+
+    #[test]
+    fn the_command_line_wins_and_the_rest_comes_from_the_file() {
+        let file: Sample = toml::from_str("default-port = 1\ndaemon = true\nmap = ['a', 'b']").unwrap();
+        let command_line = Sample { default_port: Some(2), ..Sample::default() };
+        let merged = merge(&command_line, &file);
+        assert_eq!(merged, Sample { default_port: Some(2), daemon: true, map: vec!["a".into(), "b".into()] });
+    }
+
+    #[test]
+    fn one_string_is_a_list_of_one() {
+        let sample: Sample = toml::from_str("map = '80-10.0.0.1:80'").unwrap();
+        assert_eq!(sample.map, ["80-10.0.0.1:80"]);
+    }
+
+    #[test]
+    fn errors_name_file_line_and_key() {
+        let path = std::env::temp_dir().join(format!("tcpcopy-config-{}.toml", std::process::id()));
+        for (text, line, word) in [
+            ("daemon = true\nmpa = 'x'\n", "line 2", "mpa"),
+            ("daemon = 3\n", "line 1", "boolean"),
+            ("default-port = 70000\n", "line 1", "70000"),
+            ("map = []\n", "line 1", "empty"),
+        ] {
+            fs::write(&path, text).unwrap();
+            let message = read::<Sample>(&path).unwrap_err().to_string();
+            assert!(message.contains(path.to_str().unwrap()), "{message}");
+            assert!(message.contains(line) && message.contains(word), "{message}");
+        }
+        fs::remove_file(&path).unwrap();
+        assert!(matches!(read::<Sample>(&path), Err(ConfigError::Read { .. })));
+    }
+
+    #[test]
+    fn words_are_joined_after_a_comma() {
+        let words = ["-s", "10.0.0.1,", "10.0.0.2:80,", "-d", "-x", "a"].map(str::to_owned);
+        assert_eq!(join_after_commas(words), ["-s", "10.0.0.1,10.0.0.2:80,", "-d", "-x", "a"]);
+    }
+}

@@ -1,0 +1,90 @@
+//! The log: lines of the form `2026/01/31 12:34:56 +789 [warn] text`, to a file or to stderr.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use flexi_logger::{DeferredNow, FileSpec, FlexiLoggerError, LogSpecification, Logger, LoggerHandle, WriteMode};
+use log::{LevelFilter, Record};
+
+/// The running log. Logging stops when it is dropped.
+pub struct Log {
+    handle: LoggerHandle,
+    file: Option<PathBuf>,
+}
+
+/// Why there is no log.
+#[derive(Debug)]
+pub struct LogError {
+    file: Option<PathBuf>,
+    source: FlexiLoggerError,
+}
+
+impl fmt::Display for LogError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.file {
+            Some(file) => write!(f, "cannot write the log file {}: {}", file.display(), self.source),
+            None => write!(f, "cannot log to stderr: {}", self.source),
+        }
+    }
+}
+
+impl std::error::Error for LogError {}
+
+impl Log {
+    /// Begins to log what is at least as grave as `level`: appended to `file`, or to stderr if there is none.
+    ///
+    /// # Errors
+    /// When the file cannot be written, or a log is running already.
+    pub fn start(file: Option<&Path>, level: LevelFilter) -> Result<Self, LogError> {
+        let to_error = |source| LogError { file: file.map(Path::to_owned), source };
+        let logger = Logger::with(LogSpecification::builder().default(level).build()).format(write_line);
+        let logger = match file {
+            Some(path) => {
+                let spec = FileSpec::try_from(path).map_err(to_error)?;
+                logger.log_to_file(spec).append().write_mode(WriteMode::Direct)
+            }
+            None => logger.log_to_stderr(),
+        };
+        let handle = logger.start().map_err(to_error)?;
+        Ok(Self { handle, file: file.map(Path::to_owned) })
+    }
+
+    /// Opens the file again by its name, after it was moved away (log rotation).
+    ///
+    /// # Errors
+    /// When it cannot be created; lines then still go to the old file.
+    pub fn reopen(&self) -> Result<(), LogError> {
+        self.handle.reopen_output().map_err(|source| LogError { file: self.file.clone(), source })
+    }
+}
+
+fn write_line(out: &mut dyn Write, now: &mut DeferredNow, record: &Record<'_>) -> io::Result<()> {
+    let level = match record.level() {
+        log::Level::Error => "error",
+        log::Level::Warn => "warn",
+        log::Level::Info => "info",
+        log::Level::Debug => "debug",
+        log::Level::Trace => "trace",
+    };
+    write!(out, "{} [{level}] {}", now.format("%Y/%m/%d %H:%M:%S +%3f"), record.args())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_has_the_time_the_level_and_the_text() {
+        let mut out = Vec::new();
+        let record = Record::builder().args(format_args!("copying")).level(log::Level::Warn).build();
+        write_line(&mut out, &mut DeferredNow::new(), &record).unwrap();
+        let line = String::from_utf8(out).unwrap();
+        // 2026/01/31 12:34:56 +789 [warn] copying
+        let pattern = "dddd/dd/dd dd:dd:dd +ddd [warn] copying";
+        assert_eq!(line.len(), pattern.len(), "{line}");
+        for (c, p) in line.chars().zip(pattern.chars()) {
+            assert!(if p == 'd' && !c.is_alphabetic() { c.is_ascii_digit() } else { c == p }, "{line}");
+        }
+    }
+}

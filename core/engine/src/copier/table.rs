@@ -1,0 +1,206 @@
+//! Where sessions live and how they are found: by the client's flow, by the replica's flow, by id.
+//!
+//! Sessions stand in a slab of slots. The two indices are hash tables of slot numbers alone, five bytes an entry: the keys
+//! are in the sessions. Hashing is seeded, because clients choose the keys.
+
+use std::hash::{BuildHasher, Hasher};
+use std::net::IpAddr;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
+use tcpcopy_wire::Flow;
+use tcpcopy_wire::control::FlowId;
+
+use super::config::CopierConfig;
+use crate::chunked::Chunked;
+use crate::session::{NOBODY, Session};
+
+#[derive(Debug)]
+struct Slot {
+    session: Option<Session>,
+    /// Grows with every session that the slot has held, so that ids do not repeat.
+    generation: u32,
+    next_free: u32,
+}
+
+impl Default for Slot {
+    fn default() -> Self {
+        Self { session: None, generation: 0, next_free: NOBODY }
+    }
+}
+
+/// See the [module's documentation](self).
+#[derive(Debug)]
+pub(crate) struct SessionTable {
+    slots: Chunked<Slot>,
+    first_free: u32,
+    by_client: HashTable<u32>,
+    by_replica: HashTable<u32>,
+    hasher: FixedState,
+}
+
+impl SessionTable {
+    /// Bytes that a session takes while it is idle: its slot, two index entries, its timer.
+    pub(crate) const SESSION_BYTES: usize = size_of::<Slot>() + 2 * 10 + 24;
+
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            slots: Chunked::new(),
+            first_free: NOBODY,
+            by_client: HashTable::new(),
+            by_replica: HashTable::new(),
+            hasher: FixedState::with_seed(seed),
+        }
+    }
+
+    #[inline]
+    fn hash(&self, flow: &Flow) -> u64 {
+        hash_flow(&self.hasher, flow)
+    }
+
+    /// The slot that the next session will get, and its id.
+    pub(crate) fn next_id(&mut self) -> (u32, FlowId) {
+        if self.first_free == NOBODY {
+            let first = self.slots.len();
+            self.slots.grow_to(first);
+            for slot in (first..self.slots.len()).rev() {
+                self.slots[slot].next_free = self.first_free;
+                self.first_free = slot as u32;
+            }
+        }
+        let slot = self.first_free;
+        (slot, FlowId(u64::from(self.slots[slot as usize].generation) << 32 | u64::from(slot)))
+    }
+
+    /// Adds a session, made with [`next_id`](Self::next_id), as the newest of its client's flow.
+    pub(crate) fn insert(&mut self, session: Session) -> u32 {
+        let id = self.first_free;
+        let hash = self.hash(&session.flow);
+        let flow = session.flow;
+        let slot = &mut self.slots[id as usize];
+        self.first_free = slot.next_free;
+        slot.session = Some(session);
+        let Self { slots, by_client, hasher, .. } = self;
+        match by_client.find_mut(hash, |&other| client_flow(slots, other) == flow) {
+            Some(newest) => *newest = id,
+            None => {
+                by_client.insert_unique(hash, id, |&other| hash_flow(hasher, &client_flow(slots, other)));
+            }
+        }
+        id
+    }
+
+    /// Marks the replica's flow of a session as taken.
+    pub(crate) fn occupy_replica(&mut self, id: u32, config: &CopierConfig) {
+        let flow = self[id].target_flow(config);
+        let hash = self.hash(&flow);
+        let Self { slots, by_replica, hasher, .. } = self;
+        by_replica.insert_unique(hash, id, |&other| hash_flow(hasher, &replica_flow(slots, other, config)));
+    }
+
+    /// Whether a replica's flow is taken.
+    pub(crate) fn is_replica_taken(&self, flow: &Flow, config: &CopierConfig) -> bool {
+        self.by_replica.find(self.hash(flow), |&id| replica_flow(&self.slots, id, config) == *flow).is_some()
+    }
+
+    /// Removes a session.
+    pub(crate) fn remove(&mut self, id: u32, config: &CopierConfig) -> Session {
+        let client = self[id].flow;
+        if let Ok(entry) = self.by_client.find_entry(hash_flow(&self.hasher, &client), |&other| other == id) {
+            entry.remove();
+        }
+        let replica = self[id].target_flow(config);
+        if let Ok(entry) = self.by_replica.find_entry(hash_flow(&self.hasher, &replica), |&other| other == id) {
+            entry.remove();
+        }
+        let slot = &mut self.slots[id as usize];
+        slot.generation = slot.generation.wrapping_add(1);
+        slot.next_free = self.first_free;
+        self.first_free = id;
+        slot.session.take().expect("only live slots are removed")
+    }
+
+    /// The newest session of a client's flow.
+    #[inline]
+    pub(crate) fn by_client(&self, flow: &Flow) -> Option<u32> {
+        self.by_client.find(self.hash(flow), |&id| client_flow(&self.slots, id) == *flow).copied()
+    }
+
+    /// The session with an id, if it still lives.
+    #[inline]
+    pub(crate) fn by_id(&mut self, id: FlowId) -> Option<(u32, &mut Session)> {
+        let slot = id.0 as u32;
+        let entry = self.slots.get_mut(slot as usize)?;
+        if entry.generation != (id.0 >> 32) as u32 {
+            return None;
+        }
+        entry.session.as_mut().map(|s| (slot, s))
+    }
+
+    /// The session in a slot.
+    #[inline]
+    pub(crate) fn get_mut(&mut self, id: u32) -> Option<&mut Session> {
+        self.slots.get_mut(id as usize)?.session.as_mut()
+    }
+
+    /// The slots that hold a session.
+    pub(crate) fn ids(&self) -> Vec<u32> {
+        (0..self.slots.len()).filter(|&i| self.slots[i].session.is_some()).map(|i| i as u32).collect()
+    }
+}
+
+impl std::ops::Index<u32> for SessionTable {
+    type Output = Session;
+    fn index(&self, id: u32) -> &Session {
+        session(&self.slots, id)
+    }
+}
+
+impl std::ops::IndexMut<u32> for SessionTable {
+    fn index_mut(&mut self, id: u32) -> &mut Session {
+        self.slots[id as usize].session.as_mut().expect("only live slots are indexed")
+    }
+}
+
+fn session(slots: &Chunked<Slot>, id: u32) -> &Session {
+    slots[id as usize].session.as_ref().expect("only live slots are indexed")
+}
+
+#[inline]
+fn client_flow(slots: &Chunked<Slot>, id: u32) -> Flow {
+    session(slots, id).flow
+}
+
+#[inline]
+fn replica_flow(slots: &Chunked<Slot>, id: u32, config: &CopierConfig) -> Flow {
+    session(slots, id).target_flow(config)
+}
+
+#[inline]
+fn hash_flow(hasher: &FixedState, flow: &Flow) -> u64 {
+    let mut h = hasher.build_hasher();
+    match (flow.client.addr, flow.server.addr) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => h.write_u64(u64::from(u32::from(a)) << 32 | u64::from(u32::from(b))),
+        (a, b) => {
+            for addr in [a, b] {
+                match addr {
+                    IpAddr::V4(a) => h.write_u32(a.into()),
+                    IpAddr::V6(a) => h.write_u128(a.into()),
+                }
+            }
+        }
+    }
+    h.write_u32(u32::from(flow.client.port.0) << 16 | u32::from(flow.server.port.0));
+    h.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_session_takes_at_most_512_bytes() {
+        assert!(SessionTable::SESSION_BYTES <= 512, "{} bytes", SessionTable::SESSION_BYTES);
+        println!("{} bytes a session", SessionTable::SESSION_BYTES);
+    }
+}

@@ -1,0 +1,158 @@
+//! Responses that came before their route.
+
+use std::collections::VecDeque;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+use tcpcopy_wire::control::{FlowId, ResponseHeader};
+use tcpcopy_wire::tcp::{Flags, MAX_OPTIONS_LEN};
+use tcpcopy_wire::{Flow, SeqNumber, Timestamp};
+
+use super::routes::hash_flow;
+
+/// Ends the chain of a flow's responses.
+const NO_NEXT: u64 = u64::MAX;
+
+struct Response {
+    flow: Flow,
+    came: Timestamp,
+    /// The next one of the same flow.
+    next: u64,
+    /// Relayed meanwhile: the place is free as soon as it is the oldest.
+    released: bool,
+    seq: SeqNumber,
+    ack: SeqNumber,
+    payload_len: u32,
+    window: u16,
+    flags: Flags,
+    options_len: u8,
+    options: [u8; MAX_OPTIONS_LEN],
+}
+
+/// The responses of one flow, as numbers of the first and the last.
+struct Chain {
+    first: u64,
+    last: u64,
+}
+
+/// A bounded queue of responses in the order in which they came, with a chain through those of each flow.
+///
+/// Each response has a number, counted from the start of the program; `first_number` is that of the oldest in the queue.
+pub(super) struct EarlyQueue {
+    queue: VecDeque<Response>,
+    first_number: u64,
+    chains: HashTable<Chain>,
+    limit: usize,
+    waiting: usize,
+    hash: FixedState,
+}
+
+impl EarlyQueue {
+    pub(super) fn new(limit: usize, seed: u64) -> Self {
+        Self {
+            queue: VecDeque::new(),
+            first_number: 0,
+            chains: HashTable::new(),
+            limit: limit.max(1),
+            waiting: 0,
+            hash: FixedState::with_seed(seed),
+        }
+    }
+
+    /// Responses that wait for their route.
+    pub(super) fn len(&self) -> usize {
+        self.waiting
+    }
+
+    /// When the oldest one came.
+    #[inline]
+    pub(super) fn oldest(&self) -> Option<Timestamp> {
+        self.queue.front().map(|r| r.came)
+    }
+
+    /// Keeps a response. Returns the flow of the one that had to make room, if any had.
+    pub(super) fn keep(&mut self, now: Timestamp, flow: &Flow, response: &ResponseHeader<'_>) -> Option<Flow> {
+        let pushed_out = if self.queue.len() == self.limit { self.drop_oldest() } else { None };
+        let mut options = [0; MAX_OPTIONS_LEN];
+        let options_len = response.options.len().min(MAX_OPTIONS_LEN);
+        options[..options_len].copy_from_slice(&response.options[..options_len]);
+        let number = self.first_number + self.queue.len() as u64;
+        self.queue.push_back(Response {
+            flow: *flow,
+            came: now,
+            next: NO_NEXT,
+            released: false,
+            seq: response.seq,
+            ack: response.ack,
+            payload_len: response.payload_len,
+            window: response.window,
+            flags: response.flags,
+            options_len: options_len as u8,
+            options,
+        });
+        self.waiting += 1;
+        let Self { queue, first_number, chains, hash, .. } = self;
+        let flow_of = |c: &Chain| queue[(c.first - *first_number) as usize].flow;
+        match chains.entry(hash_flow(hash, flow), |c| flow_of(c) == *flow, |c| hash_flow(hash, &flow_of(c))) {
+            Entry::Vacant(entry) => {
+                entry.insert(Chain { first: number, last: number });
+            }
+            Entry::Occupied(mut entry) => {
+                let last = std::mem::replace(&mut entry.get_mut().last, number);
+                queue[(last - *first_number) as usize].next = number;
+            }
+        }
+        pushed_out
+    }
+
+    /// Takes the oldest place out of the queue. Returns its flow if the response in it still waited.
+    pub(super) fn drop_oldest(&mut self) -> Option<Flow> {
+        let oldest = self.queue.front()?;
+        let dropped = (!oldest.released).then_some(oldest.flow);
+        if let Some(flow) = dropped {
+            // The oldest of all is the first of its chain.
+            let (next, number) = (oldest.next, self.first_number);
+            let hash = hash_flow(&self.hash, &flow);
+            if let Ok(mut entry) = self.chains.find_entry(hash, |c| c.first == number) {
+                if next == NO_NEXT {
+                    entry.remove();
+                } else {
+                    entry.get_mut().first = next;
+                }
+            }
+            self.waiting -= 1;
+        }
+        self.queue.pop_front();
+        self.first_number += 1;
+        dropped
+    }
+
+    /// Hands the responses of a flow to `relay`, in order, and forgets them. Their id is left zero.
+    pub(super) fn release(&mut self, flow: &Flow, mut relay: impl FnMut(&ResponseHeader<'_>)) {
+        let Self { queue, first_number, chains, hash, .. } = self;
+        let is_it = |c: &Chain| queue[(c.first - *first_number) as usize].flow == *flow;
+        let Ok(entry) = chains.find_entry(hash_flow(hash, flow), is_it) else { return };
+        let (Chain { first: mut number, .. }, _) = entry.remove();
+        while number != NO_NEXT {
+            let r = &mut queue[(number - *first_number) as usize];
+            r.released = true;
+            self.waiting -= 1;
+            relay(&ResponseHeader {
+                id: FlowId(0),
+                seq: r.seq,
+                ack: r.ack,
+                flags: r.flags,
+                window: r.window,
+                payload_len: r.payload_len,
+                options: &r.options[..usize::from(r.options_len)],
+            });
+            number = r.next;
+        }
+        // Places at the front are free now; without this the deadline would be that of a response already relayed.
+        while self.queue.front().is_some_and(|r| r.released) {
+            self.queue.pop_front();
+            self.first_number += 1;
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! What the relay wants sent.
+
+use tcpcopy_wire::Flow;
+use tcpcopy_wire::control::{BatchEncoder, ResponseHeader};
+
+use super::PeerId;
+
+#[derive(Debug, Default)]
+struct Batch {
+    bytes: Vec<u8>,
+    encoder: BatchEncoder,
+    responses: u64,
+}
+
+/// Filled by [`Relay::handle`](super::Relay::handle), emptied by the caller, who keeps one and uses it again: its buffers
+/// grow to the largest burst and then stay. Responses are in it as they go over the control link.
+#[derive(Debug, Default)]
+pub struct RelayOutbox {
+    /// By peer.
+    batches: Vec<Batch>,
+    /// The peers whose batch is not empty.
+    filled: Vec<PeerId>,
+    responses: u64,
+    bytes: usize,
+    /// What a person should know.
+    pub notices: Vec<RelayNotice>,
+}
+
+impl RelayOutbox {
+    /// An empty outbox.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// For each peer that has something: whole frames to send, and how many responses are in them.
+    pub fn batches(&self) -> impl Iterator<Item = (PeerId, &[u8], u64)> {
+        self.filled.iter().map(|peer| {
+            let batch = &self.batches[peer.0 as usize];
+            (*peer, &batch.bytes[..], batch.responses)
+        })
+    }
+
+    /// Responses to send, over all peers.
+    #[inline]
+    pub fn responses(&self) -> u64 {
+        self.responses
+    }
+
+    /// Bytes to send, over all peers.
+    #[inline]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Forgets what was to be sent; keeps the memory, and the notices.
+    pub fn clear_batches(&mut self) {
+        for peer in self.filled.drain(..) {
+            self.batches[peer.0 as usize].empty();
+        }
+        self.responses = 0;
+        self.bytes = 0;
+    }
+
+    #[inline]
+    pub(super) fn push(&mut self, peer: PeerId, response: &ResponseHeader<'_>) {
+        let batch = &mut self.batches[peer.0 as usize];
+        if batch.responses == 0 {
+            self.filled.push(peer);
+        }
+        let before = batch.bytes.len();
+        batch.encoder.response(response, &mut batch.bytes);
+        batch.responses += 1;
+        self.responses += 1;
+        self.bytes += batch.bytes.len() - before;
+    }
+
+    /// Makes a peer known, before anything is pushed for it.
+    pub(super) fn set_max_batch(&mut self, peer: PeerId, max_batch: u16) {
+        let at = peer.0 as usize;
+        if self.batches.len() <= at {
+            self.batches.resize_with(at + 1, Batch::default);
+        }
+        self.batches[at].encoder = BatchEncoder::new(max_batch);
+    }
+
+    /// Forgets what was to be sent to a peer. Returns the number of responses.
+    pub(super) fn discard(&mut self, peer: PeerId) -> u64 {
+        let Some(batch) = self.batches.get_mut(peer.0 as usize) else { return 0 };
+        let responses = batch.responses;
+        self.responses -= responses;
+        self.bytes -= batch.bytes.len();
+        batch.empty();
+        self.filled.retain(|p| *p != peer);
+        responses
+    }
+}
+
+impl Batch {
+    fn empty(&mut self) {
+        self.bytes.clear();
+        self.encoder.seal();
+        self.responses = 0;
+    }
+}
+
+/// Something for the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RelayNotice {
+    /// Responses found no route in time. Told at most every 10 seconds.
+    Unrouted {
+        /// The flow of the newest of them.
+        flow: Flow,
+        /// How many since the last such notice.
+        responses: u64,
+    },
+    /// A tcpcopy went, and its routes with it.
+    RoutesOrphaned {
+        /// Its connection.
+        peer: PeerId,
+        /// How many routes it had.
+        routes: u64,
+    },
+    /// There are as many routes as allowed; more are refused until some are gone.
+    RouteTableFull {
+        /// How many that is.
+        limit: usize,
+    },
+}

@@ -1,0 +1,142 @@
+//! The relay's counters, and the equations that they obey.
+
+use std::fmt;
+
+/// Why a captured frame did not reach a tcpcopy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum RelayDrop {
+    /// The capture ends inside the headers.
+    Truncated,
+    /// A header contradicts itself.
+    Malformed,
+    /// A part of an IP packet.
+    Fragment,
+    /// Not IP, or not TCP.
+    OtherProtocol,
+    /// No tcpcopy claimed the flow in time.
+    NoRoute,
+    /// Without a route, and pushed out by newer ones without a route.
+    EarlyFull,
+    /// The tcpcopy did not read fast enough.
+    LinkFull,
+    /// The connection to the tcpcopy broke before they were written.
+    LinkClosed,
+}
+
+impl RelayDrop {
+    /// Every reason, in the order of declaration.
+    pub const ALL: &'static [Self] = &[
+        Self::Truncated,
+        Self::Malformed,
+        Self::Fragment,
+        Self::OtherProtocol,
+        Self::NoRoute,
+        Self::EarlyFull,
+        Self::LinkFull,
+        Self::LinkClosed,
+    ];
+
+    /// The reason in the words of the log, statistics and docs.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Truncated => "truncated by the capture",
+            Self::Malformed => "malformed",
+            Self::Fragment => "IP fragment",
+            Self::OtherProtocol => "not TCP over IP",
+            Self::NoRoute => "no route",
+            Self::EarlyFull => "no route (queue full)",
+            Self::LinkFull => "link full",
+            Self::LinkClosed => "link closed",
+        }
+    }
+}
+
+impl fmt::Display for RelayDrop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text())
+    }
+}
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $field:ident,)+) => {
+        /// Counters of one relay. All only grow, except `held`, `routes_alive`, and `relayed` when what was relayed turns
+        /// out to be undeliverable.
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        pub struct RelayStats {
+            $($(#[doc = $doc])+ pub $field: u64,)+
+            /// Frames that reached no tcpcopy, by [`RelayDrop`].
+            pub dropped: [u64; RelayDrop::ALL.len()],
+        }
+
+        impl RelayStats {
+            /// Each plain counter with its name, for statistics and metrics.
+            pub fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($field), self.$field),)+].into_iter()
+            }
+        }
+    };
+}
+
+counters! {
+    /// Frames given to the relay.
+    frames,
+    /// Those of them that are TCP segments.
+    responses,
+    /// Responses whose route was known when they came.
+    matched,
+    /// Responses handed over for a tcpcopy.
+    relayed,
+    /// Responses that came before their route.
+    early_kept,
+    /// Those of them whose route came in time.
+    early_released,
+    /// Those of them that wait now.
+    held,
+    /// Routes added.
+    routes_added,
+    /// Routes that made way for a newer one with their flow or id.
+    routes_replaced,
+    /// Routes removed by their tcpcopy.
+    routes_removed,
+    /// Routes that no response used for too long.
+    routes_expired,
+    /// Routes whose tcpcopy went.
+    routes_orphaned,
+    /// Routes refused because there were too many.
+    routes_refused,
+    /// Routes now.
+    routes_alive,
+    /// Removals of routes that did not exist.
+    unknown_removals,
+}
+
+impl RelayStats {
+    #[inline]
+    pub(super) fn drop_frames(&mut self, reason: RelayDrop, frames: u64) {
+        self.dropped[reason as usize] += frames;
+    }
+
+    /// The relay's equations:
+    ///
+    /// ```text
+    /// frames       = relayed + sum(dropped by reason) + held
+    /// routes_added = replaced + removed + expired + orphaned + alive
+    /// ```
+    ///
+    /// # Errors
+    /// Which equation does not hold, with both sides.
+    pub fn check(&self) -> Result<(), String> {
+        let ended = self.routes_replaced + self.routes_removed + self.routes_expired + self.routes_orphaned;
+        let sides = [
+            ("frames", self.frames, self.relayed + self.dropped.iter().sum::<u64>() + self.held),
+            ("routes", self.routes_added, ended + self.routes_alive),
+        ];
+        for (what, left, right) in sides {
+            if left != right {
+                return Err(format!("the relay's {what} do not balance: {left} came in, {right} are accounted for"));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,115 @@
+//! The gate: when may the client's next request go to the target?
+//!
+//! A client that waited for a response before it spoke again shows that by its acknowledgement number: it moved since
+//! the client's data before. Such data begins a *turn*, and its copy waits until the target has answered the turn before:
+//!
+//! - until as many bytes have come as online had sent (the distance that the client's ACK moved), or
+//! - until a burst of the target ends with PSH on a segment that is not a whole number of MSS long (so it ends what the
+//!   server wrote, and is not a slice of more), and nothing else is waiting to be read, or
+//! - until the target has sent something in this turn and then been quiet for [`QUIET`], or
+//! - until the target has closed.
+//!
+//! Data that the client sent without waiting belongs to the turn of the data before it and is never held. A server that
+//! speaks first needs no rule of its own: the client's first data comes after its ACK has moved.
+
+use std::time::Duration;
+
+use tcpcopy_wire::Timestamp;
+
+use super::queue::StreamQueue;
+use crate::ledger::Ledger;
+
+/// How long the target must have been quiet, after it began to answer, to count as done.
+pub(crate) const QUIET: Duration = Duration::from_millis(10);
+
+/// The gate of one session.
+#[derive(Debug)]
+pub(crate) struct GateState {
+    /// Bytes that the target sent in this turn, in order, FIN counted as one.
+    got: u32,
+    /// The last data of the target ended a burst.
+    push: bool,
+    /// The target closed: nothing is held any more.
+    open: bool,
+    /// The connection was rebuilt: the next turn passes, the one before it will not be answered.
+    skip_turn: bool,
+    /// The front mark has been counted as held.
+    holding: bool,
+    /// When the target last sent data.
+    last_data: Timestamp,
+    /// When the quiet time ends; [`Timestamp::NEVER`] while nothing waits for it.
+    pub(crate) quiet_at: Timestamp,
+}
+
+impl GateState {
+    pub(crate) fn new() -> Self {
+        Self {
+            got: 0,
+            push: false,
+            open: false,
+            skip_turn: false,
+            holding: false,
+            last_data: Timestamp::ZERO,
+            quiet_at: Timestamp::NEVER,
+        }
+    }
+
+    /// The target sent `bytes` new bytes in order; `push` as the module's documentation defines the end of a burst.
+    #[inline]
+    pub(crate) fn on_target_data(&mut self, now: Timestamp, bytes: u32, push: bool) {
+        self.got = self.got.saturating_add(bytes);
+        self.push = push;
+        self.last_data = now;
+    }
+
+    /// No more responses will come: nothing is held any more.
+    pub(crate) fn open_for_good(&mut self) {
+        self.open = true;
+    }
+
+    /// The connection to the target is new: the turn that was under way will not be answered.
+    pub(crate) fn restart(&mut self) {
+        *self = Self { skip_turn: true, ..Self::new() };
+    }
+
+    /// Whether a mark waits for the end of the burst that is being read, so that the session wants to know of it.
+    #[inline]
+    pub(crate) fn waits_for_drain(&self) -> bool {
+        self.holding && self.push && self.got > 0
+    }
+
+    /// Lets through what may go. `drained`: all responses that have arrived have been handled. Returns whether anything
+    /// was released.
+    #[inline]
+    pub(crate) fn poll(&mut self, now: Timestamp, drained: bool, queue: &mut StreamQueue, ledger: &mut Ledger) -> bool {
+        let mut released = false;
+        self.quiet_at = Timestamp::NEVER;
+        while let Some(mark) = queue.first_held() {
+            if mark.need > 0 {
+                if self.open || self.skip_turn || self.got >= mark.need {
+                    ledger.gate_by_bytes += u64::from(self.holding);
+                } else if self.got > 0 && self.push && (drained || !self.holding) {
+                    ledger.gate_by_push += u64::from(self.holding);
+                } else if self.got > 0 && now >= self.last_data + QUIET {
+                    ledger.gate_by_quiet += u64::from(self.holding);
+                } else {
+                    if !self.holding {
+                        self.holding = true;
+                        ledger.gate_held += 1;
+                    }
+                    if self.got > 0 {
+                        self.quiet_at = self.last_data + QUIET;
+                    }
+                    return released;
+                }
+                self.skip_turn = false;
+                self.got = 0;
+                self.push = false;
+                self.holding = false;
+            }
+            queue.release();
+            released = true;
+        }
+        released
+    }
+}

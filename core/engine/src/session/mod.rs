@@ -1,0 +1,621 @@
+//! A session: one client connection and its replica.
+//!
+//! # Theory of operation
+//!
+//! ```text
+//!  client's segments                                                       target's packets
+//!        |                                                                        |
+//!        v            bytes in order          marks released        heard         v
+//!   [client half] -> [module's session] -> [queue] -> [gate] <------------- [target half] -> packets
+//!        |                                    |                                   ^
+//!        +-- acknowledgement numbers ---------+------- transmit ------------------+
+//! ```
+//!
+//! Everything a session does ends in [`pump`](Session::pump): the gate looks at what the queue holds back, the target half
+//! sends what the queue has released. Phases:
+//!
+//! ```text
+//!  Waiting ---> Live ---> Lingering ---> (removed)
+//!     |           |
+//!     +-----------+-----> Ended -------> (removed)
+//! ```
+//!
+//! - *Waiting*: the client has used its port again while the session before it still closes. Bytes are collected.
+//! - *Live*: connected to the target, or connecting, or (the target closed, the module wants to go on) about to connect
+//!   again with the client's next data.
+//! - *Lingering*: copied to its end; kept for the last packets of both sides (RFC 9293, TIME-WAIT, but shorter: the port
+//!   is the client's, and free again when the client says so with a SYN).
+//! - *Ended*: given up, counted under a reason. What the client still sends is not copied. After a while the session is
+//!   forgotten, and the client's next data may join mid-stream.
+//!
+//! [`Session::enter`] is the only place where the phase changes.
+
+pub(crate) mod client;
+pub(crate) mod gate;
+pub(crate) mod queue;
+pub(crate) mod reassembly;
+pub(crate) mod watch;
+
+use std::time::Duration;
+
+use tcpcopy_module_api::{AfterTargetClose, Attachment, SessionInfo};
+use tcpcopy_wire::control::{FlowId, ResponseHeader, RouteChange};
+use tcpcopy_wire::tcp::Flags;
+use tcpcopy_wire::{Endpoint, Flow, SeqNumber, TcpSegment, Timestamp};
+
+use crate::copier::config::{CopierConfig, Gate};
+use crate::ledger::{ByteDrop, Ledger, PacketDrop, SessionEnd};
+use crate::outbox::{LinkId, Notice, Outbox};
+use crate::target::{Closure, Offer, State, TargetHalf, Wire};
+use client::{ClientEnd, ClientHalf};
+use gate::GateState;
+use queue::{MarkKind, QueuePool, StreamQueue};
+use watch::Watch;
+
+/// A finished session stays this long for the last packets of both sides.
+const LINGER: Duration = Duration::from_secs(2);
+/// After a session was given up, its client's next data may begin a new one no sooner than this.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// What a session needs from the engine around it.
+pub(crate) struct Context<'a> {
+    pub(crate) now: Timestamp,
+    pub(crate) config: &'a CopierConfig,
+    pub(crate) ledger: &'a mut Ledger,
+    pub(crate) out: &'a mut Outbox,
+    pub(crate) pool: &'a mut QueuePool,
+    pub(crate) ip_id: &'a mut u16,
+}
+
+/// See the [module's documentation](self).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Waiting,
+    Live,
+    Lingering,
+    Ended,
+}
+
+/// No session, where one is named by its slot.
+pub(crate) const NOBODY: u32 = u32::MAX;
+
+/// See the [module's documentation](self).
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) id: FlowId,
+    /// The client's connection to online.
+    pub(crate) flow: Flow,
+    /// The replica's end of the connection to the target.
+    pub(crate) source: Endpoint,
+    /// The session that waits for the end of this one.
+    pub(crate) successor: u32,
+    /// The map it was opened by.
+    pub(crate) map: u16,
+    pub(crate) phase: Phase,
+    /// On the engine's list of sessions that want to know when all responses are read.
+    pub(crate) in_burst: bool,
+    /// Behind an older session on its ports, which starts this one when it is over.
+    pub(crate) queued: bool,
+    joined: bool,
+    stopping: bool,
+    /// The client's initial sequence number; made up if the session was joined.
+    isn: SeqNumber,
+    offer: Offer,
+    client: ClientHalf,
+    target: TargetHalf,
+    gate: GateState,
+    queue: Option<Box<StreamQueue>>,
+    watch: Option<Box<Watch>>,
+    last_activity: Timestamp,
+    /// When the queue last became non-empty.
+    stalled_since: Timestamp,
+    forget_at: Timestamp,
+}
+
+/// How a session begins.
+#[derive(Clone, Copy)]
+pub(crate) struct Beginning {
+    pub(crate) id: FlowId,
+    pub(crate) flow: Flow,
+    pub(crate) source: Endpoint,
+    pub(crate) map: u16,
+    /// Initial sequence number towards the target; the stream begins with the number after it.
+    pub(crate) isn: SeqNumber,
+    pub(crate) joined: bool,
+    /// It must wait for an older session.
+    pub(crate) queued: bool,
+    pub(crate) offer: Offer,
+}
+
+impl Session {
+    /// A session that waits for its [`start`](Self::start).
+    pub(crate) fn new(cx: &mut Context<'_>, beginning: Beginning) -> Self {
+        let Beginning { id, flow, source, map, isn, joined, queued, offer } = beginning;
+        cx.ledger.sessions_seen += 1;
+        cx.ledger.sessions_alive += 1;
+        cx.ledger.joined += u64::from(joined);
+        let target = Flow { client: source, server: cx.config.maps[usize::from(map)].target };
+        let watch = match cx.config.module.on_open(&SessionInfo { online: flow, target, joined }) {
+            Attachment::Bypass => None,
+            Attachment::Watch(session) => Some(Box::new(Watch::new(session))),
+        };
+        Self {
+            id,
+            flow,
+            source,
+            successor: NOBODY,
+            map,
+            phase: Phase::Waiting,
+            in_burst: false,
+            queued,
+            joined,
+            stopping: false,
+            isn,
+            offer,
+            client: ClientHalf::new(isn + 1),
+            target: TargetHalf::new(),
+            gate: GateState::new(),
+            queue: None,
+            watch,
+            last_activity: cx.now,
+            stalled_since: cx.now,
+            forget_at: Timestamp::NEVER,
+        }
+    }
+
+    /// The only place where the phase changes.
+    fn enter(&mut self, phase: Phase) {
+        debug_assert!(
+            matches!(
+                (self.phase, phase),
+                (Phase::Waiting, Phase::Live | Phase::Ended) | (Phase::Live, Phase::Lingering | Phase::Ended)
+            ),
+            "{}: {:?} -> {phase:?}",
+            self.flow,
+            self.phase
+        );
+        self.phase = phase;
+    }
+
+    /// The replica's connection.
+    pub(crate) fn target_flow(&self, config: &CopierConfig) -> Flow {
+        Flow { client: self.source, server: config.maps[usize::from(self.map)].target }
+    }
+
+    /// Whether `syn` is the SYN that this session began with, once more.
+    pub(crate) fn began_with(&self, syn: SeqNumber) -> bool {
+        !self.joined && self.isn == syn
+    }
+
+    /// Whether the session is over, and its ports are free.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Lingering | Phase::Ended)
+    }
+
+    /// Whether the session was given up.
+    pub(crate) fn has_ended_early(&self) -> bool {
+        self.phase == Phase::Ended
+    }
+
+    /// Whether it has a route: it is connected to the target, or connecting, or was until a moment ago.
+    pub(crate) fn is_connected(&self) -> bool {
+        !matches!(self.target.state, State::Unopened | State::Closed)
+    }
+
+    /// Whether the engine should [`pump`](Self::pump) this when all responses are read.
+    #[inline]
+    pub(crate) fn waits_for_drain(&self) -> bool {
+        self.phase == Phase::Live && self.gate.waits_for_drain()
+    }
+
+    /// The links that carry this session's routes: one of each intercept's.
+    fn links(&self, config: &CopierConfig) -> impl Iterator<Item = LinkId> + use<> {
+        let per = config.links_per_intercept.max(1);
+        let own = (self.id.0 as u32 % u32::from(per)) as u16;
+        (0..config.intercepts).map(move |i| LinkId(i * per + own))
+    }
+
+    /// Announces the route on every link that carries it, or only on `link`.
+    pub(crate) fn announce(&self, config: &CopierConfig, link: Option<LinkId>, out: &mut Outbox) {
+        let change = RouteChange::Add { id: self.id, flow: self.target_flow(config) };
+        out.routes.extend(self.links(config).filter(|l| link.is_none_or(|only| only == *l)).map(|l| (l, change)));
+    }
+
+    /// Takes the route back.
+    pub(crate) fn withdraw(&self, config: &CopierConfig, out: &mut Outbox) {
+        if self.target.state != State::Unopened {
+            out.routes.extend(self.links(config).map(|l| (l, RouteChange::Remove { id: self.id })));
+        }
+    }
+
+    fn halves<'a>(
+        &'a mut self,
+        cx: &'a mut Context<'_>,
+    ) -> (&'a mut TargetHalf, Option<&'a mut StreamQueue>, Wire<'a>) {
+        let wire = Wire {
+            now: cx.now,
+            ledger: cx.ledger,
+            out: cx.out,
+            ip_id: cx.ip_id,
+            source: self.source,
+            target: cx.config.maps[usize::from(self.map)].target,
+            mtu: cx.config.mtu,
+        };
+        (&mut self.target, self.queue.as_deref_mut(), wire)
+    }
+
+    /// Connects to the target.
+    pub(crate) fn start(&mut self, cx: &mut Context<'_>) {
+        self.enter(Phase::Live);
+        self.announce(cx.config, None, cx.out);
+        let (isn, offer) = (self.isn, self.offer);
+        let (target, _, mut wire) = self.halves(cx);
+        target.open(&mut wire, isn, offer);
+    }
+
+    /// Connects again after the target closed, for what the client still sends.
+    fn reopen(&mut self, cx: &mut Context<'_>) {
+        cx.ledger.reconnects += 1;
+        self.gate.restart();
+        let mut offer = self.offer;
+        let (target, _, mut wire) = self.halves(cx);
+        // The clock of timestamps goes on, or the target would take the new connection's for old (RFC 7323, PAWS).
+        offer.timestamp = offer.timestamp.map(|_| target.timestamp_value(wire.now));
+        let iss = target.next_iss();
+        target.open(&mut wire, iss, offer);
+    }
+
+    /// A captured segment of the client; not a SYN.
+    #[inline]
+    pub(crate) fn on_client_segment(&mut self, cx: &mut Context<'_>, segment: &TcpSegment<'_>) {
+        if self.phase == Phase::Ended {
+            cx.ledger.drop_packet(PacketDrop::SessionEnded);
+            cx.ledger.drop_bytes(ByteDrop::PacketDropped, u64::from(segment.payload_len));
+            return;
+        }
+        if segment.is_cut() {
+            cx.ledger.drop_packet(PacketDrop::Truncated);
+            cx.ledger.drop_bytes(ByteDrop::PacketDropped, u64::from(segment.payload_len));
+            if self.phase != Phase::Lingering {
+                self.end_early(cx, SessionEnd::CaptureCut);
+            }
+            return;
+        }
+        self.last_activity = cx.now;
+        let intake = self.client.on_segment(cx.now, segment);
+        cx.ledger.drop_bytes(ByteDrop::Duplicate, u64::from(intake.duplicate));
+        if intake.out_of_window {
+            cx.ledger.drop_packet(PacketDrop::OutOfWindow);
+            cx.ledger.drop_bytes(ByteDrop::PacketDropped, segment.payload.len() as u64);
+            return;
+        }
+        if intake.is_new {
+            cx.ledger.packets_used += 1;
+        } else {
+            cx.ledger.drop_packet(PacketDrop::Duplicate);
+        }
+        if self.phase == Phase::Lingering {
+            // Nothing of a stream can come after its end, so there are no bytes.
+            return;
+        }
+        cx.ledger.pending_bytes += intake.in_order.len() as u64 + u64::from(intake.kept);
+        let flags = segment.tcp.flags();
+        let ack = flags.contains(Flags::ACK).then(|| segment.tcp.ack());
+        let mut news = false;
+        if !intake.in_order.is_empty() {
+            let need = self.client.turn(ack);
+            self.client.advance(intake.in_order.len());
+            self.accept(cx, intake.in_order, need, flags.contains(Flags::PSH));
+            self.take_waiting(cx);
+            news = true;
+        }
+        if let Some(end) = self.client.take_end(cx.now) {
+            let need = self.client.turn(ack);
+            self.push_end(cx, end, need);
+            news = true;
+        }
+        if self.phase == Phase::Ended {
+            return;
+        }
+        if intake.overflow {
+            self.end_early(cx, SessionEnd::CaptureHole);
+        } else if news {
+            self.pump(cx, false);
+        }
+    }
+
+    /// Hands on what had waited for the bytes that have just come.
+    fn take_waiting(&mut self, cx: &mut Context<'_>) {
+        loop {
+            let (piece, duplicates) = self.client.take_piece();
+            cx.ledger.drop_bytes(ByteDrop::Duplicate, duplicates as u64);
+            cx.ledger.pending_bytes -= duplicates as u64;
+            let Some(piece) = piece else { return };
+            let need = self.client.turn(piece.ack);
+            self.client.advance(piece.data.len());
+            self.accept(cx, &piece.data, need, piece.push);
+        }
+    }
+
+    /// Bytes of the client, in order: past the module, into the queue.
+    #[inline]
+    fn accept(&mut self, cx: &mut Context<'_>, data: &[u8], need: u32, push: bool) {
+        if self.phase == Phase::Ended {
+            // The module gave up on an earlier piece of the same segment.
+            cx.ledger.pending_bytes -= data.len() as u64;
+            cx.ledger.drop_bytes(ByteDrop::SessionEnded, data.len() as u64);
+            return;
+        }
+        let Some(watch) = &mut self.watch else {
+            self.enqueue(cx, data, need, push);
+            return;
+        };
+        let decision = watch.on_client_data(data);
+        cx.ledger.bytes_inserted += decision.inserted;
+        cx.ledger.pending_bytes += decision.inserted;
+        cx.ledger.pending_bytes -= decision.dropped;
+        cx.ledger.drop_bytes(ByteDrop::Module, decision.dropped);
+        if !decision.output.is_empty() {
+            self.enqueue(cx, &decision.output, need, push);
+        }
+        if let Some(reason) = decision.aborted {
+            cx.out.notices.push(Notice::ModuleAborted { flow: self.flow, reason });
+            self.end_early(cx, SessionEnd::Module);
+        } else if decision.bypassed {
+            self.watch = None;
+        }
+    }
+
+    #[inline]
+    fn enqueue(&mut self, cx: &mut Context<'_>, data: &[u8], need: u32, push: bool) {
+        let need = if cx.config.gate == Gate::Off { 0 } else { need };
+        self.queue_for(cx).push_data(data, need, push);
+    }
+
+    fn queue_for(&mut self, cx: &mut Context<'_>) -> &mut StreamQueue {
+        if self.queue.is_none() {
+            self.stalled_since = cx.now;
+        }
+        self.queue.get_or_insert_with(|| cx.pool.take())
+    }
+
+    fn push_end(&mut self, cx: &mut Context<'_>, end: ClientEnd, need: u32) {
+        let kind = match end {
+            ClientEnd::Open => return,
+            ClientEnd::Fin(_) => MarkKind::Fin,
+            ClientEnd::Reset(_) => MarkKind::Reset,
+        };
+        let need = if cx.config.gate == Gate::Off { 0 } else { need };
+        self.queue_for(cx).push_end(kind, need);
+    }
+
+    /// The client opened a new connection on this one's ports: this one is over, whatever of its end was captured.
+    pub(crate) fn presume_end(&mut self, cx: &mut Context<'_>) {
+        self.client.presume_end();
+        if let Some(end) = self.client.take_end(cx.now) {
+            self.push_end(cx, end, 0);
+            self.pump(cx, false);
+        }
+    }
+
+    /// A packet of the target.
+    #[inline]
+    pub(crate) fn on_response(&mut self, cx: &mut Context<'_>, header: &ResponseHeader<'_>) {
+        self.last_activity = cx.now;
+        let (target, queue, mut wire) = self.halves(cx);
+        let heard = target.on_response(&mut wire, header, queue);
+        if self.phase != Phase::Live {
+            let (target, _, mut wire) = self.halves(cx);
+            target.transmit(&mut wire, None);
+            return;
+        }
+        if heard.advanced > 0 {
+            self.gate.on_target_data(cx.now, heard.advanced, heard.burst_end);
+        }
+        if heard.fin {
+            self.gate.open_for_good();
+        }
+        if let Some(closure) = heard.closure {
+            self.on_closure(cx, closure);
+            if self.phase != Phase::Live {
+                return;
+            }
+        }
+        self.pump(cx, false);
+    }
+
+    /// The gate looks, the target half sends. `drained`: there are no more responses to read for now.
+    #[inline]
+    pub(crate) fn pump(&mut self, cx: &mut Context<'_>, drained: bool) {
+        if self.phase != Phase::Live {
+            return;
+        }
+        match self.target.state {
+            State::Unopened | State::SynSent => return,
+            State::Closed => {
+                // Reset by the target; the module wants to go on with what comes next.
+                match self.queue.as_deref().map(StreamQueue::len) {
+                    None => {}
+                    Some(0) => self.complete(cx),
+                    Some(_) => self.reopen(cx),
+                }
+                return;
+            }
+            State::Open => {}
+        }
+        if let Some(queue) = self.queue.as_deref_mut() {
+            self.gate.poll(cx.now, drained, queue, cx.ledger);
+        }
+        let (target, queue, mut wire) = self.halves(cx);
+        target.transmit(&mut wire, queue);
+        if self.queue.as_deref().is_some_and(StreamQueue::is_empty)
+            && let Some(queue) = self.queue.take()
+        {
+            cx.pool.put(queue);
+        }
+        let closed_both_ways = self.target.fin_acked() && self.target.peer_closed();
+        if closed_both_ways || !self.target.is_open() {
+            self.complete(cx);
+        }
+    }
+
+    /// The connection to the target is gone.
+    fn on_closure(&mut self, cx: &mut Context<'_>, closure: Closure) {
+        match closure {
+            Closure::Refused => return self.end_early(cx, SessionEnd::TargetRefused),
+            Closure::Unreachable => return self.end_early(cx, SessionEnd::TargetUnreachable),
+            Closure::GaveUp => return self.end_early(cx, SessionEnd::GaveUp),
+            Closure::Reset => {}
+        }
+        // What the target had closed before it was sent, nobody has read: it can go again on a new connection. What was
+        // sent earlier and not acknowledged may or may not have been read, so it must not go again.
+        let unread = self.target.unacked_before_peer_fin();
+        let lost = self.queue.as_deref_mut().map_or(0, |q| q.rewind(unread));
+        cx.ledger.pending_bytes -= lost;
+        cx.ledger.drop_bytes(ByteDrop::TargetClosed, lost);
+        let ended = self.client.end() != ClientEnd::Open;
+        let waiting = self.queue.as_deref().map_or(0, StreamQueue::len) > 0;
+        if waiting && self.target.fin_sent() {
+            // The FIN that had followed goes again behind them.
+            self.queue_for(cx).push_end(MarkKind::Fin, 0);
+        }
+        if ended && !waiting && lost == 0 {
+            // Everything had been copied; the target only closed harder than the client.
+            self.complete(cx);
+        } else if (ended && !waiting) || self.stopping || cx.config.module.after_target_close() == AfterTargetClose::End
+        {
+            let closed = self.target.peer_closed();
+            self.end_early(cx, if closed { SessionEnd::TargetClosed } else { SessionEnd::TargetReset });
+        }
+    }
+
+    /// The deadline has come. Returns whether the session can be forgotten.
+    pub(crate) fn on_timeout(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.phase != Phase::Live {
+            if cx.now >= self.forget_at {
+                return true;
+            }
+            if self.phase == Phase::Lingering && cx.now >= self.target.ack_at {
+                let (target, _, mut wire) = self.halves(cx);
+                target.transmit(&mut wire, None);
+            }
+            return false;
+        }
+        if cx.now >= self.target.retransmit_at {
+            let (target, queue, mut wire) = self.halves(cx);
+            if let Some(closure) = target.on_timeout(&mut wire, queue) {
+                self.on_closure(cx, closure);
+                return false;
+            }
+        }
+        if cx.now >= self.hole_deadline(cx.config) {
+            self.end_early(cx, SessionEnd::CaptureHole);
+        } else if cx.now >= self.response_deadline(cx.config) {
+            self.end_early(cx, SessionEnd::TargetSilent);
+        } else if cx.now >= self.last_activity + cx.config.idle_timeout {
+            if self.target.fin_acked() {
+                // The target has everything and keeps its direction open for nobody.
+                let (target, _, mut wire) = self.halves(cx);
+                target.reset(&mut wire);
+                self.complete(cx);
+            } else {
+                self.end_early(cx, SessionEnd::Idle);
+            }
+        } else {
+            self.pump(cx, false);
+        }
+        false
+    }
+
+    fn hole_deadline(&self, config: &CopierConfig) -> Timestamp {
+        self.client.hole_since + config.hole_timeout
+    }
+
+    fn response_deadline(&self, config: &CopierConfig) -> Timestamp {
+        if self.queue.is_none() {
+            return Timestamp::NEVER;
+        }
+        self.target.heard_at.max(self.stalled_since) + config.response_timeout
+    }
+
+    /// When [`on_timeout`](Self::on_timeout) is due.
+    #[inline]
+    pub(crate) fn deadline(&self, config: &CopierConfig) -> Timestamp {
+        match self.phase {
+            Phase::Waiting => Timestamp::NEVER,
+            Phase::Lingering => self.forget_at.min(self.target.ack_at),
+            Phase::Ended => self.forget_at,
+            Phase::Live => self
+                .target
+                .retransmit_at
+                .min(self.target.ack_at)
+                .min(self.gate.quiet_at)
+                .min(self.hole_deadline(config))
+                .min(self.response_deadline(config))
+                .min(self.last_activity + config.idle_timeout),
+        }
+    }
+
+    /// Begins to close: everything unsent is forgotten, and the target gets a FIN.
+    pub(crate) fn stop(&mut self, cx: &mut Context<'_>) {
+        match self.phase {
+            Phase::Lingering | Phase::Ended => {}
+            Phase::Live if self.target.is_open() => {
+                self.stopping = true;
+                let queue = self.queue_for(cx);
+                let unsent = queue.drop_unsent();
+                let forgotten = unsent + self.client.forget() + self.watch.take().map_or(0, |w| w.undecided());
+                cx.ledger.pending_bytes -= forgotten;
+                cx.ledger.drop_bytes(ByteDrop::SessionEnded, forgotten);
+                if !self.target.fin_sent() {
+                    self.queue_for(cx).push_end(MarkKind::Fin, 0);
+                }
+                self.pump(cx, false);
+            }
+            Phase::Waiting | Phase::Live => self.end_early(cx, SessionEnd::Stopped),
+        }
+    }
+
+    /// Ends at once what has not ended by itself after [`stop`](Self::stop).
+    pub(crate) fn stop_now(&mut self, cx: &mut Context<'_>) {
+        if !self.is_over() {
+            self.end_early(cx, SessionEnd::Stopped);
+        }
+    }
+
+    /// Copied to its end.
+    fn complete(&mut self, cx: &mut Context<'_>) {
+        if self.stopping {
+            cx.ledger.end_session(SessionEnd::Stopped);
+        } else {
+            cx.ledger.sessions_completed += 1;
+        }
+        cx.ledger.time_wait += u64::from(self.target.closed_first());
+        self.leave(cx, Phase::Lingering);
+        self.forget_at = cx.now + LINGER;
+    }
+
+    /// Given up.
+    pub(crate) fn end_early(&mut self, cx: &mut Context<'_>, reason: SessionEnd) {
+        cx.ledger.end_session(reason);
+        cx.out.notices.push(Notice::SessionEnded { flow: self.flow, reason });
+        let (target, _, mut wire) = self.halves(cx);
+        target.reset(&mut wire);
+        self.leave(cx, Phase::Ended);
+        let wait = if reason == SessionEnd::Module { cx.config.idle_timeout } else { RETRY_AFTER };
+        self.forget_at = cx.now + wait;
+    }
+
+    /// Gives back everything that only a session under way needs.
+    fn leave(&mut self, cx: &mut Context<'_>, phase: Phase) {
+        let mut bytes = self.client.forget() + self.watch.take().map_or(0, |w| w.undecided());
+        if let Some(queue) = self.queue.take() {
+            bytes += queue.len() as u64;
+            cx.pool.put(queue);
+        }
+        cx.ledger.pending_bytes -= bytes;
+        cx.ledger.drop_bytes(ByteDrop::SessionEnded, bytes);
+        cx.ledger.sessions_alive -= 1;
+        self.enter(phase);
+    }
+}

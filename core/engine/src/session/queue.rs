@@ -1,0 +1,192 @@
+//! The client's bytes on their way to the target.
+//!
+//! One ring of bytes and, beside it, *marks* for those that were never sent: where the client's segments ended, which of
+//! them the gate holds, and where the client closed. From the front:
+//!
+//! ```text
+//! bytes:  | sent, not acknowledged |  released  |   held by the gate   |
+//!         ^ the target half's una  ^ its max    ^ first unreleased mark
+//! marks:                           [data][data] [data, held][data][FIN]
+//! ```
+//!
+//! The queue exists only while it holds something: an idle session has none. [`QueuePool`] keeps empty ones for the next
+//! session that needs one, so that a request costs no allocation.
+
+use std::collections::VecDeque;
+
+/// What a mark stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MarkKind {
+    /// Bytes.
+    Data,
+    /// The client's FIN.
+    Fin,
+    /// The client's RST.
+    Reset,
+}
+
+/// One of the client's segments, or what is left of it to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mark {
+    /// Bytes; zero for FIN and RST.
+    pub(crate) len: u32,
+    /// Bytes of response, FIN counted as one, that the client had acknowledged since its data before this. Zero: the
+    /// client did not wait for anything, and neither does the copy.
+    pub(crate) need: u32,
+    pub(crate) kind: MarkKind,
+    /// The client set PSH.
+    pub(crate) push: bool,
+}
+
+/// See the [module's documentation](self).
+#[derive(Debug, Default)]
+pub(crate) struct StreamQueue {
+    bytes: VecDeque<u8>,
+    marks: VecDeque<Mark>,
+    /// Marks at the front that the gate has let through.
+    released: usize,
+}
+
+impl StreamQueue {
+    /// Appends a segment of the client.
+    #[inline]
+    pub(crate) fn push_data(&mut self, data: &[u8], need: u32, push: bool) {
+        self.bytes.extend(data);
+        self.marks.push_back(Mark { len: data.len() as u32, need, kind: MarkKind::Data, push });
+    }
+
+    /// Appends the client's FIN or RST.
+    pub(crate) fn push_end(&mut self, kind: MarkKind, need: u32) {
+        self.marks.push_back(Mark { len: 0, need, kind, push: false });
+    }
+
+    /// The first mark that the gate has not let through.
+    #[inline]
+    pub(crate) fn first_held(&self) -> Option<&Mark> {
+        self.marks.get(self.released)
+    }
+
+    /// Lets the first held mark through.
+    #[inline]
+    pub(crate) fn release(&mut self) {
+        debug_assert!(self.released < self.marks.len());
+        self.released += 1;
+    }
+
+    /// The next mark to send.
+    #[inline]
+    pub(crate) fn next_released(&self) -> Option<Mark> {
+        if self.released > 0 { self.marks.front().copied() } else { None }
+    }
+
+    /// Whether a FIN comes directly after the next mark, and may go out with it.
+    #[inline]
+    pub(crate) fn fin_follows(&self) -> bool {
+        self.released > 1 && self.marks.get(1).is_some_and(|m| m.kind == MarkKind::Fin)
+    }
+
+    /// `len` bytes of the next mark were sent; with all its bytes (or with zero, for FIN and RST) the mark is gone.
+    #[inline]
+    pub(crate) fn mark_sent(&mut self, len: u32) {
+        if let Some(mark) = self.marks.front_mut() {
+            mark.len -= len;
+            if mark.len == 0 {
+                self.marks.pop_front();
+                self.released -= 1;
+            }
+        }
+    }
+
+    /// `len` bytes from offset `at`, in two parts.
+    #[inline]
+    pub(crate) fn slices(&self, at: u32, len: u32) -> (&[u8], &[u8]) {
+        let (at, end) = (at as usize, at as usize + len as usize);
+        let (a, b) = self.bytes.as_slices();
+        if end <= a.len() {
+            (&a[at..end], &[])
+        } else if at >= a.len() {
+            (&b[at - a.len()..end - a.len()], &[])
+        } else {
+            (&a[at..], &b[..end - a.len()])
+        }
+    }
+
+    /// Forgets `n` bytes at the front: the target has them.
+    #[inline]
+    pub(crate) fn consume(&mut self, n: u32) {
+        if n as usize >= self.bytes.len() {
+            self.bytes.clear();
+        } else {
+            self.bytes.drain(..n as usize);
+        }
+    }
+
+    /// Forgets everything that was never sent; returns the number of bytes.
+    pub(crate) fn drop_unsent(&mut self) -> u64 {
+        let unsent: u64 = self.marks.iter().map(|m| u64::from(m.len)).sum();
+        self.marks.clear();
+        self.released = 0;
+        self.bytes.truncate(self.bytes.len() - unsent as usize);
+        unsent
+    }
+
+    /// After the connection was rebuilt: of the bytes that were sent and not acknowledged, the first `lost` are forgotten,
+    /// and the rest is sent again in front of all marks. Returns the number of bytes forgotten.
+    pub(crate) fn rewind(&mut self, lost: u32) -> u64 {
+        let unsent: u64 = self.marks.iter().map(|m| u64::from(m.len)).sum();
+        let sent = self.bytes.len() - unsent as usize;
+        let lost = (lost as usize).min(sent);
+        self.bytes.drain(..lost);
+        self.released = 0;
+        if sent > lost {
+            let len = (sent - lost) as u32;
+            self.marks.push_front(Mark { len, need: 0, kind: MarkKind::Data, push: true });
+        }
+        lost as u64
+    }
+
+    /// Bytes held, sent or not.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether neither bytes nor marks are left.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes.is_empty() && self.marks.is_empty()
+    }
+}
+
+/// Empty queues, kept for their memory.
+#[derive(Debug, Default)]
+pub(crate) struct QueuePool {
+    // Boxed as sessions hold them: moving the box is the point.
+    #[allow(clippy::vec_box)]
+    idle: Vec<Box<StreamQueue>>,
+}
+
+/// Empty queues kept at most.
+const POOL_LIMIT: usize = 256;
+/// A queue whose ring has grown beyond this many bytes is given back to the allocator.
+const RING_LIMIT: usize = 64 << 10;
+
+impl QueuePool {
+    /// An empty queue.
+    #[inline]
+    #[allow(clippy::unnecessary_box_returns)] // the box is what is kept
+    pub(crate) fn take(&mut self) -> Box<StreamQueue> {
+        self.idle.pop().unwrap_or_default()
+    }
+
+    /// Takes back a queue, whatever it holds.
+    #[inline]
+    pub(crate) fn put(&mut self, mut queue: Box<StreamQueue>) {
+        if self.idle.len() < POOL_LIMIT && queue.bytes.capacity() <= RING_LIMIT {
+            queue.bytes.clear();
+            queue.marks.clear();
+            queue.released = 0;
+            self.idle.push(queue);
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! Live capture through libpcap: a kernel filter, a ring shared with the kernel, and a file descriptor to wait on.
+//!
+//! Outgoing packets are left out in the kernel where it can (`PACKET_IGNORE_OUTGOING`, Linux 4.20) and by libpcap's
+//! direction otherwise. On `lo`, where each packet passes once out and once in, that leaves exactly one of the two.
+#![allow(unsafe_code)]
+
+use std::ffi::CString;
+use std::fmt;
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsRawFd, RawFd};
+
+use pcap::{Active, Direction};
+use tcpcopy_wire::link::LinkType;
+
+use crate::process::{self, Capability};
+
+/// How long the kernel may keep packets back to hand them over together, in milliseconds.
+const BUFFER_TIMEOUT_MS: i32 = 1;
+
+/// Linux 4.20; not in libc for every target.
+const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
+
+/// What to capture and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaptureConfig {
+    /// The network device, or `any`.
+    pub device: String,
+    /// A filter in pcap's language (pcap-filter(7)); empty takes everything.
+    pub filter: String,
+    /// Size of the ring that the kernel fills, in bytes.
+    pub buffer_bytes: usize,
+    /// Bytes kept of each packet at most.
+    pub snaplen: usize,
+    /// Hand over each packet at once, instead of collecting packets for up to a millisecond. Each packet then takes a
+    /// slot of `snaplen` bytes in the ring: keep it small.
+    pub immediate: bool,
+    /// Leave out what this host sends.
+    pub inbound_only: bool,
+    /// Share the device's packets, by flow, with other captures.
+    pub fanout: Option<Fanout>,
+}
+
+/// Membership in a group of captures that share one device's packets: all packets of a flow go to one member
+/// (packet(7), `PACKET_FANOUT_HASH`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fanout {
+    /// Begin a group; [`Capture::fanout_group`] tells its number.
+    New,
+    /// Join the group of this number.
+    Join(u16),
+}
+
+/// Why a capture could not be opened, or ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CaptureError {
+    /// There is no device of this name.
+    NoSuchDevice {
+        /// The name.
+        device: String,
+        /// The devices that exist.
+        available: Vec<String>,
+    },
+    /// libpcap does not understand the filter.
+    BadFilter {
+        /// The filter.
+        filter: String,
+        /// libpcap's words.
+        reason: String,
+    },
+    /// The process may not capture.
+    NoPermission {
+        /// The device.
+        device: String,
+    },
+    /// Frames of this device have a form that we do not read.
+    UnsupportedLink {
+        /// The device.
+        device: String,
+        /// libpcap's name or number for it.
+        link: String,
+    },
+    /// The device could not be opened for another reason.
+    Open {
+        /// The device.
+        device: String,
+        /// libpcap's words.
+        reason: String,
+    },
+    /// The capture could not join its fanout group.
+    Fanout {
+        /// The device.
+        device: String,
+        /// The system's words.
+        reason: String,
+    },
+    /// The device went away while it was captured from. It may come back: open it again later.
+    DeviceLost {
+        /// The device.
+        device: String,
+        /// libpcap's words.
+        reason: String,
+    },
+}
+
+impl fmt::Display for CaptureError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoSuchDevice { device, available } => {
+                write!(f, "there is no network device `{device}`; this host has: {}", available.join(", "))
+            }
+            Self::BadFilter { filter, reason } => {
+                write!(f, "the capture filter `{filter}` is not understood: {reason} (see pcap-filter(7))")
+            }
+            Self::NoPermission { device } => {
+                write!(f, "no permission to capture on `{device}`: {}", Capability::NetRaw.remedy())
+            }
+            Self::UnsupportedLink { device, link } => write!(
+                f,
+                "device `{device}` shows frames of link type {link}, which are not understood; `any` shows the same \
+                 traffic in a form that is"
+            ),
+            Self::Open { device, reason } => write!(f, "cannot capture on `{device}`: {reason}"),
+            Self::Fanout { device, reason } => {
+                write!(f, "cannot share the capture on `{device}` between workers: {reason}")
+            }
+            Self::DeviceLost { device, reason } => write!(f, "the capture on `{device}` ended: {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for CaptureError {}
+
+/// The result of [`Capture::drain`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drained {
+    /// Packets handed over.
+    pub count: usize,
+    /// The budget was used up: there may be more.
+    pub more: bool,
+}
+
+/// Counters of one capture, since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CaptureStats {
+    /// Packets that passed the filter.
+    pub received: u64,
+    /// Of those, packets that found the ring full.
+    pub dropped: u64,
+    /// Packets that the device itself could not take.
+    pub interface_dropped: u64,
+}
+
+impl std::ops::AddAssign for CaptureStats {
+    fn add_assign(&mut self, other: Self) {
+        self.received += other.received;
+        self.dropped += other.dropped;
+        self.interface_dropped += other.interface_dropped;
+    }
+}
+
+/// A live capture. It never blocks: wait for its file descriptor to become readable, then drain it until it is empty.
+pub struct Capture {
+    pcap: pcap::Capture<Active>,
+    device: String,
+    link: LinkType,
+    fanout_group: Option<u16>,
+    totals: CaptureStats,
+    last: [u32; 3],
+}
+
+impl Capture {
+    /// Opens a capture; packets are collected from now on.
+    ///
+    /// # Errors
+    /// Why it cannot be opened; see [`CaptureError`].
+    pub fn open(config: &CaptureConfig) -> Result<Self, CaptureError> {
+        let device = config.device.clone();
+        if !device_exists(&device) {
+            return Err(CaptureError::NoSuchDevice { device, available: device_names() });
+        }
+        let to_open_error = |e: pcap::Error| {
+            if process::has_capability(Capability::NetRaw) {
+                CaptureError::Open { device: config.device.clone(), reason: e.to_string() }
+            } else {
+                CaptureError::NoPermission { device: config.device.clone() }
+            }
+        };
+        let buffer_bytes = i32::try_from(config.buffer_bytes).unwrap_or(i32::MAX);
+        let snaplen = i32::try_from(config.snaplen).unwrap_or(i32::MAX);
+        let pcap = pcap::Capture::from_device(device.as_str())
+            .map_err(to_open_error)?
+            .promisc(false)
+            .snaplen(snaplen)
+            .buffer_size(buffer_bytes)
+            .timeout(BUFFER_TIMEOUT_MS)
+            .immediate_mode(config.immediate)
+            .open()
+            .map_err(to_open_error)?;
+        let mut pcap = pcap.setnonblock().map_err(to_open_error)?;
+
+        let dlt = pcap.get_datalink();
+        let link = LinkType::from_dlt(dlt.0).ok_or_else(|| CaptureError::UnsupportedLink {
+            device: device.clone(),
+            link: dlt.get_name().unwrap_or_else(|_| dlt.0.to_string()),
+        })?;
+        if !config.filter.is_empty() {
+            pcap.filter(&config.filter, true)
+                .map_err(|e| CaptureError::BadFilter { filter: config.filter.clone(), reason: pcap_text(e) })?;
+        }
+        if config.inbound_only {
+            // The kernel's own switch costs nothing per packet; an old kernel does not have it.
+            let _ = set_packet_option(pcap.as_raw_fd(), PACKET_IGNORE_OUTGOING, 1);
+            pcap.direction(Direction::In).map_err(to_open_error)?;
+        }
+        let fanout_group = match config.fanout {
+            None => None,
+            Some(fanout) => Some(
+                join_fanout(pcap.as_raw_fd(), fanout)
+                    .map_err(|e| CaptureError::Fanout { device: device.clone(), reason: e.to_string() })?,
+            ),
+        };
+        Ok(Self { pcap, device, link, fanout_group, totals: CaptureStats::default(), last: [0; 3] })
+    }
+
+    /// The device it captures on.
+    pub fn device(&self) -> &str {
+        &self.device
+    }
+
+    /// How its frames begin.
+    pub fn link_type(&self) -> LinkType {
+        self.link
+    }
+
+    /// The number of its fanout group, if it is in one.
+    pub fn fanout_group(&self) -> Option<u16> {
+        self.fanout_group
+    }
+
+    /// Hands over up to `budget` packets, each with what was captured of it and its length on the wire in bytes. When
+    /// `more` is false the ring is empty, and the file descriptor will report the next packet.
+    ///
+    /// # Errors
+    /// [`CaptureError::DeviceLost`] when the device has gone.
+    #[inline]
+    pub fn drain(&mut self, budget: usize, mut each: impl FnMut(&[u8], usize)) -> Result<Drained, CaptureError> {
+        let result = self.pcap.dispatch(Some(budget), |packet| each(packet.data, packet.header.len as usize));
+        match result {
+            Ok(count) => Ok(Drained { count, more: count >= budget }),
+            Err(pcap::Error::TimeoutExpired) => Ok(Drained { count: 0, more: false }),
+            Err(e) => Err(CaptureError::DeviceLost { device: self.device.clone(), reason: pcap_text(e) }),
+        }
+    }
+
+    /// The counters. libpcap counts in 32 bits: ask at least once for every four billion packets.
+    pub fn stats(&mut self) -> CaptureStats {
+        // A device that is just going away has no statistics; the last ones stand.
+        if let Ok(now) = self.pcap.stats() {
+            let now = [now.received, now.dropped, now.if_dropped];
+            let [received, dropped, interface_dropped] =
+                [0, 1, 2].map(|i: usize| u64::from(now[i].wrapping_sub(self.last[i])));
+            self.totals += CaptureStats { received, dropped, interface_dropped };
+            self.last = now;
+        }
+        self.totals
+    }
+}
+
+impl AsRawFd for Capture {
+    fn as_raw_fd(&self) -> RawFd {
+        self.pcap.as_raw_fd()
+    }
+}
+
+/// Checks a filter without capturing, so that a mistake in it is found before any permission is needed.
+///
+/// # Errors
+/// [`CaptureError::BadFilter`].
+pub fn check_filter(filter: &str) -> Result<(), CaptureError> {
+    let to_error = |e| CaptureError::BadFilter { filter: filter.to_owned(), reason: pcap_text(e) };
+    pcap::Capture::dead(pcap::Linktype::ETHERNET).map_err(to_error)?.compile(filter, true).map_err(to_error)?;
+    Ok(())
+}
+
+/// The names of the devices that can be captured on, `any` included.
+pub fn device_names() -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir("/sys/class/net")
+        .map(|entries| entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect())
+        .unwrap_or_default();
+    // The mounted sysfs may belong to another network namespace; the kernel is asked about each name.
+    names.retain(|name| device_exists(name));
+    names.sort();
+    names.push("any".to_owned());
+    names
+}
+
+fn device_exists(name: &str) -> bool {
+    if name == "any" {
+        return true;
+    }
+    let Ok(name) = CString::new(name) else { return false };
+    // SAFETY: `name` is a NUL-terminated string that lives during the call.
+    unsafe { libc::if_nametoindex(name.as_ptr()) != 0 }
+}
+
+/// libpcap's words without the crate's wrapping.
+fn pcap_text(e: pcap::Error) -> String {
+    match e {
+        pcap::Error::PcapError(text) => text,
+        other => other.to_string(),
+    }
+}
+
+fn set_packet_option(fd: RawFd, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    // SAFETY: the kernel reads `size_of::<c_int>()` bytes from a live c_int; `fd` is open for the length of the call.
+    let result = unsafe {
+        libc::setsockopt(
+            fd,
+            libc::SOL_PACKET,
+            option,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Puts a packet socket into a fanout group and returns the group's number.
+fn join_fanout(fd: RawFd, fanout: Fanout) -> io::Result<u16> {
+    let kind = match fanout {
+        // The kernel chooses a number that nobody else on this host uses.
+        Fanout::New => libc::PACKET_FANOUT_HASH | libc::PACKET_FANOUT_FLAG_UNIQUEID,
+        Fanout::Join(_) => libc::PACKET_FANOUT_HASH,
+    };
+    let group = match fanout {
+        Fanout::New => 0,
+        Fanout::Join(group) => group,
+    };
+    let argument = (u32::from(group) | (kind << 16)).cast_signed();
+    set_packet_option(fd, libc::PACKET_FANOUT, argument)?;
+
+    let mut value: libc::c_int = 0;
+    let mut len = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes, the size of `value`; both live during the call.
+    let result =
+        unsafe { libc::getsockopt(fd, libc::SOL_PACKET, libc::PACKET_FANOUT, (&raw mut value).cast(), &raw mut len) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // The group's number is the lower half.
+    Ok(value as u16)
+}
+
+#[cfg(test)]
+mod tests;

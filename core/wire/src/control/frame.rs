@@ -1,0 +1,87 @@
+//! The numbers of the encoding.
+
+use std::fmt;
+
+/// The first bytes on a connection, in either direction. The first is no text, no TLS record and not zero, so that
+/// other protocols, and the C programs' control link (which begins with zeros), are told apart by one byte.
+pub const MAGIC: [u8; 4] = [0x8e, b'T', b'C', b'P'];
+/// The version that is spoken here.
+pub const VERSION: u16 = 2;
+/// Bytes of a hello before its body: magic, version, length of the body.
+pub const HELLO_HEAD_LEN: usize = 8;
+/// Bytes of body in the hello of this version. A longer one is read as far as it is known.
+pub const HELLO_BODY_LEN: usize = 12;
+/// Longest body of a hello that is accepted, in bytes.
+pub const MAX_HELLO_BODY_LEN: usize = 1024;
+/// Bytes before the body of each frame: type, zero, length of the body.
+pub const FRAME_HEADER_LEN: usize = 4;
+/// Longest body of a frame, in bytes.
+pub const MAX_BODY_LEN: usize = u16::MAX as usize;
+/// In a type: a receiver that does not know it skips the frame instead of giving the connection up.
+pub const MAY_BE_IGNORED: u8 = 0x80;
+/// Bytes of an IPv4 route to add.
+pub const ROUTE_ADD_V4_LEN: usize = 20;
+/// Bytes of an IPv6 route to add.
+pub const ROUTE_ADD_V6_LEN: usize = 44;
+/// Bytes of a route to remove.
+pub const ROUTE_REMOVE_LEN: usize = 8;
+/// Bytes of a response before its options.
+pub const RESPONSE_FIXED_LEN: usize = 24;
+/// Bytes of the statistics of this version. Longer ones are read as far as they are known.
+pub const STATS_LEN: usize = 48;
+/// Longest text of an error, in bytes.
+pub const MAX_ERROR_LEN: usize = 1024;
+
+/// What a frame carries.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum Kind {
+    /// IPv4 routes to add.
+    RouteAddV4 = 0x01,
+    /// IPv6 routes to add.
+    RouteAddV6 = 0x02,
+    /// Routes to remove.
+    RouteRemove = 0x03,
+    /// Packets of targets.
+    Responses = 0x10,
+    /// Counters of intercept.
+    Stats = 0x11 | MAY_BE_IGNORED,
+    /// Asks for a pong.
+    Ping = 0x20,
+    /// Answers a ping.
+    Pong = 0x21,
+    /// Why the sender is about to close, in words.
+    Error = 0x22,
+}
+
+impl Kind {
+    /// The kind behind a type byte, if this version has it.
+    pub const fn from_byte(byte: u8) -> Option<Self> {
+        Some(match byte {
+            0x01 => Self::RouteAddV4,
+            0x02 => Self::RouteAddV6,
+            0x03 => Self::RouteRemove,
+            0x10 => Self::Responses,
+            0x91 => Self::Stats,
+            0x20 => Self::Ping,
+            0x21 => Self::Pong,
+            0x22 => Self::Error,
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::RouteAddV4 => "IPv4 route additions",
+            Self::RouteAddV6 => "IPv6 route additions",
+            Self::RouteRemove => "route removals",
+            Self::Responses => "responses",
+            Self::Stats => "statistics",
+            Self::Ping => "ping",
+            Self::Pong => "pong",
+            Self::Error => "error",
+        })
+    }
+}
