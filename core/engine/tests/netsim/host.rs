@@ -90,6 +90,7 @@ impl Host {
     }
 
     pub(crate) fn poll(&mut self, now: Timestamp) {
+        MILLISECONDS.set(1_000 + now.as_millis() as u32);
         self.interface.poll(instant(now), &mut self.card, &mut self.sockets);
     }
 
@@ -109,4 +110,13 @@ impl Host {
     pub(crate) fn socket(&mut self, handle: SocketHandle) -> &mut tcp::Socket<'static> {
         self.sockets.get_mut(handle)
     }
+}
+
+thread_local! {
+    static MILLISECONDS: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+}
+
+/// Timestamps of smoltcp's sockets: it asks a function without arguments, so the virtual clock is left for it here.
+pub(crate) fn timestamp_clock() -> u32 {
+    MILLISECONDS.get()
 }
