@@ -160,19 +160,24 @@ impl ServerHost {
         }
     }
 
-    /// A connection in TIME-WAIT makes room for a new SYN on its ports, as it does on every system in use.
-    fn make_room(&mut self, segment: &TcpSegment<'_>) {
-        if !segment.tcp.flags().contains(Flags::SYN) {
-            return;
-        }
-        let host = &mut self.host;
-        let old = self.live.iter().position(|(handle, app)| {
-            app.remote == SocketAddr::from(segment.src) && host.socket(*handle).state() == State::TimeWait
-        });
-        if let Some(i) = old {
+    /// A packet reaches the host's card.
+    fn receive(&mut self, now: Timestamp, packet: Vec<u8>) {
+        let syn_of = TcpSegment::from_ip_packet(&packet, packet.len())
+            .ok()
+            .filter(|segment| segment.tcp.flags().contains(Flags::SYN))
+            .map(|segment| SocketAddr::from(segment.src));
+        let known = self.live.iter().position(|(_, app)| Some(app.remote) == syn_of);
+        self.host.card.received.push_back(packet);
+        let Some(i) = known else { return };
+        if self.host.socket(self.live[i].0).state() == State::TimeWait {
+            // TIME-WAIT makes room for a new SYN on its ports, as it does on every system in use.
             let (handle, app) = self.live.remove(i);
             self.host.sockets.remove(handle);
             self.over.push(app);
+        } else if let Some(listener) = self.listener.take() {
+            // The SYN belongs to the connection; smoltcp would give it to whichever socket has the lower index.
+            self.host.sockets.remove(listener);
+            self.host.poll(now);
         }
     }
 
@@ -371,17 +376,11 @@ impl<'a> Network<'a> {
             Event::Arrival(Place::Online, packet) => {
                 self.note("client -> online", &packet);
                 self.capture(&packet);
-                if let Ok(segment) = TcpSegment::from_ip_packet(&packet, packet.len()) {
-                    self.online.make_room(&segment);
-                }
-                self.online.host.card.received.push_back(packet);
+                self.online.receive(self.now, packet);
                 self.run_server(Place::Online);
             }
             Event::Arrival(Place::Target, packet) => {
-                if let Ok(segment) = TcpSegment::from_ip_packet(&packet, packet.len()) {
-                    self.target.make_room(&segment);
-                }
-                self.target.host.card.received.push_back(packet);
+                self.target.receive(self.now, packet);
                 self.run_server(Place::Target);
             }
             Event::Wake(Place::Clients) if self.clients_wake <= self.now => self.run_clients(),
@@ -425,10 +424,8 @@ impl<'a> Network<'a> {
     // ---- clients and servers
 
     fn connect(&mut self, session: usize) {
-        let server = smoltcp::wire::IpEndpoint::new(
-            crate::host::smol(address(Place::Online, self.case.ipv6)),
-            ONLINE_PORT,
-        );
+        let server =
+            smoltcp::wire::IpEndpoint::new(crate::host::smol(address(Place::Online, self.case.ipv6)), ONLINE_PORT);
         let port = FIRST_CLIENT_PORT + (session / self.case.connections_per_port) as u16;
         let handle = self.clients.add_socket(1 << 18, 1 << 18);
         let socket = self.clients.sockets.get_mut::<smoltcp::socket::tcp::Socket<'_>>(handle);
