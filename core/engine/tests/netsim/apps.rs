@@ -187,7 +187,6 @@ impl ServerApp {
 /// One connection of a client.
 #[derive(Debug)]
 pub(crate) struct ClientApp {
-    pub(crate) session: usize,
     turns: Vec<Turn>,
     end: ClientEnd,
     pipelined: bool,
@@ -204,7 +203,6 @@ impl ClientApp {
     pub(crate) fn new(session: usize, case: &Case) -> Self {
         let total = case.turns.iter().map(|t| t.request).sum();
         Self {
-            session,
             turns: case.turns.clone(),
             end: case.client_end,
             pipelined: case.pipelined,

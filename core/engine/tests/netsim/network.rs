@@ -31,7 +31,7 @@ use tcpcopy_wire::{Endpoint, Flow, Port, TcpSegment, Timestamp};
 
 use crate::apps::{ClientApp, Ordinal, ServerApp};
 use crate::case::{Case, Fault, Server};
-use crate::chance::{Chance, Link, Quality};
+use crate::chance::{Chance, Link};
 use crate::host::Host;
 use crate::merging::Merger;
 use crate::outcome;
@@ -638,12 +638,6 @@ impl<'a> Network<'a> {
     /// How long the network has run.
     pub(crate) fn now(&self) -> Timestamp {
         self.now
-    }
-
-    /// Whether nothing is ever lost between the engine and the target.
-    pub(crate) fn target_path_is_perfect(&self) -> bool {
-        let perfect = |q: Quality| q.loss == 0 && q.reordering == 0;
-        perfect(self.case.to_target) && perfect(self.case.from_target)
     }
 }
 

@@ -9,7 +9,7 @@ use tcpcopy_wire::checksum::Sum;
 use tcpcopy_wire::ip::{IpPacket, PROTOCOL_TCP};
 
 use crate::apps::ServerApp;
-use crate::case::{ClientEnd, Expect};
+use crate::case::{ClientEnd, Expect, Fault};
 use crate::network::{Failure, Network};
 
 /// A packet of the engine: whole, with right checksums, not larger than the path takes.
@@ -155,13 +155,17 @@ fn resets(network: &Network<'_>) -> Result<(), Failure> {
 /// With the gate, and responses as long as online's, no request overtakes the response before it.
 fn turns(network: &Network<'_>) -> Result<(), Failure> {
     let case = network.case;
+    let ledger = network.copier.ledger();
     let comparable = case.gate == Gate::Turns
         && !case.pipelined
         && case.target.bursts == 1
         && case.target.response == case.online.response
         && case.capture.begins.is_zero()
         && case.turns.iter().all(|t| t.request > 0 && t.response > 0)
-        && network.copier.ledger().joined + network.copier.ledger().reconnects == 0;
+        && !matches!(case.target.fault, Fault::CloseAfter(_))
+        && ledger.joined + ledger.reconnects == 0
+        // On a path with losses, a response may pause for so long in its middle that it counts as over.
+        && ledger.gate_by_quiet == 0;
     if !comparable {
         return Ok(());
     }
