@@ -91,7 +91,9 @@ fn short_sessions(c: &mut Criterion) {
             conversation.close(&mut stage);
         });
     });
-    assert!(stage.copier.ledger().sessions_completed > 0 && stage.copier.ledger().sessions_ended.iter().all(|n| *n == 0));
+    assert!(
+        stage.copier.ledger().sessions_completed > 0 && stage.copier.ledger().sessions_ended.iter().all(|n| *n == 0)
+    );
     group.finish();
 }
 

@@ -178,3 +178,28 @@ fn a_new_connection_on_the_same_port_waits_for_the_old_ones_close() {
     assert_eq!(kinds, [(ACK, 102), (SYN, 90_000)], "no RST between");
     assert_eq!((s.ledger().sessions_seen, s.ledger().sessions_completed), (2, 1));
 }
+
+#[test]
+fn what_a_reset_carries_is_no_part_of_the_stream() {
+    let mut s = Script::established();
+    s.client(segment(RST_ACK, 1, 1).data(30));
+    s.expect(RST_ACK, 1, 1, 0);
+    assert_eq!(s.ledger().bytes_dropped[ByteDrop::PacketDropped as usize], 30);
+    assert_eq!(s.ledger().sessions_completed, 1);
+}
+
+#[test]
+fn a_session_that_ended_while_it_waited_leaves_its_place_to_the_next() {
+    let mut s = Script::established();
+    s.client(segment(SYN, 90_000, 0).mss(1460));
+    s.expect(FIN_ACK, 1, 1, 0);
+    s.client_cut_to(segment(PSH_ACK, 90_001, 1).data(500), 96);
+    assert_eq!(s.ended, [SessionEnd::CaptureCut]);
+    s.client(segment(SYN, 95_000, 0).mss(1460));
+    s.nothing_more();
+    s.target(segment(FIN_ACK, 1, 2));
+    s.expect(ACK, 2, 2, 0);
+    s.expect(SYN, 95_000, 0, 0);
+    s.nothing_more();
+    assert_eq!((s.ledger().sessions_seen, s.ledger().sessions_alive), (3, 1));
+}

@@ -288,7 +288,10 @@ impl Script {
         let sent = self.expect(what.0, what.1, what.2, what.3);
         let after = sent.at.since(since).as_millis() as u64;
         // A timer may fire a little late, never early; a tenth and two milliseconds is a little.
-        assert!((millis..=millis + millis / 10 + 2).contains(&after), "expected after {millis} ms, came after {after} ms");
+        assert!(
+            (millis..=millis + millis / 10 + 2).contains(&after),
+            "expected after {millis} ms, came after {after} ms"
+        );
         sent
     }
 
