@@ -449,9 +449,9 @@ impl Session {
                             cx.pool.put(queue);
                         }
                     }
+                    Some(queue) if queue.has_bytes() => self.reopen(cx),
                     // Only an end is left, of a connection that is gone already.
-                    Some(queue) if queue.len() == 0 => self.complete(cx),
-                    Some(_) => self.reopen(cx),
+                    Some(_) => self.complete(cx),
                 }
                 return;
             }

@@ -151,6 +151,12 @@ impl StreamQueue {
         self.bytes.len()
     }
 
+    /// Whether bytes are held, sent or not.
+    #[inline]
+    pub(crate) fn has_bytes(&self) -> bool {
+        !self.bytes.is_empty()
+    }
+
     /// Whether neither bytes nor marks are left.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
