@@ -39,7 +39,7 @@ pub(crate) fn run_all(cases: impl IntoIterator<Item = Case>) {
         for round in if only_name.is_some() { only_round..only_round + 1 } else { 0..rounds } {
             let mut case = case.clone();
             if round > 0 {
-                case.name += &format!("+{round}");
+                case.name = format!("{}+{round}", case.name);
                 case.seed += 1_000 * round;
             }
             run += 1;
@@ -56,10 +56,11 @@ pub(crate) fn run_all(cases: impl IntoIterator<Item = Case>) {
         }
     }
     if let Some((case, _, packets)) = failures.first() {
-        let list: String = failures.iter().take(20).map(|(c, f, _)| format!("\n  {}: {f}", c.name)).collect();
+        let list: Vec<_> = failures.iter().take(20).map(|(c, f, _)| format!("  {}: {f}", c.name)).collect();
         panic!(
-            "{} of {run} cases failed:{list}\n\nThe first of them: {case:?}\nIts last packets:\n{packets}",
-            failures.len()
+            "{} of {run} cases failed:\n{}\n\nThe first of them: {case:?}\nIts last packets:\n{packets}",
+            failures.len(),
+            list.join("\n"),
         );
     }
 }

@@ -12,6 +12,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -651,10 +652,10 @@ fn format_trace(line: &Trace) -> String {
             let options = segment.tcp.options();
             let mut text = format!("{:?} {:<16} {segment:?}", line.at, line.what);
             for (left, right) in options.sack_blocks() {
-                text += &format!(" sack {left}..{right}");
+                let _ = write!(text, " sack {left}..{right}");
             }
             if let Some((value, echo)) = options.timestamps {
-                text += &format!(" ts {value}/{echo}");
+                let _ = write!(text, " ts {value}/{echo}");
             }
             text
         }
