@@ -1,7 +1,8 @@
-//! Everything that touches the operating system: capture, transmission, the process itself, clocks. The only home of
-//! `unsafe` in the programs.
+//! Everything that touches the operating system: capture, transmission, control-link sockets, the process itself, clocks.
+//! The only home of `unsafe` in the programs.
 
 pub mod capture;
 pub mod clock;
+pub mod control;
 pub mod process;
 pub mod transmit;

@@ -1,0 +1,93 @@
+//! Sockets of the control link (docs/protocol.md): [`ControlServer`] in intercept, [`ControlLinks`] in tcpcopy.
+//!
+//! Both are driven by a `mio::Poll` that their owner keeps, in the same way:
+//!
+//! ```text
+//! poll.poll(&mut events, time until the earliest next_deadline());
+//! for event in &events { if links.owns(event.token()) { links.handle_event(event, now, &mut sink) } }
+//! if next_deadline() <= now { links.handle_timeout(now, &mut sink) }
+//! ```
+//!
+//! Nothing blocks. mio is edge-triggered, so reading goes on until the socket is empty; a link that sends without end is
+//! set aside after a budget, and `next_deadline()` is then in the past until `handle_timeout` has read the rest. Buffers
+//! are bounded: what does not fit is refused, and the caller counts it.
+
+mod links;
+mod server;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::time::Duration;
+
+use tcpcopy_wire::control::DecodeError;
+
+pub use links::{ControlLinks, LinkEvent, LinksConfig, SendError};
+pub use server::{BindError, ControlServer, LinkFull, PeerEvent, ServerConfig, ServerStats};
+
+/// Port that intercept listens on unless told otherwise.
+pub const DEFAULT_PORT: u16 = 36_524;
+/// How long a connection may take to say hello, from its beginning.
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
+/// Time between two pings that tcpcopy sends.
+pub const PING_INTERVAL: Duration = Duration::from_secs(3);
+
+/// Why a control connection ended, or did not come about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The other end closed it.
+    Closed,
+    /// It was closed before a single byte came: a port scan, or a health check.
+    Unused,
+    /// The operating system reports an error: connection refused, reset, unreachable, …
+    Io(std::io::ErrorKind, String),
+    /// The bytes that came are not the control link.
+    Protocol(DecodeError),
+    /// The other end said why it closes.
+    Refused(String),
+    /// No hello came in time.
+    NoHello(Duration),
+    /// Nothing came for this long, pings notwithstanding.
+    Silent(Duration),
+    /// The other end took nothing for this long.
+    Stalled(Duration),
+    /// Route changes did not fit the buffer.
+    Overflow {
+        /// Bytes it holds.
+        limit: usize,
+    },
+    /// There are as many connections as allowed.
+    TooMany {
+        /// How many that is.
+        limit: usize,
+    },
+}
+
+impl CloseReason {
+    pub(crate) fn io(e: &std::io::Error) -> Self {
+        Self::Io(e.kind(), e.to_string())
+    }
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed => f.write_str("closed by the other end"),
+            Self::Unused => f.write_str("closed before a byte was received"),
+            Self::Io(_, text) => f.write_str(text),
+            Self::Protocol(e) => e.fmt(f),
+            Self::Refused(text) => write!(f, "refused by the other end: {text}"),
+            Self::NoHello(after) => write!(
+                f,
+                "no hello within {after:?}; is the other end a tcpcopy or intercept of this generation, and is it not stuck?"
+            ),
+            Self::Silent(after) => write!(f, "nothing received for {after:?}"),
+            Self::Stalled(after) => write!(f, "the other end has read nothing for {after:?}"),
+            Self::Overflow { limit } => write!(f, "more than {limit} bytes of route changes are waiting to be sent"),
+            Self::TooMany { limit } => write!(f, "there are {limit} connections already"),
+        }
+    }
+}
+
+impl std::error::Error for CloseReason {}

@@ -1,0 +1,495 @@
+//! intercept's end: a listener and the tcpcopys that have connected to it.
+
+use std::fmt;
+use std::io::{self, ErrorKind, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use mio::event::Event;
+use mio::net::TcpListener;
+use mio::{Interest, Registry, Token};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use tcpcopy_engine::PeerId;
+use tcpcopy_wire::Timestamp;
+use tcpcopy_wire::control::{
+    DecodeError, FlowId, Hello, LinkStats, Message, Role, RouteChange, encode_error, encode_hello, encode_stats,
+};
+
+use super::stream::{READ_SIZE, Received, Stream};
+use super::{CloseReason, HELLO_TIMEOUT};
+
+/// What a [`ControlServer`] is told at its start.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Where to listen; `None`: on every address, IPv6 and IPv4 alike.
+    pub address: Option<IpAddr>,
+    /// Port; 0 lets the system choose.
+    pub port: u16,
+    /// What to say in a hello.
+    pub hello: Hello,
+    /// Connections at most.
+    pub max_peers: usize,
+    /// Bytes that may wait for one peer.
+    pub out_limit: usize,
+    /// A peer that sends nothing for this long is closed.
+    pub silence_timeout: Duration,
+    /// A peer that takes nothing for this long is closed.
+    pub stall_timeout: Duration,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            address: None,
+            port: super::DEFAULT_PORT,
+            hello: Hello::default(),
+            max_peers: 256,
+            out_limit: 8 << 20,
+            silence_timeout: Duration::from_secs(30),
+            stall_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Why intercept cannot listen.
+#[derive(Debug)]
+pub struct BindError {
+    /// Where it should have.
+    pub address: SocketAddr,
+    /// What the system says.
+    pub source: io::Error,
+}
+
+impl fmt::Display for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { address, source } = self;
+        write!(f, "cannot listen on {address}: {source}")?;
+        match source.kind() {
+            ErrorKind::AddrInUse => write!(
+                f,
+                "; another program (an intercept that still runs?) has port {}: stop it, or choose another one with -p",
+                address.port()
+            ),
+            ErrorKind::AddrNotAvailable => {
+                write!(f, "; {} is no address of this host: give -b one that `ip address` shows", address.ip())
+            }
+            ErrorKind::PermissionDenied => f.write_str("; ports below 1024 need CAP_NET_BIND_SERVICE"),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for BindError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+/// What happens at the listener and its peers.
+#[derive(Debug)]
+pub enum PeerEvent<'a> {
+    /// A tcpcopy has connected and said hello.
+    Up {
+        /// The connection.
+        peer: PeerId,
+        /// Where it comes from.
+        from: SocketAddr,
+        /// What it said.
+        hello: Hello,
+    },
+    /// A tcpcopy changes a route.
+    Route {
+        /// The connection it came on.
+        peer: PeerId,
+        /// The change.
+        change: RouteChange,
+    },
+    /// A connection that was up is lost. Its number may be used again.
+    Gone {
+        /// The connection.
+        peer: PeerId,
+        /// Where it came from.
+        from: SocketAddr,
+        /// Why.
+        reason: &'a CloseReason,
+        /// Responses accepted by [`ControlServer::send`] that were not written wholly.
+        undelivered: u64,
+    },
+    /// A connection was closed before it was up.
+    Rejected {
+        /// Where it came from.
+        from: SocketAddr,
+        /// Why.
+        reason: &'a CloseReason,
+    },
+}
+
+/// The peer's buffer has no room: the responses were not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkFull;
+
+/// Counters of the listener.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServerStats {
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Connections that are up now.
+    pub up: u64,
+    /// Closed because what came was not the control link.
+    pub garbage: u64,
+    /// Closed because the other end speaks another version.
+    pub other_version: u64,
+    /// Closed by the other end before it sent a byte.
+    pub unused: u64,
+    /// Closed because no hello came in time.
+    pub no_hello: u64,
+    /// Closed because there were too many.
+    pub too_many: u64,
+    /// Batches of responses handed to sockets.
+    pub writes: u64,
+}
+
+#[derive(Debug)]
+struct Peer {
+    stream: Stream,
+    from: SocketAddr,
+    up: bool,
+    /// Reading stopped at its budget.
+    unread: bool,
+    /// A write failed; to be closed at the next opportunity to tell.
+    broken: Option<CloseReason>,
+}
+
+/// The listener with its peers. Uses the tokens from `first_token` to `first_token + max_peers`.
+#[derive(Debug)]
+pub struct ControlServer {
+    config: ServerConfig,
+    listener: TcpListener,
+    registry: Registry,
+    first_token: usize,
+    peers: Vec<Option<Peer>>,
+    stats: ServerStats,
+    scratch: Vec<u8>,
+    deadline: Option<Timestamp>,
+    /// The listener could not accept, for want of file descriptors for instance, and no event will tell of it again.
+    accept_again_at: Option<Timestamp>,
+}
+
+/// Time after which a failed accept is tried again.
+const ACCEPT_RETRY: Duration = Duration::from_millis(200);
+
+impl ControlServer {
+    /// Listens, and registers with `registry`.
+    ///
+    /// # Errors
+    /// The address, and why it cannot be had.
+    pub fn bind(config: ServerConfig, registry: &Registry, first_token: Token) -> Result<Self, BindError> {
+        let (listener, address) = match config.address {
+            Some(addr) => (listen(addr, config.port), SocketAddr::new(addr, config.port)),
+            None => match listen(IpAddr::V6(Ipv6Addr::UNSPECIFIED), config.port) {
+                Err(e) if e.raw_os_error() == Some(libc::EAFNOSUPPORT) || e.kind() == ErrorKind::AddrNotAvailable => {
+                    let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+                    (listen(any, config.port), SocketAddr::new(any, config.port))
+                }
+                other => (other, SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), config.port)),
+            },
+        };
+        let registered = listener.and_then(|mut listener| {
+            registry.register(&mut listener, first_token, Interest::READABLE)?;
+            Ok((listener, registry.try_clone()?))
+        });
+        let (listener, registry) = registered.map_err(|source| BindError { address, source })?;
+        Ok(Self {
+            config,
+            listener,
+            registry,
+            first_token: first_token.0,
+            peers: Vec::new(),
+            stats: ServerStats::default(),
+            scratch: vec![0; READ_SIZE],
+            deadline: None,
+            accept_again_at: None,
+        })
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// The counters.
+    pub fn stats(&self) -> ServerStats {
+        self.stats
+    }
+
+    /// The peers that are up.
+    pub fn peers(&self) -> impl Iterator<Item = PeerId> {
+        self.peers.iter().enumerate().filter(|(_, p)| p.as_ref().is_some_and(|p| p.up)).map(|(i, _)| PeerId(i as u32))
+    }
+
+    /// Whether events of this token are for [`handle_event`](Self::handle_event).
+    pub fn owns(&self, token: Token) -> bool {
+        (self.first_token..=self.first_token + self.config.max_peers).contains(&token.0)
+    }
+
+    /// Takes an event of one of its tokens.
+    pub fn handle_event(&mut self, event: &Event, now: Timestamp, sink: &mut dyn FnMut(PeerEvent<'_>)) {
+        match event.token().0 - self.first_token {
+            0 => self.accept(now, sink),
+            n => {
+                if event.is_writable() {
+                    self.write(n - 1, now, sink);
+                }
+                if event.is_readable() || event.is_read_closed() || event.is_error() {
+                    self.read(n - 1, now, sink);
+                }
+            }
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is due.
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        self.deadline
+    }
+
+    /// Closes peers that are late, and goes on with what was set aside.
+    pub fn handle_timeout(&mut self, now: Timestamp, sink: &mut dyn FnMut(PeerEvent<'_>)) {
+        if self.accept_again_at.is_some_and(|at| at <= now) {
+            self.accept_again_at = None;
+            self.accept(now, sink);
+        }
+        for slot in 0..self.peers.len() {
+            if self.peers[slot].as_ref().is_some_and(|p| p.unread) {
+                self.read(slot, now, sink);
+            }
+            let Some(peer) = &mut self.peers[slot] else { continue };
+            let reason = peer.broken.take().or_else(|| self.config.lateness(peer, now));
+            if let Some(reason) = reason {
+                self.close(slot, &reason, sink);
+            }
+        }
+        self.deadline = self.accept_again_at;
+        let due = self.peers.iter().flatten().map(|p| self.config.due(p)).min();
+        self.lower_deadline(due);
+    }
+
+    /// Sends frames with `responses` responses to a peer, or keeps what its socket does not take now.
+    ///
+    /// # Errors
+    /// [`LinkFull`] when too much is waiting already, or the peer is not up: nothing was taken.
+    pub fn send(&mut self, peer: PeerId, frames: &[u8], responses: u64, now: Timestamp) -> Result<(), LinkFull> {
+        let Some(Some(p)) = self.peers.get_mut(peer.0 as usize) else { return Err(LinkFull) };
+        if !p.up || p.broken.is_some() || p.stream.out.len() + frames.len() > self.config.out_limit {
+            return Err(LinkFull);
+        }
+        let sent = p.stream.out.send(&mut p.stream.socket, now, frames, responses);
+        let blocked = p.stream.out.blocked_since.is_some();
+        match sent {
+            Ok(()) => {
+                self.stats.writes += 1;
+                if blocked {
+                    self.lower_deadline(Some(now + self.config.stall_timeout));
+                }
+                Ok(())
+            }
+            Err(e) => {
+                p.broken = Some(CloseReason::io(&e));
+                self.lower_deadline(Some(now));
+                Err(LinkFull)
+            }
+        }
+    }
+
+    /// Sends counters to a peer, unless its buffer is full.
+    pub fn send_stats(&mut self, peer: PeerId, stats: &LinkStats, now: Timestamp) {
+        let mut frame = Vec::new();
+        encode_stats(stats, &mut frame);
+        // Statistics that do not fit are stale by the time there is room.
+        let _ = self.send(peer, &frame, 0, now);
+    }
+
+    fn accept(&mut self, now: Timestamp, sink: &mut dyn FnMut(PeerEvent<'_>)) {
+        loop {
+            match self.listener.accept() {
+                Ok((socket, from)) => {
+                    let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+                    self.stats.accepted += 1;
+                    self.admit(socket, from, now, sink);
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return,
+                Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
+                Err(e) => {
+                    log::warn!("cannot accept a connection: {e}; trying again");
+                    self.accept_again_at = Some(now + ACCEPT_RETRY);
+                    self.lower_deadline(self.accept_again_at);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn admit(
+        &mut self,
+        mut socket: mio::net::TcpStream,
+        from: SocketAddr,
+        now: Timestamp,
+        sink: &mut dyn FnMut(PeerEvent<'_>),
+    ) {
+        let vacant = self.peers.iter().position(Option::is_none).unwrap_or(self.peers.len());
+        if vacant >= self.config.max_peers {
+            self.stats.too_many += 1;
+            let reason = CloseReason::TooMany { limit: self.config.max_peers };
+            return sink(PeerEvent::Rejected { from, reason: &reason });
+        }
+        let token = Token(self.first_token + 1 + vacant);
+        let ready = socket
+            .set_nodelay(true)
+            .and_then(|()| self.registry.register(&mut socket, token, Interest::READABLE | Interest::WRITABLE));
+        if let Err(e) = ready {
+            return sink(PeerEvent::Rejected { from, reason: &CloseReason::io(&e) });
+        }
+        let stream = Stream::new(socket, Role::Intercept, now);
+        let peer = Peer { stream, from, up: false, unread: false, broken: None };
+        self.lower_deadline(Some(self.config.due(&peer)));
+        if vacant == self.peers.len() {
+            self.peers.push(Some(peer));
+        } else {
+            self.peers[vacant] = Some(peer);
+        }
+    }
+
+    fn read(&mut self, slot: usize, now: Timestamp, sink: &mut dyn FnMut(PeerEvent<'_>)) {
+        let Some(Some(peer)) = self.peers.get_mut(slot) else { return };
+        let Peer { stream, from, up, .. } = peer;
+        let (id, from) = (PeerId(slot as u32), *from);
+        let (our_hello, stats) = (&self.config.hello, &mut self.stats);
+        let received = stream.receive(now, &mut self.scratch, &mut |message, out| match message {
+            Message::Hello(hello) => {
+                out.append(|bytes| encode_hello(our_hello, bytes));
+                *up = true;
+                stats.up += 1;
+                sink(PeerEvent::Up { peer: id, from, hello });
+            }
+            Message::RouteAdds(adds) => {
+                for (flow_id, flow) in adds {
+                    sink(PeerEvent::Route { peer: id, change: RouteChange::Add { id: flow_id, flow } });
+                }
+            }
+            Message::RouteRemoves(ids) => {
+                for flow_id in ids {
+                    let flow_id: FlowId = flow_id;
+                    sink(PeerEvent::Route { peer: id, change: RouteChange::Remove { id: flow_id } });
+                }
+            }
+            // Pings and errors are handled by the stream; the rest asks for nothing.
+            _ => {}
+        });
+        match received {
+            Ok(more) => {
+                peer.unread = more == Received::Budget;
+                if peer.unread {
+                    self.lower_deadline(Some(now));
+                }
+                self.write(slot, now, sink);
+            }
+            Err(reason) => self.close(slot, &reason, sink),
+        }
+    }
+
+    fn write(&mut self, slot: usize, now: Timestamp, sink: &mut dyn FnMut(PeerEvent<'_>)) {
+        let Some(Some(peer)) = self.peers.get_mut(slot) else { return };
+        let out_limit = self.config.out_limit;
+        let flushed = peer.stream.out.flush(&mut peer.stream.socket, now);
+        let due = peer.stream.out.blocked_since.map(|at| at + self.config.stall_timeout);
+        let full = peer.stream.out.len() > out_limit + READ_SIZE;
+        self.lower_deadline(due);
+        match flushed {
+            Err(e) => self.close(slot, &CloseReason::io(&e), sink),
+            // Only pongs come here without asking for room: somebody pings without reading.
+            Ok(()) if full => self.close(slot, &CloseReason::Overflow { limit: out_limit }, sink),
+            Ok(()) => {}
+        }
+    }
+
+    fn close(&mut self, slot: usize, reason: &CloseReason, sink: &mut dyn FnMut(PeerEvent<'_>)) {
+        let Some(mut peer) = self.peers[slot].take() else { return };
+        self.say_goodbye(&mut peer, reason);
+        // Closing the socket deregisters it; a failure here changes nothing.
+        let _ = self.registry.deregister(&mut peer.stream.socket);
+        if peer.up {
+            self.stats.up -= 1;
+            let undelivered = peer.stream.out.undelivered();
+            sink(PeerEvent::Gone { peer: PeerId(slot as u32), from: peer.from, reason, undelivered });
+        } else {
+            match reason {
+                CloseReason::Protocol(DecodeError::Version { .. }) => self.stats.other_version += 1,
+                CloseReason::Protocol(_) | CloseReason::Closed | CloseReason::Refused(_) => self.stats.garbage += 1,
+                CloseReason::Unused | CloseReason::Io(..) => self.stats.unused += 1,
+                _ => self.stats.no_hello += 1,
+            }
+            sink(PeerEvent::Rejected { from: peer.from, reason });
+        }
+    }
+
+    /// Tells a peer that speaks our protocol why it is closed, if its socket takes it at once.
+    fn say_goodbye(&self, peer: &mut Peer, reason: &CloseReason) {
+        let mut last_words = Vec::new();
+        match reason {
+            CloseReason::Protocol(DecodeError::Version { .. }) => encode_hello(&self.config.hello, &mut last_words),
+            CloseReason::Protocol(_) | CloseReason::Silent(_) if peer.up => {
+                encode_error(&reason.to_string(), &mut last_words);
+            }
+            _ => return,
+        }
+        if peer.stream.out.is_empty() {
+            // A courtesy: the connection ends whether it arrives or not.
+            let _ = peer.stream.socket.write(&last_words);
+        }
+    }
+
+    fn lower_deadline(&mut self, to: Option<Timestamp>) {
+        self.deadline = match (self.deadline, to) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+    }
+}
+
+impl ServerConfig {
+    /// When something has to be done about a peer.
+    fn due(&self, peer: &Peer) -> Timestamp {
+        if peer.unread || peer.broken.is_some() {
+            return Timestamp::ZERO;
+        }
+        let silent =
+            if peer.up { peer.stream.last_received + self.silence_timeout } else { peer.stream.since + HELLO_TIMEOUT };
+        peer.stream.out.blocked_since.map_or(silent, |at| silent.min(at + self.stall_timeout))
+    }
+
+    /// Why a peer has to be closed now, if it has.
+    fn lateness(&self, peer: &Peer, now: Timestamp) -> Option<CloseReason> {
+        if !peer.up {
+            return (peer.stream.since + HELLO_TIMEOUT <= now).then_some(CloseReason::NoHello(HELLO_TIMEOUT));
+        }
+        if peer.stream.last_received + self.silence_timeout <= now {
+            return Some(CloseReason::Silent(self.silence_timeout));
+        }
+        let stalled = peer.stream.out.blocked_since.is_some_and(|at| at + self.stall_timeout <= now);
+        stalled.then_some(CloseReason::Stalled(self.stall_timeout))
+    }
+}
+
+fn listen(addr: IpAddr, port: u16) -> io::Result<TcpListener> {
+    let address = SocketAddr::new(addr, port);
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if addr == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&SockAddr::from(address))?;
+    socket.listen(128)?;
+    Ok(TcpListener::from_std(socket.into()))
+}
