@@ -2,4 +2,6 @@
 
 pub mod config;
 pub mod exit;
+pub mod grammar;
 pub mod logging;
+pub mod tcpcopy;

@@ -8,6 +8,7 @@ use std::ffi::CString;
 use std::fmt;
 use std::io;
 use std::mem::size_of;
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
 
 use pcap::{Active, Direction};
@@ -293,6 +294,12 @@ pub fn device_names() -> Vec<String> {
     names.sort();
     names.push("any".to_owned());
     names
+}
+
+/// The addresses of this host.
+pub fn local_addresses() -> Vec<IpAddr> {
+    let devices = pcap::Device::list().unwrap_or_default();
+    devices.into_iter().flat_map(|device| device.addresses).map(|address| address.addr).collect()
 }
 
 fn device_exists(name: &str) -> bool {
