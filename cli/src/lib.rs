@@ -1,6 +1,7 @@
 //! What the two programs are made of: options, configuration file, wiring, exit codes.
 
 pub mod config;
+pub mod demo;
 pub mod exit;
 pub mod grammar;
 pub mod logging;

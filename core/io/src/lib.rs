@@ -4,5 +4,6 @@
 pub mod capture;
 pub mod clock;
 pub mod control;
+pub mod netns;
 pub mod process;
 pub mod transmit;
