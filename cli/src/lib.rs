@@ -3,4 +3,5 @@
 pub mod config;
 pub mod demo;
 pub mod exit;
+pub mod intercept;
 pub mod logging;
