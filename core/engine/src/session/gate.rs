@@ -113,3 +113,115 @@ impl GateState {
         released
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::queue::MarkKind;
+    use super::*;
+
+    fn at(ms: u64) -> Timestamp {
+        Timestamp::from_millis(ms)
+    }
+
+    /// A queue with one segment for each needed number of response bytes.
+    fn queue(needs: &[u32]) -> StreamQueue {
+        let mut queue = StreamQueue::default();
+        for &need in needs {
+            queue.push_data(b"request", need, true);
+        }
+        queue
+    }
+
+    fn released(queue: &mut StreamQueue) -> usize {
+        let mut n = 0;
+        while let Some(mark) = queue.next_released() {
+            queue.mark_sent(mark.len);
+            n += 1;
+        }
+        n
+    }
+
+    #[test]
+    fn a_client_that_does_not_wait_is_not_held() {
+        let (mut gate, mut ledger, mut queue) = (GateState::new(), Ledger::default(), queue(&[0, 0, 0]));
+        assert!(gate.poll(at(0), false, &mut queue, &mut ledger));
+        assert_eq!(released(&mut queue), 3);
+        assert_eq!(ledger.gate_held, 0);
+    }
+
+    #[test]
+    fn a_turn_is_held_until_as_much_has_come_as_online_sent() {
+        let (mut gate, mut ledger, mut queue) = (GateState::new(), Ledger::default(), queue(&[0, 100, 0]));
+        gate.poll(at(0), false, &mut queue, &mut ledger);
+        assert_eq!(released(&mut queue), 1);
+        gate.on_target_data(at(1), 60, false);
+        assert!(!gate.poll(at(1), true, &mut queue, &mut ledger));
+        gate.on_target_data(at(2), 40, false);
+        assert!(gate.poll(at(2), false, &mut queue, &mut ledger));
+        // The third was pipelined behind the second.
+        assert_eq!(released(&mut queue), 2);
+        assert_eq!((ledger.gate_held, ledger.gate_by_bytes), (1, 1));
+    }
+
+    #[test]
+    fn a_shorter_answer_counts_when_its_burst_has_ended() {
+        let (mut gate, mut ledger, mut queue) = (GateState::new(), Ledger::default(), queue(&[100]));
+        gate.poll(at(0), true, &mut queue, &mut ledger);
+        gate.on_target_data(at(1), 60, true);
+        assert!(gate.waits_for_drain());
+        assert!(!gate.poll(at(1), false, &mut queue, &mut ledger), "more may be waiting to be read");
+        assert!(gate.poll(at(1), true, &mut queue, &mut ledger));
+        assert_eq!(ledger.gate_by_push, 1);
+    }
+
+    #[test]
+    fn a_shorter_answer_without_push_counts_after_a_quiet_time() {
+        let (mut gate, mut ledger, mut queue) = (GateState::new(), Ledger::default(), queue(&[100]));
+        gate.poll(at(0), true, &mut queue, &mut ledger);
+        assert_eq!(gate.quiet_at, Timestamp::NEVER, "a target that has not begun to answer is waited for");
+        gate.on_target_data(at(5), 60, false);
+        assert!(!gate.poll(at(5), true, &mut queue, &mut ledger));
+        assert_eq!(gate.quiet_at, at(5) + QUIET);
+        assert!(gate.poll(at(5) + QUIET, true, &mut queue, &mut ledger));
+        assert_eq!(ledger.gate_by_quiet, 1);
+    }
+
+    #[test]
+    fn each_turn_needs_an_answer_of_its_own() {
+        let (mut gate, mut ledger, mut queue) = (GateState::new(), Ledger::default(), queue(&[0, 10, 10]));
+        gate.poll(at(0), false, &mut queue, &mut ledger);
+        gate.on_target_data(at(1), 25, false);
+        gate.poll(at(1), true, &mut queue, &mut ledger);
+        assert_eq!(released(&mut queue), 2, "what was left over of a longer answer is not the next one");
+        gate.on_target_data(at(2), 10, false);
+        gate.poll(at(2), true, &mut queue, &mut ledger);
+        assert_eq!(released(&mut queue), 1);
+    }
+
+    #[test]
+    fn the_clients_close_waits_like_its_data() {
+        let (mut gate, mut ledger, mut queue) = (GateState::new(), Ledger::default(), queue(&[0]));
+        queue.push_end(MarkKind::Fin, 11);
+        gate.poll(at(0), true, &mut queue, &mut ledger);
+        assert_eq!(released(&mut queue), 1);
+        gate.on_target_data(at(1), 11, false);
+        gate.poll(at(1), false, &mut queue, &mut ledger);
+        assert_eq!(queue.next_released().map(|m| m.kind), Some(MarkKind::Fin));
+    }
+
+    #[test]
+    fn nothing_is_held_for_a_target_that_has_closed() {
+        let (mut gate, mut ledger, mut queue) = (GateState::new(), Ledger::default(), queue(&[100, 100]));
+        gate.open_for_good();
+        gate.poll(at(0), false, &mut queue, &mut ledger);
+        assert_eq!(released(&mut queue), 2);
+    }
+
+    #[test]
+    fn a_rebuilt_connection_owes_no_answer_to_the_turn_before() {
+        let (mut gate, mut ledger, mut queue) = (GateState::new(), Ledger::default(), queue(&[100, 100]));
+        gate.restart();
+        gate.poll(at(0), true, &mut queue, &mut ledger);
+        assert_eq!(released(&mut queue), 1);
+    }
+}
