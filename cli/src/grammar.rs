@@ -72,11 +72,13 @@ impl<'a> Part<'a> {
     }
 
     /// The part of these bytes of this part.
+    #[must_use]
     pub fn slice(&self, range: Range<usize>) -> Self {
         Self { start: self.start + range.start, end: self.start + range.end, ..*self }
     }
 
     /// Without spaces around it.
+    #[must_use]
     pub fn trimmed(&self) -> Self {
         let text = self.text();
         let start = text.len() - text.trim_start().len();

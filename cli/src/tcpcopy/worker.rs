@@ -24,7 +24,7 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use tcpcopy_engine::ledger::SessionEnd;
-use tcpcopy_engine::{Copier, CopierConfig, Input, Notice, Outbox};
+use tcpcopy_engine::{Copier, CopierConfig, Input, LinkId, Notice, Outbox};
 use tcpcopy_io::capture::{Capture, CaptureConfig, CaptureError, CaptureStats};
 use tcpcopy_io::clock::MonotonicClock;
 use tcpcopy_io::control::{ControlLinks, LinkEvent, LinksConfig, SendError};
@@ -38,6 +38,8 @@ use super::report::Snapshot;
 const BATCH: usize = 64;
 /// Pause before a device that has gone away is tried again.
 const REOPEN_EVERY: Duration = Duration::from_secs(2);
+/// Pause between looks whether the devices are still there.
+const CHECK_EVERY: Duration = Duration::from_secs(2);
 /// Sessions have this long to close towards the target after the order to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(3);
 /// Attempts to reach each intercept at the start.
@@ -107,8 +109,8 @@ struct Device {
     capture: Option<Capture>,
     /// The capture may hold frames.
     ready: bool,
-    /// When to try again after it was lost.
-    reopen_at: Timestamp,
+    /// When to look whether the device is still there or, after it was lost, there again.
+    check_at: Timestamp,
     /// Counters of former captures.
     before: CaptureStats,
     /// How often it was lost.
@@ -134,8 +136,8 @@ struct Delivery {
     outbox: Outbox,
     transmitter: Transmitter,
     routes_unsent: u64,
-    /// What each link's intercept last said of itself.
-    relays: Vec<LinkStats>,
+    /// The intercept of each link, and what it last said of itself.
+    relays: Vec<(SocketAddr, LinkStats)>,
     named_ends: HashSet<u8>,
     next_source_notice: Timestamp,
 }
@@ -157,7 +159,8 @@ impl Worker {
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let (sender, orders) = mpsc::channel();
         let links = ControlLinks::new(links, poll.registry(), Token(FIRST_CAPTURE + devices))?;
-        let relays = vec![LinkStats::default(); links.len()];
+        let relays =
+            (0..links.len() as u16).filter_map(|id| Some((links.address(LinkId(id))?, LinkStats::default()))).collect();
         let worker = Self {
             number,
             poll,
@@ -196,7 +199,7 @@ impl Worker {
                 {
                     failure = Some((*link, *attempts, reason.to_string()));
                 }
-                on_link_event(now, event, engine, io);
+                on_link_event(now, &event, engine, io);
             };
             for event in &*events {
                 if links.owns(event.token()) {
@@ -236,7 +239,7 @@ impl Worker {
             capture: Some(capture),
             // What came between opening and registering made no event.
             ready: true,
-            reopen_at: Timestamp::NEVER,
+            check_at: Timestamp::ZERO,
             before: CaptureStats::default(),
             losses: 0,
         });
@@ -273,8 +276,8 @@ impl Worker {
         }
     }
 
-    fn link_ids(&self) -> impl Iterator<Item = tcpcopy_engine::LinkId> + use<> {
-        (0..self.links.len() as u16).map(tcpcopy_engine::LinkId)
+    fn link_ids(&self) -> impl Iterator<Item = LinkId> + use<> {
+        (0..self.links.len() as u16).map(LinkId)
     }
 
     /// How long to sleep; `None`: until something happens.
@@ -282,8 +285,8 @@ impl Worker {
         if self.devices.iter().any(|device| device.ready) {
             return Some(Duration::ZERO);
         }
-        let reopen = self.devices.iter().map(|device| device.reopen_at).min().filter(|at| *at != Timestamp::NEVER);
-        [self.engine.next_deadline(), self.links.next_deadline(), reopen, self.stop_at]
+        let check = self.devices.iter().map(|device| device.check_at).min();
+        [self.engine.next_deadline(), self.links.next_deadline(), check, self.stop_at]
             .into_iter()
             .flatten()
             .min()
@@ -295,19 +298,21 @@ impl Worker {
         let Self { links, engine, io, events, devices, poll, .. } = self;
         for event in &*events {
             if links.owns(event.token()) {
-                links.handle_event(event, now, &mut |event| on_link_event(now, event, engine, io));
+                links.handle_event(event, now, &mut |event| on_link_event(now, &event, engine, io));
             } else if let Some(device) = event.token().0.checked_sub(FIRST_CAPTURE).and_then(|i| devices.get_mut(i)) {
                 device.ready = true;
             }
         }
         if links.next_deadline().is_some_and(|at| at <= now) {
-            links.handle_timeout(now, &mut |event| on_link_event(now, event, engine, io));
+            links.handle_timeout(now, &mut |event| on_link_event(now, &event, engine, io));
         }
         io.deliver(now, links);
 
         let mut drained = true;
         for device in devices.iter_mut() {
-            device.reopen_if_due(now, poll.registry());
+            if device.check_at <= now {
+                device.check(now, poll.registry());
+            }
             let Some(capture) = device.capture.as_mut().filter(|_| device.ready) else { continue };
             let link = capture.link_type();
             let result = capture.drain(BATCH, |bytes, wire_len| {
@@ -355,10 +360,7 @@ impl Worker {
             routes_unsent: self.io.routes_unsent,
             links_up: self.links.up_count() as u64,
             links: self.links.len() as u64,
-            relays: self
-                .link_ids()
-                .filter_map(|id| Some((self.links.address(id)?, self.io.relays[usize::from(id.0)])))
-                .collect(),
+            relays: self.io.relays.clone(),
         };
         // A main thread that has gone does not listen; the worker ends at its next look at the orders.
         let _ = reports.send(Report { worker: self.number, counters });
@@ -378,13 +380,20 @@ impl Device {
         }
         self.losses += 1;
         self.ready = false;
-        self.reopen_at = now + REOPEN_EVERY;
+        self.check_at = now + REOPEN_EVERY;
     }
 
-    fn reopen_if_due(&mut self, now: Timestamp, registry: &Registry) {
-        if self.reopen_at > now {
-            return;
+    #[cold]
+    fn check(&mut self, now: Timestamp, registry: &Registry) {
+        self.check_at = now + CHECK_EVERY;
+        match self.capture.as_ref().map(Capture::check_device) {
+            Some(Ok(())) => {}
+            Some(Err(e)) => self.lose(&e, now, registry),
+            None => self.reopen(now, registry),
         }
+    }
+
+    fn reopen(&mut self, now: Timestamp, registry: &Registry) {
         let opened = Capture::open(&self.config).map_err(|e| e.to_string()).and_then(|capture| {
             registry
                 .register(&mut SourceFd(&capture.as_raw_fd()), self.token, Interest::READABLE)
@@ -396,17 +405,21 @@ impl Device {
                 log::info!("capturing on `{}` again", self.config.device);
                 self.capture = Some(capture);
                 self.ready = true;
-                self.reopen_at = Timestamp::NEVER;
             }
             Err(e) => {
                 log::debug!("{e}");
-                self.reopen_at = now + REOPEN_EVERY;
+                self.check_at = now + REOPEN_EVERY;
             }
         }
     }
 }
 
 impl Delivery {
+    /// Where a link leads.
+    fn address(&self, link: LinkId) -> SocketAddr {
+        self.relays[usize::from(link.0)].0
+    }
+
     /// Carries out what the engine wants: routes first, then packets.
     #[inline]
     fn deliver(&mut self, now: Timestamp, links: &mut ControlLinks) {
@@ -474,23 +487,27 @@ impl Delivery {
 
 /// Passes an event of a link to the engine and to the log.
 #[inline]
-fn on_link_event(now: Timestamp, event: LinkEvent<'_>, engine: &mut Copier, io: &mut Delivery) {
-    match event {
+fn on_link_event(now: Timestamp, event: &LinkEvent<'_>, engine: &mut Copier, io: &mut Delivery) {
+    match *event {
         LinkEvent::Response { header, .. } => engine.handle(now, Input::Response(header), &mut io.outbox),
         LinkEvent::Up { link, .. } => {
-            log::info!("link {} to intercept is up", link.0);
+            log::info!("link {} to intercept {} is up", link.0, io.address(link));
             engine.handle(now, Input::LinkUp(link), &mut io.outbox);
         }
         LinkEvent::Down { link, reason } => {
-            log::warn!("link {} to intercept is lost: {reason}; connecting again", link.0);
+            log::warn!("link {} to intercept {} is lost: {reason}; connecting again", link.0, io.address(link));
             engine.handle(now, Input::LinkDown(link), &mut io.outbox);
         }
         // Said less and less often.
         LinkEvent::Failed { link, attempts, reason } if attempts.is_power_of_two() => {
-            log::warn!("link {} to intercept cannot be connected (attempt {attempts}): {reason}", link.0);
+            log::warn!(
+                "link {} to intercept {} cannot be connected (attempt {attempts}): {reason}",
+                link.0,
+                io.address(link)
+            );
         }
         LinkEvent::Failed { .. } => {}
-        LinkEvent::Stats { link, stats } => io.relays[usize::from(link.0)] = stats,
+        LinkEvent::Stats { link, stats } => io.relays[usize::from(link.0)].1 = stats,
     }
 }
 
