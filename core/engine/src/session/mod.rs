@@ -295,7 +295,8 @@ impl Session {
             cx.ledger.drop_packet(PacketDrop::Duplicate);
         }
         if self.phase == Phase::Lingering {
-            // Nothing of a stream can come after its end, so there are no bytes.
+            // Nothing of a stream can come after its end; if a client sends it all the same, it is not copied.
+            cx.ledger.drop_bytes(ByteDrop::SessionEnded, intake.in_order.len() as u64 + u64::from(intake.kept));
             return;
         }
         cx.ledger.pending_bytes += intake.in_order.len() as u64 + u64::from(intake.kept);
@@ -434,9 +435,15 @@ impl Session {
             State::Unopened | State::SynSent => return,
             State::Closed => {
                 // Reset by the target; the module wants to go on with what comes next.
-                match self.queue.as_deref().map(StreamQueue::len) {
+                match self.queue.as_deref() {
                     None => {}
-                    Some(0) => self.complete(cx),
+                    Some(queue) if queue.is_empty() => {
+                        if let Some(queue) = self.queue.take() {
+                            cx.pool.put(queue);
+                        }
+                    }
+                    // Only an end is left, of a connection that is gone already.
+                    Some(queue) if queue.len() == 0 => self.complete(cx),
                     Some(_) => self.reopen(cx),
                 }
                 return;

@@ -197,16 +197,22 @@ impl TargetHalf {
         if self.timestamps {
             options.timestamps = Some((self.timestamp_value(wire.now), self.timestamp_recent));
         }
+        let len = payload.0.len() + payload.1.len();
         if self.sack
             && let Some(ahead) = &self.ahead
         {
-            for (left, right) in ahead.iter().take(MAX_SACK_BLOCKS) {
+            // As many blocks as the segment has room for: one that is full has none.
+            let room = (usize::from(self.mss).saturating_sub(len).saturating_sub(4) / 8).min(MAX_SACK_BLOCKS);
+            for (left, right) in ahead.iter().take(room) {
                 options.push_sack(left, right);
             }
         }
-        wire.ledger.data_packets_sent += u64::from(payload.0.len() + payload.1.len() > 0);
+        wire.ledger.data_packets_sent += u64::from(len > 0);
         self.rcv_acked = self.rcv_nxt;
-        self.ack_at = Timestamp::NEVER;
+        // A duplicate acknowledgement must stand alone to count as one (RFC 5681, section 2).
+        if len == 0 || self.ahead.is_none() {
+            self.ack_at = Timestamp::NEVER;
+        }
         Self::write(wire, seq, self.rcv_nxt, flags, options, payload);
     }
 

@@ -1,0 +1,50 @@
+//! The engine on a virtual network: virtual time, chance from a seed, and TCPs that are not its own.
+//!
+//! Clients talk to online over smoltcp sockets; a capture shows the engine what arrives at online; what the engine sends
+//! travels over a bad path to a target with smoltcp sockets, whose packets travel back over a bad path to an intercept.
+//! [`outcome`] judges each packet and each run.
+//!
+//! A failure prints the case's name. `NETSIM_CASE=<name> cargo test -p tcpcopy-engine --test netsim` runs that case alone
+//! and writes every packet to standard error.
+
+mod apps;
+mod case;
+mod chance;
+mod host;
+mod matrix;
+mod merging;
+mod network;
+mod outcome;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use case::Case;
+use network::Network;
+
+/// Runs cases, and fails with what went wrong in each of the first few that failed.
+pub(crate) fn run_all(cases: impl IntoIterator<Item = Case>) {
+    let only = std::env::var("NETSIM_CASE").ok();
+    let mut run = 0;
+    let mut failures = Vec::new();
+    for case in cases {
+        if only.as_ref().is_some_and(|name| *name != case.name) {
+            continue;
+        }
+        run += 1;
+        let mut network = Network::new(&case, only.is_some());
+        let verdict = catch_unwind(AssertUnwindSafe(|| network.run())).unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            Err(format!("panic: {}", text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("?")))
+        });
+        if let Err(failure) = verdict {
+            failures.push((case.clone(), failure, network.recent_packets()));
+        }
+    }
+    if let Some((case, _, packets)) = failures.first() {
+        let list: String = failures.iter().take(20).map(|(c, f, _)| format!("\n  {}: {f}", c.name)).collect();
+        panic!(
+            "{} of {run} cases failed:{list}\n\nThe first of them: {case:?}\nIts last packets:\n{packets}",
+            failures.len()
+        );
+    }
+}
