@@ -426,3 +426,6 @@ impl Running {
         Failure::new(Exit::Failure, reason)
     }
 }
+
+#[cfg(test)]
+mod tests;
