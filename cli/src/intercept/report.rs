@@ -50,5 +50,9 @@ pub(super) fn lines(relay: &RelayStats, server: &ServerStats, captures: &Capture
 }
 
 fn when_not_zero(counters: &[(&str, u64)]) -> String {
-    counters.iter().filter(|(_, n)| *n > 0).map(|(name, n)| format!(", {name}:{n}")).collect()
+    let mut text = String::new();
+    for (name, n) in counters.iter().filter(|(_, n)| *n > 0) {
+        text += &format!(", {name}:{n}");
+    }
+    text
 }

@@ -157,7 +157,7 @@ impl Intercept {
                     SIGNALS => signalled = true,
                     token if self.desk.server.owns(token) => {
                         let Desk { relay, outbox, server, .. } = &mut self.desk;
-                        server.handle_event(event, now, &mut |e| on_peer(e, now, relay, outbox));
+                        server.handle_event(event, now, &mut |e| on_peer(&e, now, relay, outbox));
                     }
                     token => {
                         if let Some(source) = self.sources.get_mut(token.0 - FIRST_CAPTURE) {
@@ -220,7 +220,7 @@ impl Intercept {
         let now = self.clock.now();
         let Desk { relay, outbox, server, .. } = &mut self.desk;
         if server.next_deadline().is_some_and(|at| at <= now) {
-            server.handle_timeout(now, &mut |e| on_peer(e, now, relay, outbox));
+            server.handle_timeout(now, &mut |e| on_peer(&e, now, relay, outbox));
         }
         if relay.next_deadline().is_some_and(|at| at <= now) {
             relay.handle(now, RelayInput::Timeout, outbox);
@@ -359,8 +359,8 @@ impl Desk {
     }
 }
 
-fn on_peer(event: PeerEvent<'_>, now: Timestamp, relay: &mut Relay, outbox: &mut RelayOutbox) {
-    match event {
+fn on_peer(event: &PeerEvent<'_>, now: Timestamp, relay: &mut Relay, outbox: &mut RelayOutbox) {
+    match *event {
         PeerEvent::Route { peer, change } => relay.handle(now, RelayInput::Route { peer, change }, outbox),
         PeerEvent::Up { peer, from, hello } => {
             log::info!("tcpcopy at {from} connected (link {})", peer.0);
