@@ -1,5 +1,7 @@
 //! The statistics, in words.
 
+use std::fmt::Write;
+
 use tcpcopy_engine::relay::{RelayDrop, RelayStats};
 use tcpcopy_io::capture::CaptureStats;
 use tcpcopy_io::control::ServerStats;
@@ -52,7 +54,8 @@ pub(super) fn lines(relay: &RelayStats, server: &ServerStats, captures: &Capture
 fn when_not_zero(counters: &[(&str, u64)]) -> String {
     let mut text = String::new();
     for (name, n) in counters.iter().filter(|(_, n)| *n > 0) {
-        text += &format!(", {name}:{n}");
+        // Writing to a string cannot fail.
+        let _ = write!(text, ", {name}:{n}");
     }
     text
 }

@@ -1,6 +1,9 @@
 use std::time::Duration;
 
 use clap::Parser;
+use tcpcopy_engine::relay::{RelayDrop, RelayStats};
+use tcpcopy_io::capture::CaptureStats;
+use tcpcopy_io::control::ServerStats;
 
 use super::arguments::Arguments;
 use super::options::Options;
@@ -76,10 +79,10 @@ fn what_cannot_be_is_refused_with_the_option_and_an_example() {
 
 #[test]
 fn a_report_names_what_was_dropped_and_only_that() {
-    let mut relay = tcpcopy_engine::relay::RelayStats { relayed: 3, responses: 5, ..Default::default() };
-    relay.dropped[tcpcopy_engine::relay::RelayDrop::NoRoute as usize] = 2;
-    let captures = tcpcopy_io::capture::CaptureStats { dropped: 7, ..Default::default() };
-    let text = report::lines(&relay, &Default::default(), &captures).join("\n");
+    let mut relay = RelayStats { relayed: 3, responses: 5, ..RelayStats::default() };
+    relay.dropped[RelayDrop::NoRoute as usize] = 2;
+    let captures = CaptureStats { dropped: 7, ..CaptureStats::default() };
+    let text = report::lines(&relay, &ServerStats::default(), &captures).join("\n");
     for part in ["total resp packs:3, all:5", "dropped by kernel:7", "no route:2"] {
         assert!(text.contains(part), "{text}");
     }
