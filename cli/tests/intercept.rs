@@ -34,8 +34,9 @@ fn main() {
         eprintln!("the tests of intercept are ignored: {reason}");
     }
     type Test = fn() -> Result<(), Failed>;
-    let tests: [(&str, Test); 5] = [
-        ("responses are reported, early ones too", responses_are_reported),
+    let tests: [(&str, Test); 6] = [
+        ("responses are reported, early ones too", || responses_are_reported("lo")),
+        ("on `any` each response is reported once", || responses_are_reported("any")),
         ("a restarted intercept goes on", a_restart),
         ("a daemon writes its pid, opens its log again, and stops", a_daemon),
         ("-n limits what is written at once", small_writes),
@@ -53,9 +54,9 @@ fn namespace() -> Result<Namespace, Failed> {
     Ok(namespace)
 }
 
-fn intercept(namespace: &Namespace, options: &[&str]) -> Result<Process, Failed> {
+fn intercept(namespace: &Namespace, device: &str, options: &[&str]) -> Result<Process, Failed> {
     let mut command = namespace.command(INTERCEPT);
-    command.args(["-i", "lo", "-F", FILTER]).args(options).stderr(Stdio::piped());
+    command.args(["-i", device, "-F", FILTER]).args(options).stderr(Stdio::piped());
     let process = Process::start(&mut command)?;
     wait_for(PATIENCE, || process.sees_listener(CONTROL.1).then_some(())).ok_or("intercept does not listen")?;
     Ok(process)
@@ -145,9 +146,9 @@ fn connection(target: &TcpListener) -> Result<(TcpStream, TcpStream), Failed> {
     Ok((client, target.accept()?.0))
 }
 
-fn responses_are_reported() -> Result<(), Failed> {
+fn responses_are_reported(device: &str) -> Result<(), Failed> {
     let namespace = namespace()?;
-    let process = intercept(&namespace, &[])?;
+    let process = intercept(&namespace, device, &[])?;
     namespace.run(|| -> Result<(), Failed> {
         let target = TcpListener::bind(SocketAddr::from(TARGET))?;
         // The target has answered the SYN before a tcpcopy is even there: its answer waits for the route, for a second.
@@ -191,7 +192,7 @@ fn responses_are_reported() -> Result<(), Failed> {
 
 fn a_restart() -> Result<(), Failed> {
     let namespace = namespace()?;
-    let mut process = intercept(&namespace, &[])?;
+    let mut process = intercept(&namespace, "lo", &[])?;
     let (mut copier, mut client, mut server) = namespace.run(|| -> Result<_, Failed> {
         let target = TcpListener::bind(SocketAddr::from(TARGET))?;
         let mut copier = Copier::new()?;
@@ -202,7 +203,7 @@ fn a_restart() -> Result<(), Failed> {
     })??;
     process.kill();
     drop(process);
-    let process = intercept(&namespace, &[])?;
+    let process = intercept(&namespace, "lo", &[])?;
     // In the namespace, because the link is connected again there.
     namespace.run(move || -> Result<(), Failed> {
         copier.until("the link to come up again", |c| c.ups == 2)?;
@@ -217,7 +218,7 @@ fn a_restart() -> Result<(), Failed> {
 
 fn small_writes() -> Result<(), Failed> {
     let namespace = namespace()?;
-    let process = intercept(&namespace, &["-n", "1", "-s", "1"])?;
+    let process = intercept(&namespace, "lo", &["-n", "1", "-s", "1"])?;
     namespace.run(|| -> Result<(), Failed> {
         let target = TcpListener::bind(SocketAddr::from(TARGET))?;
         let mut copier = Copier::new()?;

@@ -29,7 +29,7 @@ const SNAPLEN: usize = 192;
 /// Packets read from one capture before the tcpcopys get their turn.
 const DRAIN_BUDGET: usize = 2048;
 /// Bytes of responses that are collected before they are written, when the capture does not run empty.
-const FLUSH_BYTES: usize = 64 << 10;
+const FLUSH_BYTES: usize = 16 << 10;
 /// Time until a capture whose device went away is opened again.
 const REOPEN_AFTER: Duration = Duration::from_secs(2);
 /// Time between counters for the tcpcopys.
