@@ -29,7 +29,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         // Also the way out of -h and -v, with code 0.
         Err(e) => e.exit(),
     };
-    match options_of(arguments).and_then(start) {
+    match options_of(arguments).and_then(|options| start(&options)) {
         Ok(exit) => exit.into(),
         Err(failure) => {
             eprintln!("intercept: {failure}");
@@ -47,7 +47,7 @@ fn options_of(arguments: Arguments) -> Result<Options, Failure> {
 }
 
 /// Goes into the background if that is wanted, and runs.
-fn start(options: Options) -> Result<Exit, Failure> {
+fn start(options: &Options) -> Result<Exit, Failure> {
     let readiness = if options.daemon {
         match process::daemonize().map_err(|e| Failure::new(Exit::Failure, format!("cannot become a daemon: {e}")))? {
             Daemonized::Child(readiness) => readiness,
@@ -63,7 +63,7 @@ fn start(options: Options) -> Result<Exit, Failure> {
     } else {
         Readiness::foreground()
     };
-    match set_up(&options) {
+    match set_up(options) {
         Ok((log, pid_file, intercept)) => {
             readiness.ready().map_err(|e| Failure::new(Exit::Failure, format!("cannot leave the terminal: {e}")))?;
             let result = intercept.run(&log);

@@ -1,5 +1,7 @@
 //! The statistics, in words.
 
+use std::fmt::Write;
+
 use tcpcopy_engine::relay::{RelayDrop, RelayStats};
 use tcpcopy_io::capture::CaptureStats;
 use tcpcopy_io::control::ServerStats;
@@ -50,5 +52,10 @@ pub(super) fn lines(relay: &RelayStats, server: &ServerStats, captures: &Capture
 }
 
 fn when_not_zero(counters: &[(&str, u64)]) -> String {
-    counters.iter().filter(|(_, n)| *n > 0).map(|(name, n)| format!(", {name}:{n}")).collect()
+    let mut text = String::new();
+    for (name, n) in counters.iter().filter(|(_, n)| *n > 0) {
+        // Writing to a string cannot fail.
+        let _ = write!(text, ", {name}:{n}");
+    }
+    text
 }

@@ -29,11 +29,14 @@ const SNAPLEN: usize = 192;
 /// Packets read from one capture before the tcpcopys get their turn.
 const DRAIN_BUDGET: usize = 2048;
 /// Bytes of responses that are collected before they are written, when the capture does not run empty.
-const FLUSH_BYTES: usize = 64 << 10;
+const FLUSH_BYTES: usize = 16 << 10;
 /// Time until a capture whose device went away is opened again.
 const REOPEN_AFTER: Duration = Duration::from_secs(2);
 /// Time between counters for the tcpcopys.
 const STATS_FOR_PEERS: Duration = Duration::from_secs(10);
+
+/// Shortest time between two lines about connections that were turned away: a scan must not fill the log.
+const REJECTION_TOLD_EVERY: Duration = Duration::from_secs(10);
 
 const SIGNALS: Token = Token(0);
 /// Captures have the tokens from here; there are far fewer devices than that.
@@ -58,6 +61,7 @@ struct Desk {
     server: ControlServer,
     responses_per_write: Option<u64>,
     undelivered: Vec<(PeerId, u64)>,
+    next_rejection_told: Timestamp,
 }
 
 /// intercept, ready to run.
@@ -131,6 +135,7 @@ impl Intercept {
                 server,
                 responses_per_write: options.responses_per_write,
                 undelivered: Vec::new(),
+                next_rejection_told: now,
             },
             stats_interval: options.stats_interval,
             next_stats: options.stats_interval.map_or(Timestamp::NEVER, |interval| now + interval),
@@ -156,8 +161,8 @@ impl Intercept {
                 match event.token() {
                     SIGNALS => signalled = true,
                     token if self.desk.server.owns(token) => {
-                        let Desk { relay, outbox, server, .. } = &mut self.desk;
-                        server.handle_event(event, now, &mut |e| on_peer(e, now, relay, outbox));
+                        let Desk { relay, outbox, server, next_rejection_told: told, .. } = &mut self.desk;
+                        server.handle_event(event, now, &mut |e| on_peer(&e, now, relay, outbox, told));
                     }
                     token => {
                         if let Some(source) = self.sources.get_mut(token.0 - FIRST_CAPTURE) {
@@ -218,9 +223,9 @@ impl Intercept {
     /// Does what the clock asks for.
     fn on_time(&mut self) {
         let now = self.clock.now();
-        let Desk { relay, outbox, server, .. } = &mut self.desk;
+        let Desk { relay, outbox, server, next_rejection_told: told, .. } = &mut self.desk;
         if server.next_deadline().is_some_and(|at| at <= now) {
-            server.handle_timeout(now, &mut |e| on_peer(e, now, relay, outbox));
+            server.handle_timeout(now, &mut |e| on_peer(&e, now, relay, outbox, told));
         }
         if relay.next_deadline().is_some_and(|at| at <= now) {
             relay.handle(now, RelayInput::Timeout, outbox);
@@ -359,8 +364,14 @@ impl Desk {
     }
 }
 
-fn on_peer(event: PeerEvent<'_>, now: Timestamp, relay: &mut Relay, outbox: &mut RelayOutbox) {
-    match event {
+fn on_peer(
+    event: &PeerEvent<'_>,
+    now: Timestamp,
+    relay: &mut Relay,
+    outbox: &mut RelayOutbox,
+    next_rejection_told: &mut Timestamp,
+) {
+    match *event {
         PeerEvent::Route { peer, change } => relay.handle(now, RelayInput::Route { peer, change }, outbox),
         PeerEvent::Up { peer, from, hello } => {
             log::info!("tcpcopy at {from} connected (link {})", peer.0);
@@ -373,7 +384,13 @@ fn on_peer(event: PeerEvent<'_>, now: Timestamp, relay: &mut Relay, outbox: &mut
             relay.handle(now, RelayInput::Undelivered { peer, responses: undelivered, reason }, outbox);
             relay.handle(now, RelayInput::PeerGone { peer }, outbox);
         }
-        PeerEvent::Rejected { from, reason } => log::warn!("connection from {from} closed: {reason}"),
+        PeerEvent::Rejected { from, reason } if now >= *next_rejection_told => {
+            *next_rejection_told = now + REJECTION_TOLD_EVERY;
+            log::warn!(
+                "connection from {from} closed: {reason}; more such within {REJECTION_TOLD_EVERY:?} are only counted"
+            );
+        }
+        PeerEvent::Rejected { from, reason } => log::debug!("connection from {from} closed: {reason}"),
     }
 }
 
