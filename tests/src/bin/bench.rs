@@ -1,0 +1,3 @@
+//! The workloads, measured.
+
+fn main() {}
