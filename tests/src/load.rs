@@ -50,14 +50,26 @@ pub struct Wrk {
     pub seconds: u32,
     /// Whether each request has a connection of its own.
     pub close: bool,
-    /// Milliseconds between an answer and the next request on the same connection; `None` sends at once.
-    pub pause_ms: Option<u32>,
-    /// Requests after which it sends no more and waits for its end, so that nothing is under way then; only with a pause.
-    pub limit: u64,
+    /// What it sends.
+    pub load: WrkLoad,
+}
+
+/// What `wrk` sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WrkLoad {
+    /// The same request, over and over.
+    AsFastAsItGoes,
+    /// Requests with a number each in their path, from 0 on.
+    Numbered {
+        /// Milliseconds between an answer and the next request on the same connection.
+        pause_ms: u32,
+        /// About as many requests; behind them it only waits for its end, so that nothing is under way then.
+        limit: u64,
+    },
 }
 
 impl Wrk {
-    /// Runs it on `host`; its script and output are in `folder`. Each request has a number in its path, from 0 on.
+    /// Runs it on `host`; its script and output are in `folder`.
     pub fn run(&self, host: &Host, server: SocketAddr, folder: &Path) -> String {
         let script = folder.join("wrk.lua");
         fs::write(&script, self.script()).expect("wrk.lua");
@@ -77,13 +89,21 @@ impl Wrk {
 
     fn script(&self) -> String {
         let close = if self.close { "wrk.headers['Connection'] = 'close'\n" } else { "" };
-        let pause = self.pause_ms.map_or(String::new(), |pause| {
-            let limit = self.limit;
-            format!("function delay() if number >= {limit} then return 1000000 end return {pause} end\n")
-        });
-        format!(
-            "local path = '/r/'\nnumber = 0\n{close}\
-             function request() local p = path .. number number = number + 1 return wrk.format('GET', p) end\n{pause}"
-        )
+        let numbered = match self.load {
+            WrkLoad::AsFastAsItGoes => String::new(),
+            WrkLoad::Numbered { pause_ms, limit } => format!(
+                "number = 0
+                 function request()
+                     local path = '/r/' .. number
+                     number = number + 1
+                     return wrk.format('GET', path)
+                 end
+                 function delay()
+                     if number >= {limit} then return 1000000 end
+                     return {pause_ms}
+                 end\n"
+            ),
+        };
+        format!("{close}{numbered}")
     }
 }

@@ -9,7 +9,7 @@ use tcpcopy::demo::server::{Received, Server};
 use tcpcopy_io::netns::Lab;
 use tcpcopy_tests::copy::{PORT, PROBES, Setup};
 use tcpcopy_tests::counters::ResetWatch;
-use tcpcopy_tests::load::{self, Wrk};
+use tcpcopy_tests::load::{self, Wrk, WrkLoad};
 use tcpcopy_tests::nginx::Nginx;
 use tcpcopy_tests::settle;
 
@@ -154,7 +154,7 @@ pub(crate) fn wrk_closing(bench: &Bench<'_>) {
     copy.wait_until_copying(&lab, lab.online.ipv4.into(), || target.requests());
     let before = (online.requests(), target.requests());
 
-    let wrk = Wrk { connections: 50, seconds: 5, close: true, pause_ms: Some(40), limit: 3_000 };
+    let wrk = Wrk { connections: 50, seconds: 5, close: true, load: WrkLoad::Numbered { pause_ms: 40, limit: 3_000 } };
     wrk.run(&lab.client, at(lab.online.ipv4), bench.folder);
     let sent = online.requests() - before.0;
     assert!(sent >= 1_000, "wrk sent only {sent} requests");

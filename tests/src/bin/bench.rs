@@ -1,3 +1,0 @@
-//! The workloads, measured.
-
-fn main() {}
