@@ -1,6 +1,22 @@
 //! What the kernel of a lab's host counts.
 
-use tcpcopy_io::netns::{Host, REPLICAS_V4, REPLICAS_V6};
+use std::path::Path;
+use std::time::Duration;
+
+use tcpcopy_io::netns::{Host, Process, REPLICAS_V4, REPLICAS_V6, wait_for};
+
+/// With `TCPCOPY_LAB_CAPTURE` in the environment: everything that a host sends and receives, in `<host>.pcap` in `folder`,
+/// for whoever has a failed test to understand. Needs the program `tcpdump`.
+pub fn capture_if_wanted(host: &Host, folder: &Path) -> Option<Process> {
+    std::env::var_os("TCPCOPY_LAB_CAPTURE")?;
+    let file = folder.join(format!("{}.pcap", host.name));
+    let mut command = host.command("tcpdump");
+    // It would change to a user of its own, which a user namespace does not have.
+    command.args(["-Z", "root", "-i", "eth0", "-s", "120", "-B", "32768", "-U", "-w"]).arg(&file);
+    let tcpdump = Process::start(&mut command).expect("tcpdump (package tcpdump)");
+    wait_for(Duration::from_secs(10), || file.exists().then_some(())).expect("tcpdump's file");
+    Some(tcpdump)
+}
 
 /// Counts the RST packets that reach a host, from the start of the watch.
 pub struct ResetWatch<'a> {

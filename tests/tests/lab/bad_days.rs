@@ -119,15 +119,18 @@ pub(crate) fn target_unreachable(bench: &Bench<'_>) {
     lab.target.iptables("-A INPUT -p tcp --dport 80 -j DROP").expect("iptables");
     let setup = Setup::new(bench.programs, bench.folder, &lab);
     let copy = setup.start(&lab);
-    let plan = Plan { reuse: Reuse::Close, rate: Some(50.0), connections: 4, ..Plan::new(server, SESSIONS) };
-    // There is no sign that the capture is ready but the copy itself, and that does not work here; so a session may be
-    // missed at the start, but none more than once. The client sends until the program says it saw them all.
-    let said = wait_for(Duration::from_secs(30), || {
+    let send = |sessions| {
+        let plan = Plan { reuse: Reuse::Close, rate: Some(50.0), connections: 4, ..Plan::new(server, sessions) };
         assert_eq!(load::run(&lab.client, &plan).failures, [], "online did not answer");
-        let arrived = lab.target.output("iptables", &["-v", "-S", "INPUT"]).expect("iptables");
-        (!arrived.contains("-c 0 0")).then_some(())
+    };
+    // The first sessions may come before the capture is ready; their SYNs at the target tell when it is.
+    let ready = wait_for(Duration::from_secs(30), || {
+        send(1);
+        let rules = lab.target.output("iptables", &["-v", "-S", "INPUT"]).expect("iptables");
+        rules.lines().any(|rule| rule.contains("--dport") && !rule.contains("-c 0 0")).then_some(())
     });
-    assert!(said.is_some(), "no SYN reached the target; see {}", bench.folder.display());
+    assert!(ready.is_some(), "no SYN reached the target; see {}", bench.folder.display());
+    send(SESSIONS);
     let seen = online.connections();
     // Every SYN is sent again a few times; then the session is given up.
     thread::sleep(Duration::from_secs(30));

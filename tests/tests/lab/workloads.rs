@@ -8,7 +8,7 @@ use tcpcopy::demo::compare::Comparison;
 use tcpcopy::demo::server::{Received, Server};
 use tcpcopy_io::netns::Lab;
 use tcpcopy_tests::copy::{PORT, PROBES, Setup};
-use tcpcopy_tests::counters::ResetWatch;
+use tcpcopy_tests::counters::{ResetWatch, capture_if_wanted};
 use tcpcopy_tests::load::{self, Wrk, WrkLoad};
 use tcpcopy_tests::nginx::Nginx;
 use tcpcopy_tests::settle;
@@ -93,6 +93,7 @@ fn nginx_copy(bench: &Bench<'_>, lab: &Lab, case: &Case) {
     let target = Nginx::start(&lab.target, bench.folder);
     let client_resets = ResetWatch::from_all(&lab.online);
     let copied_resets = ResetWatch::from_replicas(&lab.target);
+    let _captures = [&lab.online, &lab.target].map(|host| capture_if_wanted(host, bench.folder));
     let mut copy = Setup::new(bench.programs, bench.folder, lab).start(lab);
     copy.wait_until_copying(lab, lab.online.ipv4.into(), || target.requests());
     if case.loss > 0.0 {
