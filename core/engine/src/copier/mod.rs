@@ -233,7 +233,8 @@ impl Copier {
                 let reason = if session.has_ended_early() { PacketDrop::SessionEnded } else { PacketDrop::Duplicate };
                 return self.drop_segment(reason, segment);
             }
-            if session.is_over() {
+            // One that ended while it waited stays in its place: the session before it knows it.
+            if session.is_over() && !session.queued {
                 self.remove(now, id, out);
             } else {
                 predecessor = Some(id);

@@ -289,6 +289,11 @@ impl Session {
             cx.ledger.drop_bytes(ByteDrop::PacketDropped, segment.payload.len() as u64);
             return;
         }
+        let flags = segment.tcp.flags();
+        if flags.contains(Flags::RST) {
+            // What a RST carries is a word to people, not part of the stream (RFC 9293, section 3.5.3).
+            cx.ledger.drop_bytes(ByteDrop::PacketDropped, segment.payload.len() as u64);
+        }
         if intake.is_new {
             cx.ledger.packets_used += 1;
         } else {
@@ -300,7 +305,6 @@ impl Session {
             return;
         }
         cx.ledger.pending_bytes += intake.in_order.len() as u64 + u64::from(intake.kept);
-        let flags = segment.tcp.flags();
         let ack = flags.contains(Flags::ACK).then(|| segment.tcp.ack());
         let mut news = false;
         if !intake.in_order.is_empty() {
@@ -392,6 +396,9 @@ impl Session {
 
     /// The client opened a new connection on this one's ports: this one is over, whatever of its end was captured.
     pub(crate) fn presume_end(&mut self, cx: &mut Context<'_>) {
+        if self.is_over() {
+            return;
+        }
         self.client.presume_end();
         if let Some(end) = self.client.take_end(cx.now) {
             self.push_end(cx, end, 0);

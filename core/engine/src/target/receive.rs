@@ -167,7 +167,8 @@ impl TargetHalf {
         // Every second full segment is acknowledged at once, anything else soon (RFC 9293, section 3.8.6.3). At once
         // still means after the release of what waits for this response: it carries the acknowledgement.
         let owed = self.rcv_nxt.distance_from(self.rcv_acked) as u32;
-        if owed >= 2 * u32::from(self.peer_mss) {
+        if owed >= 2 * u32::from(self.peer_mss) || (self.peer_fin && self.fin_sent) {
+            // (Behind our FIN nothing follows that it could ride on.)
             self.ack_at = wire.now;
         } else {
             self.ack_at = self.ack_at.min(wire.now + DELAYED_ACK);

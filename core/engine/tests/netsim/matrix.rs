@@ -395,6 +395,8 @@ fn bad_captures() {
         cases.push(Case::new(format!("client-path-{seed}")).asking(8, 10_000, 400).with(|c| {
             c.seed = seed;
             c.ports = 5;
+            // Until the client has noticed, its time-outs doubling from a second.
+            c.hole_timeout = Duration::from_secs(100);
             c.client_path = Quality { loss: 20, duplication: 20, reordering: 50, ..Quality::delayed(ms(2)) };
             c.capture.merging = seed % 2 == 0;
         }));

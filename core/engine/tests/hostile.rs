@@ -1,0 +1,317 @@
+//! Whatever comes in: no panic, and the ledger balances after every input.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use tcpcopy_engine::{Copier, CopierConfig, Gate, Input, LinkId, Map, Outbox};
+use tcpcopy_module_tcp::PlainTcp;
+use tcpcopy_wire::build::TcpRepr;
+use tcpcopy_wire::control::{FlowId, ResponseHeader, RouteChange};
+use tcpcopy_wire::link::LinkType;
+use tcpcopy_wire::tcp::{Flags, Options};
+use tcpcopy_wire::{Endpoint, Port, SeqNumber, TcpSegment, Timestamp};
+
+const LINKS: [LinkType; 5] =
+    [LinkType::Raw, LinkType::Ethernet, LinkType::Null, LinkType::LinuxSll, LinkType::LinuxSll2];
+
+/// A packet of one of a few clients, near what a real one would send.
+#[derive(Clone, Debug)]
+struct Packet {
+    client: u8,
+    ipv6: bool,
+    flags: u8,
+    /// Near the start of the stream, so that segments overlap and follow each other.
+    seq: i16,
+    ack: i16,
+    len: u16,
+    window: u16,
+    syn_options: bool,
+    /// Bytes changed: where, and to what.
+    changes: Vec<(u16, u8)>,
+    cut: Option<u16>,
+    link: u8,
+}
+
+/// What the target might send, to whichever session.
+#[derive(Clone, Debug)]
+struct Reply {
+    session: u8,
+    flags: u8,
+    seq: i16,
+    ack: i16,
+    len: u32,
+    window: u16,
+    options: Vec<u8>,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Client(Packet),
+    Target(Reply),
+    /// What a well-behaved target would answer to the last packet that was sent to it.
+    ProperReply {
+        len: u16,
+        window: u16,
+    },
+    Drained,
+    Pass(u32),
+    Link(bool, u8),
+    Stop,
+}
+
+fn packet() -> impl Strategy<Value = Packet> {
+    let flags = prop_oneof![
+        4 => Just(0x18u8), 2 => Just(0x10), 2 => Just(0x02), 1 => Just(0x11), 1 => Just(0x19), 1 => Just(0x14),
+        1 => any::<u8>(),
+    ];
+    let seq = prop_oneof![3 => (0i16..40).prop_map(|n| 1 + n * 100), 1 => -50i16..3000, 1 => any::<i16>()];
+    let len = prop_oneof![3 => Just(100u16), 1 => Just(0), 1 => 0u16..3_000, 1 => Just(60_000)];
+    let changes = prop_oneof![
+        6 => Just(Vec::new()),
+        1 => proptest::collection::vec((0u16..80, any::<u8>()), 1..4),
+    ];
+    let odd = (
+        changes,
+        prop_oneof![9 => Just(None), 1 => (0u16..120).prop_map(Some)],
+        prop_oneof![8 => Just(0), 1 => 0u8..5],
+    );
+    ((0u8..4, any::<bool>(), flags, seq, 0i16..2_000), (len, any::<u16>(), any::<bool>()), odd).prop_map(
+        |((client, ipv6, flags, seq, ack), (len, window, syn_options), (changes, cut, link))| Packet {
+            client,
+            ipv6,
+            flags,
+            seq,
+            ack,
+            len,
+            window,
+            syn_options,
+            changes,
+            cut,
+            link,
+        },
+    )
+}
+
+fn reply() -> impl Strategy<Value = Reply> {
+    let flags = prop_oneof![3 => Just(0x10u8), 2 => Just(0x18), 2 => Just(0x12), 1 => Just(0x11), 1 => Just(0x04), 1 => any::<u8>()];
+    let options = prop_oneof![
+        Just(vec![]),
+        Just(vec![2, 4, 5, 0xb4, 1, 3, 3, 7, 4, 2, 0, 0]),
+        proptest::collection::vec(any::<u8>(), 0..40),
+    ];
+    (any::<u8>(), flags, any::<i16>(), any::<i16>(), 0u32..100_000, any::<u16>(), options).prop_map(
+        |(session, flags, seq, ack, len, window, options)| Reply { session, flags, seq, ack, len, window, options },
+    )
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        10 => packet().prop_map(Step::Client),
+        3 => reply().prop_map(Step::Target),
+        8 => (prop_oneof![Just(0u16), 0u16..3_000], prop_oneof![4 => Just(60_000u16), 1 => Just(0), 1 => any::<u16>()])
+            .prop_map(|(len, window)| Step::ProperReply { len, window }),
+        2 => Just(Step::Drained),
+        3 => (0u32..100_000).prop_map(Step::Pass),
+        1 => (1_000_000u32..20_000_000).prop_map(Step::Pass),
+        1 => (any::<bool>(), 0u8..3).prop_map(|(up, link)| Step::Link(up, link)),
+    ]
+}
+
+/// The engine, and what it last said.
+struct Run {
+    copier: Copier,
+    out: Outbox,
+    now: Timestamp,
+    ids: Vec<FlowId>,
+    last_sent: Option<(Endpoint, SeqNumber, SeqNumber, Flags, u32)>,
+    routes: std::collections::HashMap<Endpoint, FlowId>,
+}
+
+fn online(ipv6: bool) -> IpAddr {
+    if ipv6 { Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1).into() } else { Ipv4Addr::new(10, 0, 0, 1).into() }
+}
+
+fn target(ipv6: bool) -> Endpoint {
+    let addr = if ipv6 { Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2).into() } else { Ipv4Addr::new(10, 0, 0, 2).into() };
+    Endpoint::new(addr, Port(8080))
+}
+
+impl Run {
+    fn new(gate: Gate, only_whole_sessions: bool, session_limit: usize) -> Self {
+        let map = |ipv6| Map { online_addr: Some(online(ipv6)), online_port: Port(80), target: target(ipv6) };
+        let config = CopierConfig {
+            gate,
+            only_whole_sessions,
+            session_limit,
+            ..CopierConfig::new(vec![map(false), map(true)], Arc::new(PlainTcp))
+        };
+        Self {
+            copier: Copier::new(config),
+            out: Outbox::new(),
+            now: Timestamp::from_millis(1),
+            ids: Vec::new(),
+            last_sent: None,
+            routes: std::collections::HashMap::new(),
+        }
+    }
+
+    fn tell(&mut self, input: Input<'_>) -> Result<(), TestCaseError> {
+        self.copier.handle(self.now, input, &mut self.out);
+        self.copier.ledger().check().map_err(TestCaseError::fail)?;
+        for (_, change) in &self.out.routes {
+            if let RouteChange::Add { id, flow } = change {
+                self.ids.push(*id);
+                self.routes.insert(flow.client, *id);
+            }
+        }
+        for (_, bytes) in self.out.packets() {
+            let segment = TcpSegment::from_ip_packet(bytes, bytes.len()).expect("the engine sends TCP");
+            prop_assert!(bytes.len() <= 1500);
+            let flags = segment.tcp.flags();
+            self.last_sent = Some((segment.src, segment.tcp.seq(), segment.tcp.ack(), flags, segment.payload_len));
+        }
+        self.out.clear();
+        Ok(())
+    }
+
+    fn step(&mut self, step: &Step) -> Result<(), TestCaseError> {
+        match step {
+            Step::Client(p) => {
+                let (frame, wire_len) = frame(p);
+                let link = LINKS[usize::from(p.link) % LINKS.len()];
+                self.tell(Input::Frame { link, bytes: &frame, wire_len })
+            }
+            Step::Target(r) => {
+                let Some(&id) = self.ids.get(usize::from(r.session) % self.ids.len().max(1)) else { return Ok(()) };
+                self.tell(Input::Response(ResponseHeader {
+                    id: if r.session == 255 { FlowId(u64::MAX - u64::from(r.window)) } else { id },
+                    seq: SeqNumber(5_000) + r.seq as u32,
+                    ack: SeqNumber(1_000) + r.ack as u32,
+                    flags: Flags(r.flags),
+                    window: r.window,
+                    payload_len: r.len,
+                    options: &r.options,
+                }))
+            }
+            Step::ProperReply { len, window } => {
+                let Some((replica, seq, ack, flags, payload_len)) = self.last_sent else { return Ok(()) };
+                let Some(&id) = self.routes.get(&replica) else { return Ok(()) };
+                let syn = flags.contains(Flags::SYN);
+                self.tell(Input::Response(ResponseHeader {
+                    id,
+                    seq: if syn { SeqNumber(5_000) } else { ack },
+                    ack: seq + payload_len + u32::from(syn || flags.contains(Flags::FIN)),
+                    flags: if syn { Flags::SYN | Flags::ACK } else { Flags::PSH | Flags::ACK },
+                    window: *window,
+                    payload_len: if syn { 0 } else { u32::from(*len) },
+                    options: if syn { &[2, 4, 5, 0xb4, 1, 3, 3, 7, 4, 2, 0, 0] } else { &[] },
+                }))
+            }
+            Step::Drained => self.tell(Input::Drained),
+            Step::Pass(micros) => self.pass(Duration::from_micros(u64::from(*micros))),
+            Step::Link(true, link) => self.tell(Input::LinkUp(LinkId(u16::from(*link)))),
+            Step::Link(false, link) => self.tell(Input::LinkDown(LinkId(u16::from(*link)))),
+            Step::Stop => self.tell(Input::Stop),
+        }
+    }
+
+    fn pass(&mut self, time: Duration) -> Result<(), TestCaseError> {
+        let end = self.now + time;
+        let mut at_once = 0;
+        while let Some(at) = self.copier.next_deadline().filter(|at| *at <= end) {
+            at_once = if at > self.now { 0 } else { at_once + 1 };
+            prop_assert!(at_once < 100, "the deadline {at:?} stays due");
+            self.now = self.now.max(at);
+            self.tell(Input::Timeout)?;
+        }
+        self.now = end;
+        Ok(())
+    }
+}
+
+fn frame(p: &Packet) -> (Vec<u8>, usize) {
+    let client: IpAddr = if p.ipv6 {
+        Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x100 + u16::from(p.client)).into()
+    } else {
+        Ipv4Addr::new(10, 0, 1, p.client).into()
+    };
+    let mut options = Options::default();
+    if p.syn_options {
+        (options.mss, options.window_scale, options.sack_permitted) = (Some(1460), Some(7), true);
+        options.timestamps = Some((77, 0));
+    }
+    let mut bytes = match LINKS[usize::from(p.link) % LINKS.len()] {
+        LinkType::Raw => Vec::new(),
+        LinkType::Ethernet => [&[0x11; 12][..], if p.ipv6 { &[0x86, 0xdd] } else { &[8, 0] }].concat(),
+        LinkType::Null => vec![2, 0, 0, 0],
+        LinkType::LinuxSll => [&[0x11; 14][..], if p.ipv6 { &[0x86, 0xdd] } else { &[8, 0] }].concat(),
+        LinkType::LinuxSll2 => [if p.ipv6 { &[0x86, 0xdd] } else { &[8, 0][..] }, &[0x11; 18]].concat(),
+    };
+    TcpRepr {
+        src: Endpoint::new(client, Port(4_000)),
+        dst: Endpoint::new(online(p.ipv6), Port(80)),
+        seq: SeqNumber(1_000) + p.seq as u32,
+        ack: SeqNumber(9_000) + p.ack as u32,
+        flags: Flags(p.flags),
+        window: p.window,
+        options,
+        ip_id: 1,
+    }
+    .write((&vec![b'x'; usize::from(p.len)], &[]), &mut bytes);
+    let wire_len = bytes.len();
+    for (at, value) in &p.changes {
+        let at = usize::from(*at) % bytes.len();
+        bytes[at] = *value;
+    }
+    if let Some(cut) = p.cut {
+        bytes.truncate(usize::from(cut));
+    }
+    (bytes, wire_len)
+}
+
+proptest! {
+    // What fails here becomes a script in tests/protocol, which says what went wrong; a seed would not.
+    #![proptest_config(ProptestConfig {
+        cases: ProptestConfig::default().cases.max(1_000),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn the_ledger_balances_whatever_happens(
+        steps in proptest::collection::vec(step(), 1..120),
+        gate: bool,
+        only_whole: bool,
+        session_limit in prop_oneof![Just(1usize << 20), 1usize..4],
+    ) {
+        let mut run = Run::new(if gate { Gate::Turns } else { Gate::Off }, only_whole, session_limit);
+        for step in &steps {
+            run.step(step)?;
+        }
+        // However they stand, all sessions are over some time after a stop.
+        run.step(&Step::Stop)?;
+        run.pass(Duration::from_secs(5))?;
+        prop_assert!(run.copier.is_finished(), "{} sessions stay alive", run.copier.ledger().sessions_alive);
+        prop_assert_eq!(run.copier.ledger().pending_bytes, 0);
+        run.step(&Step::Client(Packet {
+            client: 0, ipv6: false, flags: 2, seq: 0, ack: 0, len: 0, window: 0, syn_options: true, changes: vec![],
+            cut: None, link: 0,
+        }))?;
+        prop_assert!(run.copier.is_finished(), "a session began after the stop");
+    }
+
+    #[test]
+    fn sessions_end_by_themselves(steps in proptest::collection::vec(step(), 1..60)) {
+        let mut run = Run::new(Gate::Turns, false, 1 << 20);
+        for step in &steps {
+            run.step(step)?;
+        }
+        // Idle time-out, and what it takes to close after it.
+        run.pass(Duration::from_secs(4_000))?;
+        prop_assert_eq!(run.copier.ledger().sessions_alive, 0);
+        prop_assert_eq!(run.copier.ledger().pending_bytes, 0);
+        prop_assert_eq!(run.copier.next_deadline(), None, "nothing is left to wait for");
+    }
+}
