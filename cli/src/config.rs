@@ -65,7 +65,6 @@ pub fn merge<O: Serialize + DeserializeOwned>(command_line: &O, file: &O) -> O {
 }
 
 /// For serde: whether a switch is off, and so was not given.
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 pub fn is_off(switch: &bool) -> bool {
     !switch
 }

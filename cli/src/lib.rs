@@ -3,4 +3,7 @@
 pub mod config;
 pub mod demo;
 pub mod exit;
+pub mod grammar;
+pub mod intercept;
 pub mod logging;
+pub mod tcpcopy;

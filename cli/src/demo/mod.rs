@@ -23,6 +23,7 @@ use clap::Parser;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use tcpcopy_io::netns::{self, Lab, NetnsError};
 
+use crate::exit::Exit;
 use client::{Outcome, Plan, Progress, Reuse};
 use compare::Comparison;
 use copy::{NotRunning, Programs, Watched};
@@ -57,10 +58,6 @@ const SINGLES: u64 = 1 << 32;
 const START_PATIENCE: Duration = Duration::from_secs(10);
 /// When nothing more has reached the target for this long, nothing more will.
 const QUIET: Duration = Duration::from_secs(3);
-
-const DONE: u8 = 0;
-const FAILED: u8 = 1;
-const NO_PERMISSION: u8 = 3;
 
 #[derive(Debug)]
 enum DemoError {
@@ -99,12 +96,12 @@ impl From<NotRunning> for DemoError {
 }
 
 impl DemoError {
-    fn exit_code(&self) -> u8 {
+    fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Netns(NetnsError::NotPermitted { .. }) => NO_PERMISSION,
+            Self::Netns(NetnsError::NotPermitted { .. }) => Exit::Permission.into(),
             // As a shell reports a program that a signal ended.
-            Self::Interrupted { signal } => 128 + *signal as u8,
-            _ => FAILED,
+            Self::Interrupted { signal } => ExitCode::from(128 + *signal as u8),
+            _ => Exit::Failure.into(),
         }
     }
 }
@@ -125,11 +122,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let screen = Screen::new();
     match show(options, screen) {
-        Ok(perfect) => ExitCode::from(if perfect { DONE } else { FAILED }),
+        Ok(perfect) => if perfect { Exit::Done } else { Exit::Failure }.into(),
         Err(error) => {
             screen.clear();
             eprintln!("tcpcopy demo: {error}");
-            ExitCode::from(error.exit_code())
+            error.exit_code()
         }
     }
 }

@@ -8,6 +8,7 @@ use std::ffi::CString;
 use std::fmt;
 use std::io;
 use std::mem::size_of;
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
 
 use pcap::{Active, Direction};
@@ -18,8 +19,10 @@ use crate::process::{self, Capability};
 /// How long the kernel may keep packets back to hand them over together, in milliseconds.
 const BUFFER_TIMEOUT_MS: i32 = 1;
 
-/// Linux 4.20; not in libc for every target.
+/// Leaves outgoing packets out (Linux 4.20; not in libc for every target).
 const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
+/// The same for a whole fanout group, which does not follow its members' own setting (Linux 5.9; older kernels ignore it).
+const PACKET_FANOUT_FLAG_IGNORE_OUTGOING: u32 = 0x4000;
 
 /// What to capture and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,6 +166,8 @@ impl std::ops::AddAssign for CaptureStats {
 pub struct Capture {
     pcap: pcap::Capture<Active>,
     device: String,
+    /// The system's number for the device; a device made again under the same name has another. Zero for `any`.
+    index: u32,
     link: LinkType,
     fanout_group: Option<u16>,
     totals: CaptureStats,
@@ -176,9 +181,9 @@ impl Capture {
     /// Why it cannot be opened; see [`CaptureError`].
     pub fn open(config: &CaptureConfig) -> Result<Self, CaptureError> {
         let device = config.device.clone();
-        if !device_exists(&device) {
+        let Some(index) = device_index(&device) else {
             return Err(CaptureError::NoSuchDevice { device, available: device_names() });
-        }
+        };
         let to_open_error = |e: pcap::Error| {
             if process::has_capability(Capability::NetRaw) {
                 CaptureError::Open { device: config.device.clone(), reason: e.to_string() }
@@ -216,11 +221,11 @@ impl Capture {
         let fanout_group = match config.fanout {
             None => None,
             Some(fanout) => Some(
-                join_fanout(pcap.as_raw_fd(), fanout)
+                join_fanout(pcap.as_raw_fd(), fanout, config.inbound_only)
                     .map_err(|e| CaptureError::Fanout { device: device.clone(), reason: e.to_string() })?,
             ),
         };
-        Ok(Self { pcap, device, link, fanout_group, totals: CaptureStats::default(), last: [0; 3] })
+        Ok(Self { pcap, device, index, link, fanout_group, totals: CaptureStats::default(), last: [0; 3] })
     }
 
     /// The device it captures on.
@@ -251,6 +256,18 @@ impl Capture {
             Err(pcap::Error::TimeoutExpired) => Ok(Drained { count: 0, more: false }),
             Err(e) => Err(CaptureError::DeviceLost { device: self.device.clone(), reason: pcap_text(e) }),
         }
+    }
+
+    /// Looks whether the device is still there. A device that is removed after it was taken down makes no event, so that
+    /// [`drain`](Self::drain) would wait for ever; ask every few seconds.
+    ///
+    /// # Errors
+    /// [`CaptureError::DeviceLost`] when it is gone, or another one has its name.
+    pub fn check_device(&self) -> Result<(), CaptureError> {
+        if device_index(&self.device) == Some(self.index) {
+            return Ok(());
+        }
+        Err(CaptureError::DeviceLost { device: self.device.clone(), reason: "the device was removed".to_owned() })
     }
 
     /// The counters. libpcap counts in 32 bits: ask at least once for every four billion packets.
@@ -289,19 +306,27 @@ pub fn device_names() -> Vec<String> {
         .map(|entries| entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect())
         .unwrap_or_default();
     // The mounted sysfs may belong to another network namespace; the kernel is asked about each name.
-    names.retain(|name| device_exists(name));
+    names.retain(|name| device_index(name).is_some());
     names.sort();
     names.push("any".to_owned());
     names
 }
 
-fn device_exists(name: &str) -> bool {
+/// The addresses of this host.
+pub fn local_addresses() -> Vec<IpAddr> {
+    let devices = pcap::Device::list().unwrap_or_default();
+    devices.into_iter().flat_map(|device| device.addresses).map(|address| address.addr).collect()
+}
+
+/// The system's number for a device; zero for `any`, which is none.
+fn device_index(name: &str) -> Option<u32> {
     if name == "any" {
-        return true;
+        return Some(0);
     }
-    let Ok(name) = CString::new(name) else { return false };
+    let name = CString::new(name).ok()?;
     // SAFETY: `name` is a NUL-terminated string that lives during the call.
-    unsafe { libc::if_nametoindex(name.as_ptr()) != 0 }
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    (index != 0).then_some(index)
 }
 
 /// libpcap's words without the crate's wrapping.
@@ -327,14 +352,17 @@ fn set_packet_option(fd: RawFd, option: libc::c_int, value: libc::c_int) -> io::
 }
 
 /// Puts a packet socket into a fanout group and returns the group's number.
-fn join_fanout(fd: RawFd, fanout: Fanout) -> io::Result<u16> {
-    let kind = match fanout {
-        // The kernel chooses a number that nobody else on this host uses.
-        Fanout::New => libc::PACKET_FANOUT_HASH | libc::PACKET_FANOUT_FLAG_UNIQUEID,
-        Fanout::Join(_) => libc::PACKET_FANOUT_HASH,
-    };
+fn join_fanout(fd: RawFd, fanout: Fanout, inbound_only: bool) -> io::Result<u16> {
+    let mut kind = libc::PACKET_FANOUT_HASH;
+    if inbound_only {
+        kind |= PACKET_FANOUT_FLAG_IGNORE_OUTGOING;
+    }
     let group = match fanout {
-        Fanout::New => 0,
+        Fanout::New => {
+            // The kernel chooses a number that nobody else on this host uses.
+            kind |= libc::PACKET_FANOUT_FLAG_UNIQUEID;
+            0
+        }
         Fanout::Join(group) => group,
     };
     let argument = (u32::from(group) | (kind << 16)).cast_signed();

@@ -36,7 +36,8 @@ struct Chain {
     last: u64,
 }
 
-/// A bounded queue of responses in the order in which they came, with a chain through those of each flow.
+/// A bounded queue of responses in the order in which they came, with a chain through those of each flow. The front always
+/// waits; behind it there may be places of responses that have been released, at most as many as may wait.
 ///
 /// Each response has a number, counted from the start of the program; `first_number` is that of the oldest in the queue.
 pub(super) struct EarlyQueue {
@@ -73,7 +74,8 @@ impl EarlyQueue {
 
     /// Keeps a response. Returns the flow of the one that had to make room, if any had.
     pub(super) fn keep(&mut self, now: Timestamp, flow: &Flow, response: &ResponseHeader<'_>) -> Option<Flow> {
-        let pushed_out = if self.queue.len() == self.limit { self.drop_oldest() } else { None };
+        let full = self.waiting == self.limit || self.queue.len() == 2 * self.limit;
+        let pushed_out = if full { self.drop_oldest() } else { None };
         let mut options = [0; MAX_OPTIONS_LEN];
         let options_len = response.options.len().min(MAX_OPTIONS_LEN);
         options[..options_len].copy_from_slice(&response.options[..options_len]);
@@ -106,26 +108,31 @@ impl EarlyQueue {
         pushed_out
     }
 
-    /// Takes the oldest place out of the queue. Returns its flow if the response in it still waited.
+    /// Takes the oldest response out of the queue. Returns its flow.
     pub(super) fn drop_oldest(&mut self) -> Option<Flow> {
         let oldest = self.queue.front()?;
-        let dropped = (!oldest.released).then_some(oldest.flow);
-        if let Some(flow) = dropped {
-            // The oldest of all is the first of its chain.
-            let (next, number) = (oldest.next, self.first_number);
-            let hash = hash_flow(&self.hash, &flow);
-            if let Ok(mut entry) = self.chains.find_entry(hash, |c| c.first == number) {
-                if next == NO_NEXT {
-                    entry.remove();
-                } else {
-                    entry.get_mut().first = next;
-                }
+        let (flow, next, number) = (oldest.flow, oldest.next, self.first_number);
+        // The oldest of all is the first of its chain.
+        if let Ok(mut entry) = self.chains.find_entry(hash_flow(&self.hash, &flow), |c| c.first == number) {
+            if next == NO_NEXT {
+                entry.remove();
+            } else {
+                entry.get_mut().first = next;
             }
-            self.waiting -= 1;
         }
+        self.waiting -= 1;
         self.queue.pop_front();
         self.first_number += 1;
-        dropped
+        self.free_front();
+        Some(flow)
+    }
+
+    /// Forgets places at the front whose responses have been released.
+    fn free_front(&mut self) {
+        while self.queue.front().is_some_and(|r| r.released) {
+            self.queue.pop_front();
+            self.first_number += 1;
+        }
     }
 
     /// Hands the responses of a flow to `relay`, in order, and forgets them. Their id is left zero.
@@ -149,10 +156,6 @@ impl EarlyQueue {
             });
             number = r.next;
         }
-        // Places at the front are free now; without this the deadline would be that of a response already relayed.
-        while self.queue.front().is_some_and(|r| r.released) {
-            self.queue.pop_front();
-            self.first_number += 1;
-        }
+        self.free_front();
     }
 }

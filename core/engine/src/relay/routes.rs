@@ -97,21 +97,18 @@ impl RouteTable {
         let replaced_id = same_id.map(|slot| self.vacate(slot));
 
         let route = Route { flow, id, peer, last_used: now };
-        let slot = match self.slots.get_mut(self.vacant as usize) {
-            Some(vacant) => {
-                let slot = self.vacant as u32;
-                self.vacant = vacant.id.0;
-                *vacant = route;
-                slot
+        let slot = if let Some(vacant) = self.slots.get_mut(self.vacant as usize) {
+            let slot = self.vacant as u32;
+            self.vacant = vacant.id.0;
+            *vacant = route;
+            slot
+        } else {
+            if self.slots.len() == self.slots.capacity() {
+                // Doubling would leave up to half of the memory unused.
+                self.slots.reserve_exact((self.slots.len() / 4).max(GROW_BY_AT_LEAST));
             }
-            None => {
-                if self.slots.len() == self.slots.capacity() {
-                    // Doubling would leave up to half of the memory unused.
-                    self.slots.reserve_exact((self.slots.len() / 4).max(GROW_BY_AT_LEAST));
-                }
-                self.slots.push(route);
-                (self.slots.len() - 1) as u32
-            }
+            self.slots.push(route);
+            (self.slots.len() - 1) as u32
         };
         let Self { slots, hash, by_flow: flows, by_id: ids, .. } = self;
         flows.insert_unique(by_flow, slot, |s| hash_flow(hash, &slots[*s as usize].flow));

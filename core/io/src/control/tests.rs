@@ -328,10 +328,12 @@ fn a_lost_intercept_is_connected_again() {
     let mut b = Bench::new().serve(|_| {});
     let address = b.address();
     b = b.connect(&[address], 2, |_| {});
-    (b.until_link_up(), b.until_link_up());
+    b.until_link_up();
+    b.until_link_up();
     b.server = None;
     let down = |s: &Seen| matches!(s, Seen::LinkDown(..)).then_some(());
-    (b.until("the loss", down), b.until("the loss of the other", down));
+    b.until("the loss", down);
+    b.until("the loss of the other", down);
     assert_eq!(b.links.as_mut().unwrap().send(LinkId(0), &add(1)), Err(SendError::Down));
     let refused = |s: &Seen| match s {
         Seen::LinkFailed(_, attempts, CloseReason::Io(std::io::ErrorKind::ConnectionRefused, _)) => Some(*attempts),
@@ -344,7 +346,8 @@ fn a_lost_intercept_is_connected_again() {
     assert_eq!(b.until("a second attempt", refused), 2);
     b = b.serve(|c| c.port = address.port());
     b.skipped += Duration::from_secs(5);
-    (b.until_link_up(), b.until_link_up());
+    b.until_link_up();
+    b.until_link_up();
     assert_eq!(b.links.as_mut().unwrap().send(LinkId(0), &add(1)), Ok(()));
 }
 

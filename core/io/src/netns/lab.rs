@@ -88,7 +88,7 @@ impl Lab {
             online: Host::new("online", 2)?,
             target: Host::new("target", 3)?,
             assistant: Host::new("assistant", 4)?,
-            switch: switch,
+            switch,
         };
         let mut lines = vec!["link add br0 type bridge stp_state 0 forward_delay 0".to_owned()];
         for host in lab.hosts() {
@@ -110,7 +110,7 @@ impl Lab {
             &lab.target,
             &[
                 format!("route add {}/{} via {}", REPLICAS_V4.0, REPLICAS_V4.1, lab.assistant.ipv4),
-                format!("-6 route add {}/{} via {}", REPLICAS_V6.0, REPLICAS_V6.1, lab.assistant.ipv6),
+                format!("route add {}/{} via {}", REPLICAS_V6.0, REPLICAS_V6.1, lab.assistant.ipv6),
             ],
         )?;
         Ok(lab)

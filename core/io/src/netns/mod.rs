@@ -198,7 +198,7 @@ impl Namespace {
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         use std::os::unix::process::CommandExt;
         let mut command = Command::new(program);
-        command.stdin(std::process::Stdio::null()).process_group(0);
+        command.stdin(std::process::Stdio::null()).process_group(0).env("PATH", search_path());
         let fd = self.fd.as_raw_fd();
         let parent = std::process::id();
         // SAFETY: between fork and exec only async-signal-safe system calls are made, on values copied above. The
@@ -257,6 +257,17 @@ impl Namespace {
     fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.fd.as_raw_fd())
     }
+}
+
+/// The `PATH` of commands: an ordinary user's may leave out where `ip`, `iptables` and servers are.
+fn search_path() -> String {
+    let path = std::env::var("PATH").unwrap_or_default();
+    format!("{path}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin")
+}
+
+/// Whether commands will find this program.
+pub fn has_program(name: &str) -> bool {
+    search_path().split(':').any(|folder| !folder.is_empty() && std::path::Path::new(folder).join(name).is_file())
 }
 
 /// Raises the number of descriptors that this process and its children may open to the hard limit, and returns it.

@@ -333,7 +333,7 @@ fn the_documentation_shows_what_is_sent() {
         ),
         ("ping", vec![Owned::Ping(0x0123_4567_89ab_cdef)]),
         ("pong", vec![Owned::Pong(0x0123_4567_89ab_cdef)]),
-        ("error", vec![Owned::Error("too many peers".to_owned())]),
+        ("error", vec![Owned::Error("nothing received for 30s".to_owned())]),
     ];
     let documented = documented_examples();
     for (name, messages) in &expected {

@@ -1,0 +1,7 @@
+//! intercept: reports to tcpcopy what the test server answers to the copies.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tcpcopy::intercept::main(std::env::args_os())
+}

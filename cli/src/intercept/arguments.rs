@@ -1,0 +1,103 @@
+//! The options of intercept as they are written, on the command line or in the configuration file.
+
+use std::path::PathBuf;
+
+use clap::builder::Styles;
+use clap::{ArgAction, Parser};
+use serde::{Deserialize, Serialize};
+
+use crate::config::{is_off, one_or_many};
+
+/// Reports to tcpcopy what the test server answers to the copies.
+#[derive(Clone, Debug, Default, PartialEq, Parser, Serialize, Deserialize)]
+#[command(
+    name = "intercept",
+    version,
+    styles = Styles::plain(),
+    disable_help_flag = true,
+    disable_version_flag = true,
+    override_usage = "intercept -F FILTER [-i DEVICE[,DEVICE...]] [options]",
+    after_help = "Example, on the host to which the test server 10.0.0.2 routes its answers to 10.77.0.0/24:\n\n  \
+        intercept -i eth0 -F 'tcp and src host 10.0.0.2 and src port 8080'\n\n\
+        That host must not forward these answers (sysctl net.ipv4.ip_forward=0).\n\n\
+        Exit codes: 0 done, 1 failure while running, 2 wrong options, 3 no permission."
+)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Arguments {
+    /// Which packets to look at, in the language of tcpdump (pcap-filter(7)): those that the test server sends.
+    #[arg(short = 'F', long, value_name = "FILTER", help_heading = "Capture")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
+
+    /// Network devices to capture on [default: any].
+    #[arg(short = 'i', long, value_name = "DEVICE[,DEVICE...]", help_heading = "Capture")]
+    #[serde(deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    pub device: Vec<String>,
+
+    /// Size of the capture buffer of each device, in MB [default: 8].
+    #[arg(short = 'B', long, value_name = "MB", help_heading = "Capture")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub buffer: Option<u32>,
+
+    /// Port that tcpcopy connects to [default: 36524].
+    #[arg(short = 'p', long, value_name = "PORT", help_heading = "Tcpcopy")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+
+    /// Address of this host that tcpcopy connects to [default: every one].
+    #[arg(short = 'b', long, value_name = "ADDR", help_heading = "Tcpcopy")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bind: Option<String>,
+
+    /// Connections for whose routes there is room from the start, 1 to 4194304; more are taken as they come
+    /// [default: 65536].
+    #[arg(short = 's', long, value_name = "N", help_heading = "Tcpcopy")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hash_size: Option<u32>,
+
+    /// Responses that are put together into one write at most, 0 to 15; 0 puts together whatever has been captured
+    /// when it is time to write [default: 0].
+    #[arg(short = 'n', long, value_name = "N", help_heading = "Tcpcopy")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub combined: Option<u8>,
+
+    /// Append the log to this file; HUP opens it again [default: stderr, with -d error_intercept.log].
+    #[arg(short = 'l', long, value_name = "FILE", help_heading = "Program")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<PathBuf>,
+
+    /// What is logged: error, warn, info or debug [default: info].
+    #[arg(long, value_name = "LEVEL", help_heading = "Program")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_level: Option<String>,
+
+    /// Seconds between statistics in the log; 0 for none [default: 30].
+    #[arg(long, value_name = "SECONDS", help_heading = "Program")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stats_interval: Option<u32>,
+
+    /// Write the process id to this file, and remove it at the end.
+    #[arg(short = 'P', long, value_name = "FILE", help_heading = "Program")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<PathBuf>,
+
+    /// Run in the background.
+    #[arg(short = 'd', long, help_heading = "Program")]
+    #[serde(skip_serializing_if = "is_off")]
+    pub daemon: bool,
+
+    /// Read options from this TOML file, by their long names; the command line wins.
+    #[arg(long, value_name = "FILE", help_heading = "Program")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+
+    /// Print this help.
+    #[arg(short = 'h', long, action = ArgAction::Help, help_heading = "Program")]
+    #[serde(skip)]
+    help: Option<bool>,
+
+    /// Print the version.
+    #[arg(short = 'v', long, action = ArgAction::Version, help_heading = "Program")]
+    #[serde(skip)]
+    version: Option<bool>,
+}

@@ -1,0 +1,86 @@
+//! The program intercept: options, start, and the loop that brings captured responses to the tcpcopys that wait.
+
+pub mod arguments;
+pub mod options;
+mod report;
+mod run;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tcpcopy_io::process::{self, Daemonized, PidFile, Readiness, StartReport};
+
+use crate::config;
+use crate::exit::{Exit, Failure};
+use crate::logging::Log;
+use arguments::Arguments;
+use options::Options;
+use run::Intercept;
+
+/// Runs intercept with the words of its command line, the program's name first.
+pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
+    // Everything is text; what is not, no option can mean.
+    let words = config::join_after_commas(words.into_iter().map(|w| w.to_string_lossy().into_owned()));
+    let arguments = match Arguments::try_parse_from(words) {
+        Ok(arguments) => arguments,
+        // Also the way out of -h and -v, with code 0.
+        Err(e) => e.exit(),
+    };
+    match options_of(arguments).and_then(|options| start(&options)) {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            eprintln!("intercept: {failure}");
+            failure.exit.into()
+        }
+    }
+}
+
+fn options_of(arguments: Arguments) -> Result<Options, Failure> {
+    let merged = match &arguments.config {
+        None => arguments,
+        Some(path) => config::merge(&arguments, &config::read(path).map_err(Failure::usage)?),
+    };
+    Options::check(merged)
+}
+
+/// Goes into the background if that is wanted, and runs.
+fn start(options: &Options) -> Result<Exit, Failure> {
+    let readiness = if options.daemon {
+        match process::daemonize().map_err(|e| Failure::new(Exit::Failure, format!("cannot become a daemon: {e}")))? {
+            Daemonized::Child(readiness) => readiness,
+            Daemonized::Parent(StartReport::Ready) => return Ok(Exit::Done),
+            Daemonized::Parent(StartReport::Failed { code, message }) => {
+                eprintln!("{message}");
+                std::process::exit(code.into());
+            }
+            Daemonized::Parent(StartReport::Died) => {
+                return Err(Failure::new(Exit::Failure, "the daemon ended without a word; its log may say more"));
+            }
+        }
+    } else {
+        Readiness::foreground()
+    };
+    match set_up(options) {
+        Ok((log, pid_file, intercept)) => {
+            readiness.ready().map_err(|e| Failure::new(Exit::Failure, format!("cannot leave the terminal: {e}")))?;
+            let result = intercept.run(&log);
+            drop(pid_file);
+            result.map(|()| Exit::Done)
+        }
+        Err(failure) => {
+            // In the terminal of the person who started it, daemon or not.
+            readiness.failed(failure.exit as u8, &format!("intercept: {failure}"));
+            std::process::exit(failure.exit as i32);
+        }
+    }
+}
+
+fn set_up(options: &Options) -> Result<(Log, Option<PidFile>, Intercept), Failure> {
+    let log = Log::start(options.log.as_deref(), options.log_level).map_err(|e| Failure::new(Exit::Failure, e))?;
+    let pid_file =
+        options.pid.as_deref().map(PidFile::create).transpose().map_err(|e| Failure::new(Exit::Failure, e))?;
+    Ok((log, pid_file, Intercept::open(options)?))
+}

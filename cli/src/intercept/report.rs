@@ -1,0 +1,61 @@
+//! The statistics, in words.
+
+use std::fmt::Write;
+
+use tcpcopy_engine::relay::{RelayDrop, RelayStats};
+use tcpcopy_io::capture::CaptureStats;
+use tcpcopy_io::control::ServerStats;
+
+/// The lines of one report. Counters that are nearly always zero are shown when they are not.
+pub(super) fn lines(relay: &RelayStats, server: &ServerStats, captures: &CaptureStats) -> Vec<String> {
+    let mut lines = vec![
+        format!(
+            "total resp packs:{}, all:{}, route:{}, sock write cnt:{}, all sessions:{}, captured:{}, waiting:{}",
+            relay.relayed,
+            relay.responses,
+            relay.routes_added,
+            server.writes,
+            relay.routes_alive,
+            relay.frames,
+            relay.held
+        ),
+        format!(
+            "early kept:{}, early released:{}; routes removed:{}, expired:{}, replaced:{}, orphaned:{}; links up:{}, \
+             accepted:{}{}",
+            relay.early_kept,
+            relay.early_released,
+            relay.routes_removed,
+            relay.routes_expired,
+            relay.routes_replaced,
+            relay.routes_orphaned,
+            server.up,
+            server.accepted,
+            when_not_zero(&[
+                ("routes refused", relay.routes_refused),
+                ("rejected as garbage", server.garbage),
+                ("of another version", server.other_version),
+                ("without a word", server.unused),
+                ("without a hello", server.no_hello),
+                ("too many", server.too_many),
+            ])
+        ),
+    ];
+    let dropped: Vec<(&str, u64)> =
+        RelayDrop::ALL.iter().map(|reason| (reason.text(), relay.dropped[*reason as usize])).collect();
+    lines.push(format!(
+        "dropped by kernel:{}, by device:{}{}",
+        captures.dropped,
+        captures.interface_dropped,
+        when_not_zero(&dropped)
+    ));
+    lines
+}
+
+fn when_not_zero(counters: &[(&str, u64)]) -> String {
+    let mut text = String::new();
+    for (name, n) in counters.iter().filter(|(_, n)| *n > 0) {
+        // Writing to a string cannot fail.
+        let _ = write!(text, ", {name}:{n}");
+    }
+    text
+}

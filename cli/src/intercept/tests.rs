@@ -1,0 +1,90 @@
+use std::time::Duration;
+
+use clap::Parser;
+use tcpcopy_engine::relay::{RelayDrop, RelayStats};
+use tcpcopy_io::capture::CaptureStats;
+use tcpcopy_io::control::ServerStats;
+
+use super::arguments::Arguments;
+use super::options::Options;
+use super::report;
+use crate::config;
+use crate::exit::Exit;
+
+fn check(words: &[&str]) -> Result<Options, String> {
+    let arguments = Arguments::try_parse_from(std::iter::once(&"intercept").chain(words)).map_err(|e| e.to_string())?;
+    Options::check(arguments).map_err(|failure| {
+        assert_eq!(failure.exit, Exit::Usage);
+        failure.message
+    })
+}
+
+#[test]
+fn the_manuals_command_line_is_understood() {
+    let options = check(&["-i", "eth0,eth1", "-F", "tcp and src port 18081", "-d", "-n", "5", "-s", "1024"]).unwrap();
+    assert_eq!(options.devices, ["eth0", "eth1"]);
+    assert_eq!((options.responses_per_write, options.initial_routes, options.port), (Some(5), 1024, 36524));
+    assert_eq!((options.bind, options.stats_interval), (None, Some(Duration::from_secs(30))));
+    assert!(options.log.unwrap().ends_with("error_intercept.log"));
+}
+
+#[test]
+fn each_option_has_a_long_name_that_the_file_takes_too() {
+    let words = [
+        ("device", "eth0"),
+        ("filter", "tcp"),
+        ("port", "99"),
+        ("bind", "::1"),
+        ("log", "l"),
+        ("log-level", "debug"),
+        ("pid", "p"),
+        ("hash-size", "9"),
+        ("combined", "3"),
+        ("buffer", "2"),
+        ("stats-interval", "0"),
+    ];
+    let line: Vec<String> = words.iter().flat_map(|(name, value)| [format!("--{name}"), (*value).to_owned()]).collect();
+    let mut from_line = Arguments::try_parse_from(["intercept", "--daemon"].map(str::to_owned).into_iter().chain(line));
+    let toml = "daemon = true\ndevice = 'eth0'\nfilter = 'tcp'\nport = 99\nbind = '::1'\nlog = 'l'\nlog-level = 'debug'\n\
+                pid = 'p'\nhash-size = 9\ncombined = 3\nbuffer = 2\nstats-interval = 0\n";
+    let from_file: Arguments = toml::from_str(toml).unwrap();
+    assert_eq!(from_line.as_mut().unwrap(), &from_file);
+    let options = Options::check(from_file.clone()).unwrap();
+    assert!(
+        options.daemon && options.stats_interval.is_none() && options.port == 99 && options.buffer_bytes == 2 << 20
+    );
+
+    let line = Arguments::try_parse_from(["intercept", "-p", "7"]).unwrap();
+    let merged = Options::check(config::merge(&line, &from_file)).unwrap();
+    assert_eq!((merged.port, merged.initial_routes), (7, 9), "the command line wins");
+}
+
+#[test]
+fn what_cannot_be_is_refused_with_the_option_and_an_example() {
+    for (words, said) in [
+        (&[][..], &["-F", "is missing", "src port"][..]),
+        (&["-F", "tcp and and"], &["-F", "tcp and and", "syntax", "src port"]),
+        (&["-F", "tcp", "-b", "10.0.0"], &["-b", "`10.0.0`", "-b 10.0.0.3"]),
+        (&["-F", "tcp", "-n", "16"], &["-n", "0 to 15"]),
+        (&["-F", "tcp", "-s", "0"], &["-s", "1 to"]),
+        (&["-F", "tcp", "-p", "70000"], &["70000"]),
+        (&["-F", "tcp", "-i", "any,eth0"], &["-i", "any"]),
+        (&["-F", "tcp", "-l", "/"], &["-l", "`/`"]),
+        (&["-F", "tcp", "-x", "1"], &["-x"]),
+    ] {
+        let message = check(words).unwrap_err();
+        assert!(said.iter().all(|part| message.contains(part)), "{words:?}: {message}");
+    }
+}
+
+#[test]
+fn a_report_names_what_was_dropped_and_only_that() {
+    let mut relay = RelayStats { relayed: 3, responses: 5, ..RelayStats::default() };
+    relay.dropped[RelayDrop::NoRoute as usize] = 2;
+    let captures = CaptureStats { dropped: 7, ..CaptureStats::default() };
+    let text = report::lines(&relay, &ServerStats::default(), &captures).join("\n");
+    for part in ["total resp packs:3, all:5", "dropped by kernel:7", "no route:2"] {
+        assert!(text.contains(part), "{text}");
+    }
+    assert!(!text.contains("malformed") && !text.contains("garbage"), "{text}");
+}

@@ -1,0 +1,183 @@
+//! The options of tcpcopy as they are written, on the command line or in the configuration file.
+
+use std::path::PathBuf;
+
+use clap::builder::Styles;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{ArgAction, Parser};
+use serde::{Deserialize, Serialize};
+
+use crate::config::{is_off, one_or_many};
+
+/// Copies what the clients of a production server send to a test server, as it happens.
+#[derive(Clone, Debug, Default, PartialEq, Parser, Serialize, Deserialize)]
+#[command(
+    name = "tcpcopy",
+    version,
+    styles = Styles::plain(),
+    disable_help_flag = true,
+    disable_version_flag = true,
+    override_usage = "tcpcopy -x MAP[,MAP...] -s INTERCEPT[,INTERCEPT...] [-c ADDRESSES] [options]",
+    after_help = "Example, on the production server 10.0.0.1, with the test server 10.0.0.2 and intercept on 10.0.0.3:\n\n  \
+        tcpcopy -x 80-10.0.0.2:8080 -s 10.0.0.3 -c 10.77.0.x\n\n\
+        where 10.0.0.2 routes its answers to 10.77.0.0/24 via 10.0.0.3 (ip route add 10.77.0.0/24 via 10.0.0.3).\n\n\
+        Exit codes: 0 done, 1 failure while running, 2 wrong options, 3 no permission, 4 intercept not reachable."
+)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Arguments {
+    /// What to copy: the port (and address, if not every one) of the online server, `-`, address and port of the
+    /// target. The first map that fits a packet is used. IPv6 in brackets: [fd00::1]:80-[fd00::2]:8080.
+    #[arg(short = 'x', long, value_name = "[ADDR:]PORT-ADDR:PORT", help_heading = "What to copy, and where to")]
+    #[serde(deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    pub map: Vec<String>,
+
+    /// Addresses that the copies come from, as the target sees it: addresses, a.b.c.x (1 to 254), networks
+    /// (10.1.0.0/20) and ranges (10.1.0.1-10.1.0.9). The target must route them to intercept. Without this the copies
+    /// have their clients' addresses, and so must the route.
+    #[arg(short = 'c', long, value_name = "ADDR[,ADDR...]", help_heading = "What to copy, and where to")]
+    #[serde(deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    pub source: Vec<String>,
+
+    /// Copy only connections whose beginning was seen. Otherwise connections that are open already are joined.
+    #[arg(short = 'O', long, help_heading = "What to copy, and where to")]
+    #[serde(skip_serializing_if = "is_off")]
+    pub only_whole_sessions: bool,
+
+    /// Do not hold a request back until the target has answered the one before it.
+    #[arg(short = 'W', long, help_heading = "What to copy, and where to")]
+    #[serde(skip_serializing_if = "is_off")]
+    pub no_wait: bool,
+
+    /// Where intercept runs. Of several, each gets its share of the connections.
+    #[arg(short = 's', long, value_name = "ADDR[:PORT][,...]", help_heading = "Intercept")]
+    #[serde(deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    pub intercept: Vec<String>,
+
+    /// Intercept's port where -s does not give one [default: 36524].
+    #[arg(short = 'p', long, value_name = "PORT", help_heading = "Intercept")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+
+    /// Connections to each intercept, 1 to 16 [default: 2].
+    #[arg(short = 'C', long, value_name = "N", help_heading = "Intercept")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u16>,
+
+    /// Start, and go on, while no intercept can be reached; keep trying. Otherwise an intercept that cannot be reached
+    /// at the start ends the program.
+    #[arg(short = 'L', long, visible_alias = "lonely", help_heading = "Intercept")]
+    #[serde(alias = "lonely", skip_serializing_if = "is_off")]
+    pub keep_trying: bool,
+
+    /// Network devices to capture on [default: any].
+    #[arg(short = 'i', long, value_name = "DEVICE[,DEVICE...]", help_heading = "Capture")]
+    #[serde(deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    pub device: Vec<String>,
+
+    /// Capture filter in the language of tcpdump (pcap-filter(7)), instead of the one made from the maps.
+    #[arg(short = 'F', long, value_name = "FILTER", help_heading = "Capture")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
+
+    /// Size of the capture buffer of each device and worker, in MB [default: 32].
+    #[arg(short = 'B', long, value_name = "MB", help_heading = "Capture")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub buffer: Option<u32>,
+
+    /// Largest IP packet to send, in bytes; larger ones are cut into segments that fit [default: 1500].
+    #[arg(short = 'M', long, value_name = "BYTES", help_heading = "Sending")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
+
+    /// Largest segment size (MSS) that a copy announces to the target, in bytes [default: 1460].
+    #[arg(short = 'D', long, value_name = "BYTES", help_heading = "Sending")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mss: Option<u16>,
+
+    /// Give a connection up when data waits for the target and it has sent nothing for this long [default: 600].
+    #[arg(short = 't', long, value_name = "SECONDS", help_heading = "Limits")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response_timeout: Option<u32>,
+
+    /// Give a connection up when nothing at all has happened on it for this long [default: 120 more than -t].
+    #[arg(short = 'k', long, value_name = "SECONDS", help_heading = "Limits")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<u32>,
+
+    /// Take no new connections while the present ones need more memory than this, in MB [default: 2048].
+    #[arg(short = 'm', long, value_name = "MB", help_heading = "Limits")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u32>,
+
+    /// Threads that share the work, each with a part of the connections [default: 1].
+    #[arg(long, value_name = "N", help_heading = "Limits")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workers: Option<u16>,
+
+    /// Append the log to this file; HUP opens it again [default: stderr, with -d error_tcpcopy.log].
+    #[arg(short = 'l', long, value_name = "FILE", help_heading = "Program")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<PathBuf>,
+
+    /// What is logged: error, warn, info or debug [default: info].
+    #[arg(long, value_name = "LEVEL", help_heading = "Program")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_level: Option<String>,
+
+    /// Seconds between statistics in the log; 0 for none [default: 30].
+    #[arg(long, value_name = "SECONDS", help_heading = "Program")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stats_interval: Option<u32>,
+
+    /// Write the process id to this file, and remove it at the end.
+    #[arg(short = 'P', long, value_name = "FILE", help_heading = "Program")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<PathBuf>,
+
+    /// Run in the background.
+    #[arg(short = 'd', long, help_heading = "Program")]
+    #[serde(skip_serializing_if = "is_off")]
+    pub daemon: bool,
+
+    /// Read options from this TOML file, by their long names; the command line wins.
+    #[arg(long, value_name = "FILE", help_heading = "Program")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+
+    /// Print this help.
+    #[arg(short = 'h', long, action = ArgAction::Help, help_heading = "Program")]
+    #[serde(skip)]
+    help: Option<bool>,
+
+    /// Print the version.
+    #[arg(short = 'v', long, short_alias = 'V', action = ArgAction::Version, help_heading = "Program")]
+    #[serde(skip)]
+    version: Option<bool>,
+}
+
+/// Options of the C programs that do not exist here yet, and what they do.
+const NOT_YET: &[(&str, &str)] = &[
+    ("-n", "copying several times over"),
+    ("-f", "shifting ports for several instances"),
+    ("-r", "copying a percentage"),
+    ("-g", "copying a growing percentage"),
+    ("-H", "replacing the source address 127.0.0.1"),
+    ("-o", "sending at the link layer"),
+    ("-a", "the speed of an offline replay"),
+    ("-I", "shortening the gaps of an offline replay"),
+    ("-T", "repeating an offline replay"),
+    ("-R", "the assumed round-trip time"),
+    ("-U", "the size of a connection's memory pool"),
+    ("-S", "the capture's snapshot length"),
+    ("-u", "the users of MySQL"),
+];
+
+/// Says more than clap does about an option of the C programs.
+pub fn not_yet(error: &clap::Error) -> Option<String> {
+    if error.kind() != ErrorKind::UnknownArgument {
+        return None;
+    }
+    let Some(ContextValue::String(given)) = error.get(ContextKind::InvalidArg) else { return None };
+    let (option, what) = NOT_YET.iter().find(|(option, _)| given == option)?;
+    Some(format!("{option} ({what}) is not there yet in this version; leave it out, or see tcpcopy -h"))
+}

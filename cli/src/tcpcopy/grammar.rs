@@ -1,0 +1,195 @@
+//! What `-x`, `-c` and `-s` say.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use tcpcopy_engine::Map;
+use tcpcopy_wire::Endpoint;
+
+use crate::grammar::{OptionName, Part, SyntaxError, address_with_default_port};
+
+/// The option of the maps.
+pub const MAP: OptionName =
+    OptionName { name: "-x (--map)", example: "-x 80-10.0.0.2:8080 or -x '[fd00::1]:80-[fd00::2]:8080'" };
+/// The option of the source addresses.
+pub const SOURCE: OptionName =
+    OptionName { name: "-c (--source)", example: "-c 10.1.1.x or -c 10.1.1.7,10.2.0.0/20,fd00::10-fd00::1f" };
+/// The option of the intercepts.
+pub const INTERCEPT: OptionName =
+    OptionName { name: "-s (--intercept)", example: "-s 10.0.0.3 or -s 10.0.0.3:36524,[fd00::3]:36524" };
+
+/// Source addresses at most: each costs a little in every worker, and more do not make copies more real.
+pub const MAX_SOURCES: usize = 65_536;
+
+/// Characters of a link-layer address in the C programs' form.
+const LINK_ADDRESS_LEN: usize = 17;
+
+/// Reads maps: `[address:]port-address:port`, separated by commas.
+///
+/// # Errors
+/// The first mistake.
+pub fn maps(text: &str) -> Result<Vec<Map>, SyntaxError> {
+    Part::whole(MAP, text).list()?.into_iter().map(map).collect()
+}
+
+fn map(part: Part<'_>) -> Result<Map, SyntaxError> {
+    refuse_link_address(part)?;
+    let Some((online, target)) = part.split_once('-') else {
+        return Err(part.error("a map has two sides with a `-` between them: online and target"));
+    };
+    let (online, target) = (online.trimmed(), target.trimmed());
+    if online.text().is_empty() {
+        return Err(part.error("the port of the online server is missing before the `-`"));
+    }
+    let (online_addr, online_port) = online.address_and_port()?;
+    let target_side = target.address_and_port()?;
+    let (Some(target_addr), target_port) = target_side else {
+        return Err(target.error("the address of the target is missing before its port"));
+    };
+    if target_addr.is_unspecified() || target_addr.is_multicast() || target_addr == IpAddr::V4(Ipv4Addr::BROADCAST) {
+        return Err(target.error(format!("{target_addr} is not the address of one host")));
+    }
+    Ok(Map { online_addr, online_port, target: Endpoint::new(target_addr, target_port) })
+}
+
+fn refuse_link_address(part: Part<'_>) -> Result<(), SyntaxError> {
+    let Some(at) = part.text().find('@') else { return Ok(()) };
+    let end = part.text().len().min(at + 1 + LINK_ADDRESS_LEN);
+    let end = (end..=part.text().len()).find(|i| part.text().is_char_boundary(*i)).unwrap_or(part.text().len());
+    Err(part.slice(at..end).error(
+        "link-layer (MAC) addresses belong to sending at the link layer, which does not exist yet; leave it out and \
+         packets are sent by this host's routes",
+    ))
+}
+
+/// Reads source addresses: single ones, `a.b.c.x` (1 to 254), networks and ranges, separated by commas. The hosts of a
+/// network are taken, without its own and its broadcast address. Each address is taken once.
+///
+/// # Errors
+/// The first mistake.
+pub fn sources(text: &str) -> Result<Vec<IpAddr>, SyntaxError> {
+    let mut seen = HashSet::new();
+    let mut addresses = Vec::new();
+    for part in Part::whole(SOURCE, text).list()? {
+        let (first, last) = source_range(part)?;
+        if last.number() < first.number() {
+            return Err(part.error("the last address is before the first"));
+        }
+        // One below the true count, which for the whole of IPv6 would not fit.
+        let more = last.number() - first.number();
+        if more >= (MAX_SOURCES - addresses.len()) as u128 {
+            return Err(part.error(format!(
+                "more than {MAX_SOURCES} addresses; a /16 of IPv4 or a /112 of IPv6 is as many as are taken"
+            )));
+        }
+        for number in first.number()..=last.number() {
+            let address = first.with_number(number);
+            if address.is_unspecified() || address.is_multicast() || address == IpAddr::V4(Ipv4Addr::BROADCAST) {
+                return Err(part.error(format!("{address} cannot be the address of a client")));
+            }
+            if seen.insert(address) {
+                addresses.push(address);
+            }
+        }
+    }
+    Ok(addresses)
+}
+
+fn source_range(part: Part<'_>) -> Result<(IpAddr, IpAddr), SyntaxError> {
+    let text = part.text();
+    if text.contains('*') {
+        let at = text.find('*').unwrap_or(0);
+        return Err(part.slice(at..at + 1).error("`*` is not taken here; write `x` in the last place, or a network"));
+    }
+    if let Some(prefix) = text.strip_suffix(['x', 'X'])
+        && prefix.ends_with('.')
+    {
+        let Ok(first) = format!("{prefix}1").parse::<Ipv4Addr>() else {
+            return Err(part.error("`x` stands in the last place of an IPv4 address, with three numbers before it"));
+        };
+        let [a, b, c, _] = first.octets();
+        return Ok((first.into(), Ipv4Addr::new(a, b, c, 254).into()));
+    }
+    if let Some((network, length)) = part.split_once('/') {
+        return hosts(network.address()?, length);
+    }
+    if let Some((first, last)) = part.split_once('-') {
+        let (first, last_part) = (first.trimmed().address()?, last.trimmed());
+        let last = last_part.address()?;
+        if first.is_ipv4() != last.is_ipv4() {
+            return Err(last_part.error("both ends of a range are of one family"));
+        }
+        return Ok((first, last));
+    }
+    let single = part.address()?;
+    Ok((single, single))
+}
+
+/// First and last host of a network.
+fn hosts(network: IpAddr, length: Part<'_>) -> Result<(IpAddr, IpAddr), SyntaxError> {
+    let bits = if network.is_ipv4() { 32 } else { 128 };
+    let Some(length) = length.text().parse::<u32>().ok().filter(|n| *n <= bits) else {
+        return Err(length.error(format!("the length of a network is a number from 0 to {bits}")));
+    };
+    let host_mask = if length == 0 && bits == 128 { u128::MAX } else { (1u128 << (bits - length)) - 1 };
+    let first = network.number() & !host_mask;
+    let last = network.number() | host_mask;
+    // The network's own address and the broadcast address are no hosts; networks of one or two addresses have none.
+    let (first, last) = match (bits - length, network) {
+        (0 | 1, _) => (first, last),
+        (_, IpAddr::V4(_)) => (first + 1, last - 1),
+        (_, IpAddr::V6(_)) => (first + 1, last),
+    };
+    Ok((network.with_number(first), network.with_number(last)))
+}
+
+/// Addresses as numbers, to count through them.
+trait Number {
+    fn number(self) -> u128;
+    fn with_number(self, number: u128) -> IpAddr;
+}
+
+impl Number for IpAddr {
+    fn number(self) -> u128 {
+        match self {
+            Self::V4(ip) => u128::from(u32::from(ip)),
+            Self::V6(ip) => u128::from(ip),
+        }
+    }
+
+    /// An address of the same family.
+    fn with_number(self, number: u128) -> IpAddr {
+        match self {
+            Self::V4(_) => Ipv4Addr::from(number as u32).into(),
+            Self::V6(_) => Ipv6Addr::from(number).into(),
+        }
+    }
+}
+
+/// Intercepts at most.
+const MAX_INTERCEPTS: usize = 32;
+
+/// Reads intercepts: `address[:port]`, separated by commas.
+///
+/// # Errors
+/// The first mistake.
+pub fn intercepts(text: &str, default_port: u16) -> Result<Vec<SocketAddr>, SyntaxError> {
+    let mut intercepts = Vec::new();
+    for part in Part::whole(INTERCEPT, text).list()? {
+        let address = address_with_default_port(part, default_port)?;
+        if address.ip().is_multicast() || address.ip().is_unspecified() {
+            return Err(part.error(format!("{} is not the address of one host", address.ip())));
+        }
+        if intercepts.contains(&address) {
+            return Err(part.error("this intercept is in the list already"));
+        }
+        if intercepts.len() == MAX_INTERCEPTS {
+            return Err(part.error(format!("more than {MAX_INTERCEPTS} intercepts")));
+        }
+        intercepts.push(address);
+    }
+    Ok(intercepts)
+}
+
+#[cfg(test)]
+mod tests;

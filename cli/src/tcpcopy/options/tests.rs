@@ -1,0 +1,151 @@
+use clap::Parser;
+
+use super::*;
+use crate::exit::Exit;
+
+const LOCAL: &[IpAddr] = &[IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1))];
+
+/// Options from a command line without the program's name, or the message of the refusal.
+fn check(line: &str) -> Result<Options, String> {
+    let words = std::iter::once("tcpcopy").chain(line.split_whitespace());
+    let arguments = Arguments::try_parse_from(words).map_err(|e| e.to_string())?;
+    Options::check(arguments, LOCAL).map_err(|failure| {
+        assert_eq!(failure.exit, Exit::Usage);
+        failure.message
+    })
+}
+
+fn accept(line: &str) -> Options {
+    check(line).unwrap_or_else(|e| panic!("{line}: {e}"))
+}
+
+#[test]
+fn defaults_are_those_of_the_documentation() {
+    let o = accept("-x 80-10.0.0.2:8080 -s 10.0.0.3");
+    assert_eq!(o.intercepts, ["10.0.0.3:36524".parse().unwrap()]);
+    assert_eq!((o.links_per_intercept, o.keep_trying, o.workers), (2, false, 1));
+    assert_eq!((o.mtu, o.mss, o.buffer_bytes, o.memory_limit), (1500, 1460, 32 << 20, 2048 << 20));
+    assert_eq!((o.response_timeout.as_secs(), o.idle_timeout.as_secs()), (600, 720));
+    assert_eq!((o.devices, o.filter.as_str()), (vec!["any".to_owned()], "tcp and (dst port 80)"));
+    assert_eq!((o.only_whole_sessions, o.no_wait, o.daemon), (false, false, false));
+    assert_eq!((o.log, o.pid, o.log_level), (None, None, LevelFilter::Info));
+    assert_eq!(o.stats_interval, Some(Duration::from_secs(30)));
+    assert_eq!(o.sources, [SourcePool::default()]);
+    assert_eq!(o.warnings.len(), 1, "no -c is worth a warning: {:?}", o.warnings);
+}
+
+#[test]
+fn short_and_long_names_mean_the_same() {
+    let short = "-x 80-10.0.0.2:8080 -s 10.0.0.3 -c 10.77.0.x -p 7 -C 3 -L -i eth0,eth1 -F tcp -B 64 -M 1400 -D 1200 -O -W \
+                 -t 9 -k 10 -m 100 -l /tmp/a.log -P /tmp/a.pid -d";
+    let long = "--map 80-10.0.0.2:8080 --intercept 10.0.0.3 --source 10.77.0.x --port 7 --connections 3 --keep-trying \
+                --device eth0 --device eth1 --filter tcp --buffer 64 --mtu 1400 --mss 1200 --only-whole-sessions --no-wait \
+                --response-timeout 9 --idle-timeout 10 --memory 100 --log /tmp/a.log --pid /tmp/a.pid --daemon";
+    let o = accept(short);
+    assert_eq!(o, accept(long));
+    assert_eq!(o.intercepts, ["10.0.0.3:7".parse().unwrap()]);
+    assert_eq!((o.links_per_intercept, o.keep_trying, o.only_whole_sessions, o.no_wait), (3, true, true, true));
+    assert_eq!((o.devices, o.filter.as_str()), (vec!["eth0".to_owned(), "eth1".to_owned()], "tcp"));
+    assert_eq!((o.mtu, o.mss, o.buffer_bytes, o.memory_limit), (1400, 1200, 64 << 20, 100 << 20));
+    assert_eq!((o.response_timeout.as_secs(), o.idle_timeout.as_secs()), (9, 10));
+    assert_eq!((o.log, o.pid, o.daemon), (Some("/tmp/a.log".into()), Some("/tmp/a.pid".into()), true));
+    assert_eq!(o.sources[0].addresses().count(), 254);
+    assert_eq!(o.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn a_file_has_the_same_options_by_their_long_names() {
+    let file: Arguments = toml::from_str(
+        "map = ['80-10.0.0.2:8080', '81-10.0.0.2:8081']\nintercept = '10.0.0.3'\nsource = '10.77.0.x'\nport = 7\n\
+         connections = 3\nkeep-trying = true\ndevice = ['eth0', 'eth1']\nfilter = 'tcp'\nbuffer = 64\nmtu = 1400\nmss = 1200\n\
+         only-whole-sessions = true\nno-wait = true\nresponse-timeout = 9\nidle-timeout = 10\nmemory = 100\nworkers = 2\n\
+         log = '/tmp/a.log'\nlog-level = 'warn'\nstats-interval = 5\npid = '/tmp/a.pid'\ndaemon = true\n",
+    )
+    .unwrap();
+    let line = "-x 80-10.0.0.2:8080,81-10.0.0.2:8081 -s 10.0.0.3 -c 10.77.0.x -p 7 -C 3 -L -i eth0,eth1 -F tcp -B 64 -M 1400 \
+                -D 1200 -O -W -t 9 -k 10 -m 100 --workers 2 -l /tmp/a.log --log-level warn --stats-interval 5 -P /tmp/a.pid -d";
+    assert_eq!(Options::check(file.clone(), LOCAL).unwrap(), accept(line));
+
+    let command_line = Arguments::try_parse_from(["tcpcopy", "-x", "90-10.0.0.9:90", "-C", "1"]).unwrap();
+    let merged = Options::check(crate::config::merge(&command_line, &file), LOCAL).unwrap();
+    assert_eq!((merged.maps.len(), merged.links_per_intercept, merged.mtu), (1, 1, 1400));
+}
+
+#[test]
+fn what_cannot_be_is_refused() {
+    let base = "-x 80-10.0.0.2:8080 -s 10.0.0.3 -c 10.77.0.x";
+    for (line, word) in [
+        ("-s 10.0.0.3", "-x (--map) is missing"),
+        ("-x 80-10.0.0.2:8080", "-s (--intercept) is missing"),
+        (&format!("{base} -C 0"), "1 to 16"),
+        (&format!("{base} -C 17"), "1 to 16"),
+        (&format!("{base} -p 0"), "1 to 65535"),
+        (&format!("{base} -M 100"), "576 to 65535"),
+        (&format!("{base} -D 10"), "88 to"),
+        (&format!("{base} -t 0"), "1 to"),
+        (&format!("{base} -k 0"), "1 to"),
+        (&format!("{base} -m 0"), "1 to"),
+        (&format!("{base} -B 0"), "1 to 2047"),
+        (&format!("{base} --workers 0"), "1 to 64"),
+        (&format!("{base} --workers 255"), "1 to 64"),
+        (&format!("{base} --log-level loud"), "none of error"),
+        (&format!("{base} -P /"), "not the name of a file"),
+        (&format!("{base} -i any,eth0"), "give it alone"),
+        (&format!("{base} -i ./110.pcap"), "replaying capture files is not there yet"),
+        (&format!("{base} -F tcp.and"), "is not understood"),
+        ("-x 80-[fd00::2]:8080 -s 10.0.0.3 -c fd00::8 -M 1000", "1280"),
+        ("-x 10.0.0.1:80-[fd00::2]:80 -s 10.0.0.3", "different families"),
+        ("-x 80-[fd00::2]:80 -s 10.0.0.3 -c 10.77.0.x", "0 IPv6 addresses for 1 workers"),
+        ("-x 80-10.0.0.2:80 -s 10.0.0.3 -c 10.77.0.1 --workers 2", "1 IPv4 addresses for 2 workers"),
+        ("-x 80-10.0.0.2:80 -s 10.0.0.3 -c 10.0.0.2", "0 IPv4 addresses"),
+    ] {
+        let message = check(line).expect_err(line);
+        assert!(message.contains(word), "{line}: {message}");
+    }
+}
+
+/// Address `10.0.0.1` is this host's.
+#[test]
+fn copying_to_the_online_server_itself_is_refused() {
+    for map in [
+        "10.0.0.1:80-10.0.0.1:80",
+        "10.0.0.5:80-10.0.0.5:80",
+        "80-10.0.0.1:80",
+        "80-127.0.0.1:80",
+        "[fd00::1]:80-[fd00::1]:80",
+        "80-[::1]:80",
+        "80-10.0.0.1:81,81-10.0.0.2:81",
+    ] {
+        let message = check(&format!("-x {map} -s 10.0.0.3 -c 10.77.0.x,fd00:1::7")).expect_err(map);
+        assert!(message.contains("is an online server itself"), "{map}: {message}");
+    }
+    for map in ["80-10.0.0.2:80", "80-127.0.0.1:8080", "10.0.0.1:80-10.0.0.2:80", "10.0.0.1:80-10.0.0.1:8080"] {
+        accept(&format!("-x {map} -s 10.0.0.3 -c 10.77.0.x"));
+    }
+}
+
+#[test]
+fn workers_share_no_source_address() {
+    let o =
+        accept("-x 80-10.0.0.2:80,81-[fd00::2]:81 -s 10.0.0.3 -c 10.77.0.1-10.77.0.5,fd00:1::1-fd00:1::2 --workers 2");
+    let pools: Vec<Vec<String>> =
+        o.sources.iter().map(|pool| pool.addresses().map(|a| a.to_string()).collect()).collect();
+    assert_eq!(pools[0], ["10.77.0.1", "10.77.0.3", "10.77.0.5", "fd00:1::1"]);
+    assert_eq!(pools[1], ["10.77.0.2", "10.77.0.4", "fd00:1::2"]);
+}
+
+#[test]
+fn what_is_possible_but_odd_is_said() {
+    for (line, word) in [
+        ("-x 80-10.0.0.2:80 -s 10.0.0.3", "no -c"),
+        ("-x 80-10.0.0.2:80 -s 10.0.0.3 -c 10.0.0.2,10.0.0.7", "left out"),
+        ("-x 80-10.0.0.2:80 -s 10.0.0.3 -c 10.0.0.1", "address of this host"),
+        ("-x 80-10.0.0.2:80 -s 10.0.0.3 -c 10.77.0.1,fd00::9", "no target is IPv6"),
+        ("-x 80-10.0.0.2:80,80-10.0.0.4:80 -s 10.0.0.3 -c 10.77.0.1", "never used"),
+    ] {
+        let o = accept(line);
+        assert!(o.warnings.iter().any(|warning| warning.contains(word)), "{line}: {:?}", o.warnings);
+    }
+    let o = accept("-x 80-10.0.0.2:80 -s 10.0.0.3 -c 10.0.0.2,10.0.0.7");
+    assert_eq!(o.sources[0].addresses().map(|a| a.to_string()).collect::<Vec<_>>(), ["10.0.0.7"]);
+}

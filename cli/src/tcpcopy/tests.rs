@@ -1,0 +1,89 @@
+//! Command lines, as people find them in manuals and on pages.
+
+use super::*;
+
+/// The options, or the message (exit code 2 in every case).
+fn read(line: &str) -> Result<Options, String> {
+    let to_message = |early| match early {
+        Early::Failure(failure) => {
+            assert_eq!(failure.exit, Exit::Usage);
+            failure.message
+        }
+        Early::Clap(e) => {
+            assert!(e.use_stderr(), "{e}");
+            e.to_string()
+        }
+    };
+    let arguments = parse(line.split(' ').map(str::to_owned)).map_err(to_message)?;
+    Options::check(arguments, &[]).map_err(|failure| to_message(failure.into()))
+}
+
+#[test]
+fn command_lines_from_documents_work_unchanged() {
+    for line in [
+        "/usr/local/tcpcopy/sbin/tcpcopy -l /var/log/tcpcopy.log -x 80-2.2.2.2:80 -s 2.2.2.2 -d",
+        "tcpcopy -x 80-182.118.7.56:80 -s 182.118.7.63 -c 192.168.1.100 -d -l tcpcopy.log -P /var/run/tcpcopy.pid",
+        "./tcpcopy -x 80-10.120.12.211:28080 -s 10.120.12.161:36525",
+        "./tcpcopy -x 80-192.168.0.2:80,8080-192.168.0.2:8080 -s 192.168.0.3",
+        "./tcpcopy -x 8080-192.168.0.2:8080 -c 192.168.0.1 -s 192.168.0.3",
+        "./tcpcopy -x 3306-10.130.12.161:3306 -s 10.130.12.1 -d",
+        "tcpcopy -x 8080-192.168.56.11:8080 -c 192.168.56.x -s 192.168.56.12 -C 4 -t 900 -k 1000 -m 4096",
+        "tcpcopy -x 80-10.0.0.2:80 -s 10.0.0.3:36524, 10.0.0.4:36525 -c 10.1.0.x,10.1.1.x -i eth0,eth1 -B 64 -M 1492 -D 1400 -OWLd",
+        "tcpcopy -x80-10.0.0.2:80 -s10.0.0.3 -c10.1.0.x -F tcp",
+        "tcpcopy --map=80-10.0.0.2:80 --intercept=10.0.0.3 --lonely",
+    ] {
+        read(line).unwrap_or_else(|e| panic!("{line}: {e}"));
+    }
+    let spaced = read("tcpcopy -x 80-10.0.0.2:80 -s 10.0.0.3:1, 10.0.0.4:2").unwrap();
+    assert_eq!(spaced.intercepts, ["10.0.0.3:1".parse().unwrap(), "10.0.0.4:2".parse().unwrap()]);
+}
+
+#[test]
+fn command_lines_that_cannot_work_say_why() {
+    for (line, word) in [
+        (
+            "tcpcopy -x 8000-192.168.33.13:8000 -s 192.168.33.12 -c 192.168.1.x -n 2 -d",
+            "-n (copying several times over) is not",
+        ),
+        ("./tcpcopy -x 80-192.168.0.2:8080 -f 1", "-f (shifting ports"),
+        ("./tcpcopy -x 80-192.168.0.2:8080 -r 20", "-r (copying a percentage"),
+        ("./tcpcopy -x 80-192.168.0.2:8080 -g", "-g (copying a growing percentage"),
+        ("./tcpcopy -x 80-192.168.0.2:8080 -H 10.0.0.1", "-H (replacing"),
+        ("./tcpcopy -x 80-192.168.0.2:8080 -o eth0", "-o (sending at the link layer"),
+        ("./tcpcopy -x 80-192.168.0.2:8080 -a 2 -i online.pcap", "-a (the speed"),
+        ("./tcpcopy -x 80-192.168.0.2:8080 -I 1000 -i online.pcap", "-I (shortening"),
+        ("./tcpcopy -x 80-192.168.0.2:8080 -T 2", "-T (repeating"),
+        ("./tcpcopy -x 80-192.168.0.2:8080 -R 5", "-R (the assumed"),
+        ("./tcpcopy -x 80-192.168.0.2:8080 -U 2", "-U (the size"),
+        ("./tcpcopy -x 80-192.168.0.2:8080 -S 65535", "-S (the capture"),
+        ("./tcpcopy -x 3306-10.0.0.2:3306 -u user1@password1,user2@password2 -d", "-u (the users of MySQL"),
+        ("tcpcopy -i /tmp/online.pcap -x 8888-192.168.56.53:8080 -s 192.168.56.12 -c 192.168.50.x", "is not there yet"),
+        ("./tcpcopy -x 80-192.168.0.2:8080", "-s (--intercept) is missing"),
+        ("./tcpcopy -x 110-xxx.xxx.xxx.148:110 -s 10.0.0.3", "names are not looked up"),
+        ("./tcpcopy -x 80-测试服务器IP:80 -d -s 10.0.0.3", "names are not looked up"),
+        ("tcpcopy –x 80-192.168.56.11:8080", "type it: -x"),
+        ("tcpcopy -x 80-192.168.56.11:8080 —source 10.0.0.1", "type it: --source"),
+        ("tcpcopy -x 80–192.168.56.11:8080 -s 10.0.0.3", "only looks like `-`"),
+        ("tcpcopy --mapp 80-192.168.56.11:8080", "--map"),
+        ("tcpcopy -x 80-10.0.0.2:80 -s 10.0.0.3 stray", "stray"),
+        ("tcpcopy -x 80-10.0.0.2:80 -s 10.0.0.3 -C two", "two"),
+        ("tcpcopy -x 80-10.0.0.2:80 -s 10.0.0.3 -M 70000", "70000"),
+        ("tcpcopy -x 80-10.0.0.2:80 -s 10.0.0.3 --config /nonexistent/a.toml --mtu", "--mtu"),
+    ] {
+        let message = read(line).expect_err(line);
+        assert!(message.contains(word), "{line}: {message}");
+    }
+}
+
+#[test]
+fn help_explains_every_option() {
+    let Err(Early::Clap(help)) = parse(["tcpcopy", "-h"].map(str::to_owned)) else { panic!("no help") };
+    assert!(!help.use_stderr());
+    let text = help.to_string();
+    for option in "xscpCiFBMDOWLtkmlPdhv".chars() {
+        assert!(text.contains(&format!("\n  -{option}, --")), "-{option} is missing in:\n{text}");
+    }
+    for option in ["--workers", "--config", "--stats-interval", "--log-level"] {
+        assert!(text.contains(option), "{option} is missing in:\n{text}");
+    }
+}

@@ -1,0 +1,314 @@
+//! The program intercept, with a tcpcopy's end of the control link in front of it and real TCP connections on the loopback
+//! device of a network namespace behind it.
+//!
+//! Runs as root, or in a user namespace; where neither is possible the tests are reported as ignored.
+
+use std::fs;
+use std::io::{Error, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use mio::{Events, Poll, Token};
+use tcpcopy_engine::LinkId;
+use tcpcopy_io::clock::MonotonicClock;
+use tcpcopy_io::control::{ControlLinks, LinkEvent, LinksConfig};
+use tcpcopy_io::netns::{self, Namespace, Process, wait_for};
+use tcpcopy_io::process::{SIGHUP, SIGTERM};
+use tcpcopy_wire::Flow;
+use tcpcopy_wire::control::{FlowId, Hello, RouteChange};
+use tcpcopy_wire::tcp::Flags;
+
+const INTERCEPT: &str = env!("CARGO_BIN_EXE_intercept");
+const PATIENCE: Duration = Duration::from_secs(30);
+const CONTROL: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 36524);
+const TARGET: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 7000);
+const FILTER: &str = "tcp and src port 7000";
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let impossible = netns::prepare().err();
+    if let Some(reason) = &impossible {
+        eprintln!("the tests of intercept are ignored: {reason}");
+    }
+    type Test = fn() -> Result<(), Failed>;
+    let tests: [(&str, Test); 6] = [
+        ("responses are reported, early ones too", || responses_are_reported("lo")),
+        ("on `any` each response is reported once", || responses_are_reported("any")),
+        ("a restarted intercept goes on", a_restart),
+        ("a daemon writes its pid, opens its log again, and stops", a_daemon),
+        ("-n limits what is written at once", small_writes),
+        ("a start that fails says why", failing_starts),
+    ];
+    let trials =
+        tests.map(|(name, test)| Trial::test(name, test).with_ignored_flag(impossible.is_some())).into_iter().collect();
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+/// A namespace with nothing but a loopback device.
+fn namespace() -> Result<Namespace, Failed> {
+    let namespace = Namespace::new()?;
+    namespace.output("ip", &["link", "set", "lo", "up"])?;
+    Ok(namespace)
+}
+
+fn intercept(namespace: &Namespace, device: &str, options: &[&str]) -> Result<Process, Failed> {
+    let mut command = namespace.command(INTERCEPT);
+    command.args(["-i", device, "-F", FILTER]).args(options).stderr(Stdio::piped());
+    let process = Process::start(&mut command)?;
+    wait_for(PATIENCE, || process.sees_listener(CONTROL.1).then_some(())).ok_or("intercept does not listen")?;
+    Ok(process)
+}
+
+/// Ends intercept in good order and returns its log.
+fn stop(mut process: Process) -> Result<String, Failed> {
+    process.signal(SIGTERM);
+    let status = process.wait(PATIENCE).ok_or("intercept does not stop")?;
+    let mut log = String::new();
+    process.child_mut().stderr.take().ok_or("no log")?.read_to_string(&mut log)?;
+    if !status.success() {
+        return Err(format!("{status}: {log}").into());
+    }
+    Ok(log)
+}
+
+/// A response: id, flags, payload length, length of the options.
+type Response = (u64, Flags, u32, usize);
+
+/// A tcpcopy's end of one link.
+struct Copier {
+    poll: Poll,
+    clock: MonotonicClock,
+    links: ControlLinks,
+    ups: usize,
+    responses: Vec<Response>,
+}
+
+impl Copier {
+    fn new() -> Result<Self, Failed> {
+        let poll = Poll::new()?;
+        let hello = Hello { features: 0, route_ttl: Duration::from_secs(60), max_batch: 0 };
+        let links = ControlLinks::new(LinksConfig::new(vec![CONTROL.into()], 1, hello), poll.registry(), Token(0))?;
+        let mut copier = Self { poll, clock: MonotonicClock::start(), links, ups: 0, responses: Vec::new() };
+        copier.until("the link", |c| c.ups == 1)?;
+        Ok(copier)
+    }
+
+    fn until(&mut self, what: &str, done: impl Fn(&Self) -> bool) -> Result<(), Failed> {
+        self.until_or(what, PATIENCE, done)
+    }
+
+    fn until_or(&mut self, what: &str, patience: Duration, done: impl Fn(&Self) -> bool) -> Result<(), Failed> {
+        let (begun, mut events) = (Instant::now(), Events::with_capacity(16));
+        while !done(self) {
+            if begun.elapsed() > patience {
+                return Err(format!("waited in vain for {what}; got {:?}", self.responses).into());
+            }
+            self.poll.poll(&mut events, Some(Duration::from_millis(10)))?;
+            let now = self.clock.now();
+            let Self { links, ups, responses, .. } = self;
+            let mut sink = |e: LinkEvent<'_>| match e {
+                LinkEvent::Up { .. } => *ups += 1,
+                LinkEvent::Response { header: h, .. } => {
+                    responses.push((h.id.0, h.flags, h.payload_len, h.options.len()));
+                }
+                _ => {}
+            };
+            for event in &events {
+                links.handle_event(event, now, &mut sink);
+            }
+            if links.next_deadline().is_some_and(|at| at <= now) {
+                links.handle_timeout(now, &mut sink);
+            }
+        }
+        Ok(())
+    }
+
+    fn add_route(&mut self, id: u64, connection: &TcpStream) -> Result<(), Failed> {
+        let flow = Flow { client: connection.local_addr()?.into(), server: SocketAddr::from(TARGET).into() };
+        let change = RouteChange::Add { id: FlowId(id), flow };
+        self.links.send(LinkId(0), &change).map_err(|e| format!("{e:?}"))?;
+        self.links.flush(self.clock.now());
+        Ok(())
+    }
+
+    /// Bytes of payload reported for a session.
+    fn bytes(&self, id: u64) -> u32 {
+        self.responses.iter().filter(|r| r.0 == id).map(|r| r.2).sum()
+    }
+}
+
+/// A connection to the target, both ends.
+fn connection(target: &TcpListener) -> Result<(TcpStream, TcpStream), Failed> {
+    let client = TcpStream::connect(SocketAddr::from(TARGET))?;
+    Ok((client, target.accept()?.0))
+}
+
+fn responses_are_reported(device: &str) -> Result<(), Failed> {
+    let namespace = namespace()?;
+    let process = intercept(&namespace, device, &[])?;
+    namespace.run(|| -> Result<(), Failed> {
+        let target = TcpListener::bind(SocketAddr::from(TARGET))?;
+        // The target has answered the SYN before a tcpcopy is even there: its answer waits for the route, for a second.
+        // Where a second is not enough to connect, another attempt is made.
+        let (mut copier, mut client, mut server) = (0..20)
+            .find_map(|_| {
+                let attempt = || -> Result<_, Failed> {
+                    let (client, server) = connection(&target)?;
+                    let mut copier = Copier::new()?;
+                    copier.add_route(7, &client)?;
+                    copier.until_or("the early SYN-ACK", Duration::from_secs(2), |c| !c.responses.is_empty())?;
+                    Ok((copier, client, server))
+                };
+                attempt().ok()
+            })
+            .ok_or("no early response is released")?;
+        let (id, flags, len, options) = copier.responses[0];
+        if (id, flags, len) != (7, Flags::SYN | Flags::ACK, 0) || options < 4 {
+            return Err(format!("not the SYN-ACK: {:?}", copier.responses).into());
+        }
+        let mut answer = vec![0; 100_000];
+        std::thread::scope(|s| {
+            s.spawn(|| server.write_all(&vec![1; 100_000]));
+            client.read_exact(&mut answer)
+        })?;
+        copier.until("all bytes", |c| c.bytes(7) >= 100_000)?;
+        drop(server);
+        copier.until("the FIN", |c| c.responses.iter().any(|r| r.1.contains(Flags::FIN)))?;
+        if copier.bytes(7) != 100_000 {
+            return Err(format!("{} bytes reported", copier.bytes(7)).into());
+        }
+        Ok(())
+    })??;
+    let log = stop(process)?;
+    let told = ["early released:1;", "links up:", "dropped by kernel:0", "stopped"];
+    match told.iter().find(|part| !log.contains(**part)) {
+        None => Ok(()),
+        Some(part) => Err(format!("`{part}` is not in the log:\n{log}").into()),
+    }
+}
+
+fn a_restart() -> Result<(), Failed> {
+    let namespace = namespace()?;
+    let mut process = intercept(&namespace, "lo", &[])?;
+    let (mut copier, mut client, mut server) = namespace.run(|| -> Result<_, Failed> {
+        let target = TcpListener::bind(SocketAddr::from(TARGET))?;
+        let mut copier = Copier::new()?;
+        let (client, server) = connection(&target)?;
+        copier.add_route(7, &client)?;
+        copier.until("the SYN-ACK", |c| !c.responses.is_empty())?;
+        Ok((copier, client, server))
+    })??;
+    process.kill();
+    drop(process);
+    let process = intercept(&namespace, "lo", &[])?;
+    // In the namespace, because the link is connected again there.
+    namespace.run(move || -> Result<(), Failed> {
+        copier.until("the link to come up again", |c| c.ups == 2)?;
+        copier.add_route(7, &client)?;
+        server.write_all(&[0; 1000])?;
+        client.read_exact(&mut [0; 1000])?;
+        copier.until("what the target sent afterwards", |c| c.bytes(7) == 1000)
+    })??;
+    stop(process)?;
+    Ok(())
+}
+
+fn small_writes() -> Result<(), Failed> {
+    let namespace = namespace()?;
+    let process = intercept(&namespace, "lo", &["-n", "1", "-s", "1"])?;
+    namespace.run(|| -> Result<(), Failed> {
+        let target = TcpListener::bind(SocketAddr::from(TARGET))?;
+        let mut copier = Copier::new()?;
+        let mut open = Vec::new();
+        for id in 0..50 {
+            let pair = connection(&target)?;
+            copier.add_route(id, &pair.0)?;
+            open.push(pair);
+        }
+        copier.until("every SYN-ACK", |c| (0..50).all(|id| c.responses.iter().any(|r| r.0 == id)))?;
+        for (client, server) in &mut open {
+            server.write_all(b"x")?;
+            client.read_exact(&mut [0])?;
+        }
+        copier.until("every answer", |c| (0..50).all(|id| c.bytes(id) == 1))
+    })??;
+    let log = stop(process)?;
+    let last = log.lines().rfind(|l| l.contains("sock write cnt:")).ok_or("no statistics")?;
+    let number = |name: &str| -> Option<u64> {
+        last.split(name).nth(1)?.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+    };
+    // What waited for its route goes with it, several at once perhaps; what was captured with a route goes one by one.
+    match (number("sock write cnt:"), number("total resp packs:")) {
+        (Some(writes), Some(relayed)) if writes >= 51 && writes <= relayed => Ok(()),
+        other => Err(format!("{other:?}: {last}").into()),
+    }
+}
+
+fn a_daemon() -> Result<(), Failed> {
+    let folder = std::env::temp_dir().join(format!("intercept-test-{}", std::process::id()));
+    fs::create_dir_all(&folder)?;
+    let result = daemon_in(&folder);
+    fs::remove_dir_all(&folder)?;
+    result
+}
+
+fn daemon_in(folder: &Path) -> Result<(), Failed> {
+    let namespace = namespace()?;
+    let [config, log, old_log, pid_file] = ["conf", "log", "log.1", "pid"].map(|name| folder.join(name));
+    // The port of the file is not taken: the command line has another.
+    let text = format!("filter = '{FILTER}'\ndevice = 'lo'\npid = '{}'\nport = 1", pid_file.display());
+    fs::write(&config, text)?;
+    let words = ["--config", &config.to_string_lossy(), "-d", "-p", "36524", "-l", &log.to_string_lossy()];
+    let started = namespace.command(INTERCEPT).args(words).output()?;
+    if !started.status.success() {
+        return Err(format!("{started:?}").into());
+    }
+    // From here on the daemon runs; whatever happens it must be stopped.
+    let pid: i32 = fs::read_to_string(&pid_file)?.trim().parse().map_err(|e| format!("no pid: {e}"))?;
+    let signal = |signal: i32| {
+        let sent = Command::new("kill").args([format!("-{signal}"), pid.to_string()]).status();
+        sent.is_ok_and(|status| status.success())
+    };
+    let alive = || PathBuf::from(format!("/proc/{pid}")).exists();
+    let reopened = fs::rename(&log, &old_log).and_then(|()| {
+        signal(SIGHUP);
+        wait_for(PATIENCE, || fs::read_to_string(&log).ok().filter(|text| text.contains("opened again")))
+            .ok_or_else(|| Error::other("the log is not opened again"))
+    });
+    let ran = alive();
+    signal(SIGTERM);
+    let ended = wait_for(PATIENCE, || (!alive() && !pid_file.exists()).then_some(()));
+    if ended.is_none() {
+        signal(9);
+        return Err("the daemon does not stop".into());
+    }
+    reopened?;
+    let (began, log) = (fs::read_to_string(&old_log)?, fs::read_to_string(&log)?);
+    if !ran || !began.contains(":36524") || !log.contains("stopped") {
+        return Err(format!("the daemon did not run to its end:\n{began}{log}").into());
+    }
+    Ok(())
+}
+
+fn failing_starts() -> Result<(), Failed> {
+    let namespace = namespace()?;
+    let taken = namespace.run(|| TcpListener::bind(SocketAddr::from(CONTROL)))??;
+    let cases: [(&[&str], i32, &[&str]); 4] = [
+        (&["-F", FILTER, "-i", "nosuch0"], 2, &["nosuch0", "lo, any"]),
+        (&["-F", "tcp and src prt 1", "-i", "lo"], 2, &["src prt", "-F 'tcp"]),
+        (&["-F", FILTER, "-i", "lo", "-b", "127.0.0.1"], 1, &["127.0.0.1:36524", "in use", "-p"]),
+        (&["-F", FILTER, "-i", "lo", "-b", "127.0.0.1", "-d", "-l", "/dev/null"], 1, &["127.0.0.1:36524", "in use"]),
+    ];
+    for (words, code, said) in cases {
+        let output = namespace.command(INTERCEPT).args(words).output()?;
+        let text = String::from_utf8_lossy(&output.stderr);
+        if output.status.code() != Some(code) || said.iter().any(|part| !text.contains(part)) {
+            return Err(format!("{words:?}: {}: {text}", output.status).into());
+        }
+    }
+    drop(taken);
+    Ok(())
+}

@@ -1,0 +1,209 @@
+//! The program `tcpcopy` from outside: exit codes, messages, daemon, pid file, signals. What needs privileges says so
+//! when it has none.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use tcpcopy_io::process::{Capability, has_capability};
+
+/// Options of a copy on `lo` that has nothing to do, and no intercept.
+const IDLE: &[&str] = &["-x", "9-127.0.0.1:10", "-s", "127.0.0.1:1", "-c", "127.1.2.3", "-i", "lo"];
+
+fn tcpcopy(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tcpcopy"));
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str]) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = tcpcopy(arguments).output().expect("the program starts");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("the output is UTF-8");
+    (status.code().expect("no signal ends it"), text(stdout), text(stderr))
+}
+
+fn may_run() -> bool {
+    let may = has_capability(Capability::NetRaw);
+    if !may {
+        eprintln!("SKIPPED: raw sockets need CAP_NET_RAW");
+    }
+    may
+}
+
+/// A directory of one test, removed at its end.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("tcpcopy-{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).expect("a directory for the test");
+        Self(path)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Waits until `done` has a value.
+fn until<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
+    let give_up = Instant::now() + Duration::from_secs(20);
+    loop {
+        if let Some(value) = done() {
+            return value;
+        }
+        assert!(Instant::now() < give_up, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn until_file_has(path: &Path, word: &str) -> String {
+    until(&format!("`{word}` in {}", path.display()), || {
+        fs::read_to_string(path).ok().filter(|text| text.contains(word))
+    })
+}
+
+fn signal(pid: &str, name: &str) {
+    let status = Command::new("kill").args([&format!("-{name}"), pid]).status().expect("kill runs");
+    assert!(status.success());
+}
+
+#[test]
+fn usage_errors_end_with_2_and_help_with_0() {
+    let (code, out, err) = run(&["-h"]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert!(out.contains("-x, --map"), "{out}");
+    let (code, out, _) = run(&["-v"]);
+    assert_eq!((code, out.trim()), (0, concat!("tcpcopy ", env!("CARGO_PKG_VERSION"))));
+    for arguments in [
+        &[][..],
+        &["-x", "80"],
+        &["-n", "2"],
+        &["--nonsense"],
+        &["-x", "80-10.0.0.2:80", "-s", "10.0.0.3", "-F", "tcp and and"],
+        &["--config", "/nonexistent/tcpcopy.toml"],
+        &["-x", "80-127.0.0.1:80", "-s", "10.0.0.3", "-d"],
+    ] {
+        let (code, out, err) = run(arguments);
+        assert_eq!((code, out.as_str()), (2, ""), "{arguments:?}: {err}");
+        assert!(!err.is_empty());
+    }
+}
+
+#[test]
+fn a_mistake_in_the_file_is_shown_with_its_line() {
+    let scratch = Scratch::new("config");
+    let file = scratch.file("tcpcopy.toml");
+    fs::write(&file, "map = '80-10.0.0.2:80'\nintercpt = '10.0.0.3'\n").unwrap();
+    let (code, _, err) = run(&["--config", file.to_str().unwrap()]);
+    assert_eq!(code, 2);
+    assert!(err.contains("tcpcopy.toml") && err.contains("line 2") && err.contains("intercpt"), "{err}");
+}
+
+#[test]
+fn an_intercept_that_is_not_there_ends_with_4() {
+    if !may_run() {
+        return;
+    }
+    // Nothing listens on port 1.
+    let (code, _, err) = run(IDLE);
+    assert_eq!(code, 4, "{err}");
+    assert!(err.contains("127.0.0.1:1") && err.contains("attempt 3") && err.contains("-L"), "{err}");
+
+    let scratch = Scratch::new("unreachable");
+    let (log, pid) = (scratch.file("log"), scratch.file("pid"));
+    let daemon = ["-d", "-l", log.to_str().unwrap(), "-P", pid.to_str().unwrap()];
+    let (code, _, err) = run(&[IDLE, &daemon].concat());
+    assert_eq!(code, 4, "the starting process has the daemon's exit code: {err}");
+    assert!(err.contains("127.0.0.1:1") && err.contains("attempt 3"), "{err}");
+    until_file_has(&log, "attempt 3");
+    until("the pid file's end", || (!pid.exists()).then_some(()));
+}
+
+#[test]
+fn without_permission_it_ends_with_3_and_names_the_remedy() {
+    if !may_run() {
+        return;
+    }
+    let Ok(output) = Command::new("setpriv")
+        .args(["--bounding-set", "-net_raw", "--inh-caps", "-net_raw", env!("CARGO_BIN_EXE_tcpcopy")])
+        .args(IDLE)
+        .output()
+    else {
+        eprintln!("SKIPPED: needs the program setpriv");
+        return;
+    };
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{err}");
+    assert!(err.contains("CAP_NET_RAW") && err.contains("setcap cap_net_raw,cap_net_admin+ep /"), "{err}");
+}
+
+#[test]
+fn a_daemon_is_ready_when_its_starter_returns() {
+    if !may_run() {
+        return;
+    }
+    let scratch = Scratch::new("daemon");
+    let (log, pid_file) = (scratch.file("log"), scratch.file("pid"));
+    let daemon = ["-L", "-d", "-l", log.to_str().unwrap(), "-P", pid_file.to_str().unwrap()];
+    let arguments = [IDLE, &daemon].concat();
+    let (code, _, err) = run(&arguments);
+    assert_eq!(code, 0, "{err}");
+    let pid = fs::read_to_string(&pid_file).expect("a daemon that is ready has written its pid").trim().to_owned();
+    let process = PathBuf::from(format!("/proc/{pid}"));
+    assert!(process.exists());
+    assert!(fs::read_to_string(&log).unwrap().contains("capturing on lo"));
+    // A session of its own, without a terminal, and nobody's child that waits.
+    let stat = fs::read_to_string(process.join("stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+    assert_ne!(
+        fields[3],
+        fs::read_to_string("/proc/self/stat").unwrap().rsplit(") ").next().unwrap().split(' ').nth(3).unwrap()
+    );
+    assert_eq!(fields[4], "0", "no terminal");
+    assert_eq!(fs::read_link(process.join("fd/2")).unwrap(), Path::new("/dev/null"));
+
+    let (code, _, err) = run(&arguments);
+    assert_eq!(code, 1, "{err}");
+    assert!(err.contains(&format!("already running as process {pid}")), "{err}");
+
+    let moved = scratch.file("log.1");
+    fs::rename(&log, &moved).unwrap();
+    signal(&pid, "HUP");
+    until_file_has(&log, "log opened again");
+
+    signal(&pid, "TERM");
+    until("the daemon's end", || (!process.exists()).then_some(()));
+    assert!(!pid_file.exists());
+    let text = fs::read_to_string(&log).unwrap();
+    assert!(text.contains("stopping") && text.contains("packets    captured"), "{text}");
+}
+
+#[test]
+fn an_interrupt_prints_the_table_and_ends_with_0() {
+    if !may_run() {
+        return;
+    }
+    let scratch = Scratch::new("interrupt");
+    let log = scratch.file("log");
+    let more = ["-L", "--workers", "2", "-c", "127.1.2.4", "--stats-interval", "1", "-l", log.to_str().unwrap()];
+    let child: Child = tcpcopy(&[IDLE, &more].concat()).stdout(Stdio::piped()).spawn().unwrap();
+    let text = until_file_has(&log, "links up 0 of 4");
+    for word in
+        ["active:0,rel:0,obs del:0,tw:0", "conns:0,", "packets: captured 0 = used 0 + dropped 0", "4 of 4 links"]
+    {
+        assert!(text.contains(word) || until_file_has(&log, word).contains(word), "{text}");
+    }
+    signal(&child.id().to_string(), "INT");
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(table.contains("packets    captured") && table.contains("sessions   seen"), "{table}");
+}

@@ -1,0 +1,141 @@
+//! The real `tcpcopy` and `intercept` between the hosts of a lab.
+
+use std::fs::{self, File};
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tcpcopy::demo::client::{Plan, Reuse};
+use tcpcopy::demo::copy::Programs;
+use tcpcopy_io::netns::{Host, Lab, Process, wait_for};
+
+use crate::load;
+
+/// The port of the servers.
+pub const PORT: u16 = 80;
+/// The port on which intercept listens.
+pub const INTERCEPT_PORT: u16 = 36524;
+/// Numbers of requests that only find out whether the copy works already; no verdict counts them.
+pub const PROBES: u64 = 1 << 40;
+
+const START_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How the programs are started.
+pub struct Setup<'a> {
+    /// Where they are.
+    pub programs: &'a Programs,
+    /// Where their logs go.
+    pub folder: &'a Path,
+    /// Everything behind `tcpcopy`.
+    pub tcpcopy: Vec<String>,
+    /// Everything behind `intercept`.
+    pub intercept: Vec<String>,
+}
+
+impl<'a> Setup<'a> {
+    /// The command lines of a plain copy over IPv4.
+    pub fn new(programs: &'a Programs, folder: &'a Path, lab: &Lab) -> Self {
+        let map = format!("{PORT}-{}:{PORT}", lab.target.ipv4);
+        Self::with(programs, folder, &map, &lab.assistant.ipv4.to_string(), "10.78.0.x")
+    }
+
+    /// The command lines of a copy over IPv6.
+    pub fn ipv6(programs: &'a Programs, folder: &'a Path, lab: &Lab) -> Self {
+        let map = format!("{PORT}-[{}]:{PORT}", lab.target.ipv6);
+        Self::with(programs, folder, &map, &format!("[{}]", lab.assistant.ipv6), "fd78::1-fd78::40")
+    }
+
+    fn with(programs: &'a Programs, folder: &'a Path, map: &str, intercept: &str, sources: &str) -> Self {
+        Self {
+            programs,
+            folder,
+            tcpcopy: ["-x", map, "-s", intercept, "-c", sources, "-i", "eth0"].map(str::to_owned).to_vec(),
+            intercept: ["-i", "eth0", "-F", &format!("tcp and src port {PORT}")].map(str::to_owned).to_vec(),
+        }
+    }
+
+    /// Starts intercept, and waits until it listens.
+    pub fn start_intercept(&self, host: &Host) -> Process {
+        let mut intercept = start(host, &self.programs.intercept, &self.intercept, &self.intercept_log());
+        wait_until(&mut intercept, "intercept listens", self.folder, |process| {
+            process.sees_listener(INTERCEPT_PORT) && process.captures() > 0
+        });
+        intercept
+    }
+
+    /// Starts tcpcopy, and waits until it captures and is connected.
+    pub fn start_tcpcopy(&self, host: &Host) -> Process {
+        let mut tcpcopy = start(host, &self.programs.tcpcopy, &self.tcpcopy, &self.tcpcopy_log());
+        wait_until(&mut tcpcopy, "tcpcopy is connected", self.folder, |process| {
+            process.connections_to(INTERCEPT_PORT) > 0 && process.captures() > 0
+        });
+        tcpcopy
+    }
+
+    /// Where tcpcopy logs.
+    pub fn tcpcopy_log(&self) -> PathBuf {
+        self.folder.join("tcpcopy.log")
+    }
+
+    /// Where intercept logs.
+    pub fn intercept_log(&self) -> PathBuf {
+        self.folder.join("intercept.log")
+    }
+
+    /// Starts both.
+    pub fn start(&self, lab: &Lab) -> Copy {
+        let intercept = self.start_intercept(&lab.assistant);
+        let tcpcopy = self.start_tcpcopy(&lab.online);
+        Copy { tcpcopy, intercept, tcpcopy_log: self.tcpcopy_log() }
+    }
+}
+
+/// Both programs, running.
+pub struct Copy {
+    /// tcpcopy, on online.
+    pub tcpcopy: Process,
+    /// intercept, on the assistant.
+    pub intercept: Process,
+    tcpcopy_log: PathBuf,
+}
+
+impl Copy {
+    /// Sends single requests from the client to online until the target, which has got `copied` requests, gets one: from
+    /// then on every request must be copied. Returns the number of requests sent.
+    pub fn wait_until_copying(&mut self, lab: &Lab, online: IpAddr, mut copied: impl FnMut() -> u64) -> u64 {
+        let before = copied();
+        let mut sent = 0;
+        let up = wait_for(START_PATIENCE, || {
+            let mut plan = Plan::new(SocketAddr::new(online, PORT), 1);
+            plan.first_id = PROBES + sent;
+            plan.reuse = Reuse::Close;
+            load::run(&lab.client, &plan);
+            sent += 1;
+            wait_for(Duration::from_millis(200), || (copied() > before).then_some(()))
+        });
+        assert!(up.is_some(), "no request was copied; see {}", self.tcpcopy_log.display());
+        sent
+    }
+
+    /// Ends both programs as an administrator would; both must end well. Returns what tcpcopy logged.
+    pub fn stop(mut self) -> String {
+        for (name, process) in [("tcpcopy", &mut self.tcpcopy), ("intercept", &mut self.intercept)] {
+            let status = process.stop(START_PATIENCE);
+            let ended_well = status.is_some_and(|status| status.success());
+            assert!(ended_well, "{name} did not end well after SIGTERM: {status:?}");
+        }
+        fs::read_to_string(&self.tcpcopy_log).expect("tcpcopy's log")
+    }
+}
+
+fn start(host: &Host, program: &Path, arguments: &[String], log: &Path) -> Process {
+    let log = File::options().create(true).append(true).open(log).expect("a log file");
+    let mut command = host.command(program);
+    command.args(arguments).stdout(log.try_clone().expect("a descriptor")).stderr(log);
+    Process::start(&mut command).unwrap_or_else(|error| panic!("{}: {error}", program.display()))
+}
+
+fn wait_until(process: &mut Process, what: &str, folder: &Path, ready: impl Fn(&Process) -> bool) {
+    let up = wait_for(START_PATIENCE, || process.try_wait().map(Err).or_else(|| ready(process).then_some(Ok(()))));
+    assert!(matches!(up, Some(Ok(()))), "did not come to pass: {what} ({up:?}); see {}", folder.display());
+}

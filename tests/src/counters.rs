@@ -1,0 +1,71 @@
+//! What the kernel of a lab's host counts.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tcpcopy_io::netns::{Host, Process, REPLICAS_V4, REPLICAS_V6, wait_for};
+
+/// With `TCPCOPY_LAB_CAPTURE` in the environment: everything that a host sends and receives, in `<host>.pcap` in `folder`,
+/// for whoever has a failed test to understand. Needs the program `tcpdump`.
+pub fn capture_if_wanted(host: &Host, folder: &Path) -> Option<Process> {
+    std::env::var_os("TCPCOPY_LAB_CAPTURE")?;
+    let file = folder.join(format!("{}.pcap", host.name));
+    let mut command = host.command("tcpdump");
+    // It would change to a user of its own, which a user namespace does not have.
+    command.args(["-Z", "root", "-i", "eth0", "-s", "120", "-B", "32768", "-U", "-w"]).arg(&file);
+    let tcpdump = Process::start(&mut command).expect("tcpdump (package tcpdump)");
+    wait_for(Duration::from_secs(10), || file.exists().then_some(())).expect("tcpdump's file");
+    Some(tcpdump)
+}
+
+/// Counts the RST packets that reach a host, from the start of the watch.
+pub struct ResetWatch<'a> {
+    host: &'a Host,
+    /// The network whose RSTs count; all when `None`.
+    from: Option<String>,
+    iptables: &'static str,
+}
+
+impl<'a> ResetWatch<'a> {
+    /// RSTs with the address of an IPv4 replica.
+    pub fn from_replicas(host: &'a Host) -> Self {
+        Self::start(host, Some(format!("{}/{}", REPLICAS_V4.0, REPLICAS_V4.1)), "iptables")
+    }
+
+    /// RSTs with the address of an IPv6 replica.
+    pub fn from_replicas_v6(host: &'a Host) -> Self {
+        Self::start(host, Some(format!("{}/{}", REPLICAS_V6.0, REPLICAS_V6.1)), "ip6tables")
+    }
+
+    /// RSTs from anywhere, over IPv4.
+    pub fn from_all(host: &'a Host) -> Self {
+        Self::start(host, None, "iptables")
+    }
+
+    fn start(host: &'a Host, from: Option<String>, iptables: &'static str) -> Self {
+        let watch = Self { host, from, iptables };
+        // In front of rules that drop: what tcpcopy sends counts, also when it gets lost.
+        watch.rule("-I");
+        watch
+    }
+
+    fn rule(&self, action: &str) {
+        let mut arguments = vec![action, "INPUT", "-p", "tcp", "--tcp-flags", "RST", "RST"];
+        if let Some(network) = &self.from {
+            arguments.extend(["-s", network]);
+        }
+        self.host.output(self.iptables, &arguments).expect("iptables (package iptables)");
+    }
+
+    /// The number so far.
+    pub fn count(&self) -> u64 {
+        let rules = self.host.output(self.iptables, &["-v", "-S", "INPUT"]).expect("the rules of iptables");
+        let rule = rules.lines().find(|line| {
+            line.contains("--tcp-flags RST RST")
+                && self.from.as_ref().is_none_or(|network| line.contains(network.as_str()))
+        });
+        // -A INPUT … -c <packets> <bytes>
+        let counted = rule.and_then(|rule| rule.split(" -c ").nth(1)?.split_whitespace().next()?.parse().ok());
+        counted.unwrap_or_else(|| panic!("no counter in the rules of iptables:\n{rules}"))
+    }
+}

@@ -1,0 +1,107 @@
+//! What a test is given, and when it is skipped.
+
+use std::panic::{self, AssertUnwindSafe};
+use std::path::Path;
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use tcpcopy::demo::copy::Programs;
+use tcpcopy_io::netns;
+use tcpcopy_tests::programs;
+use tempfile::TempDir;
+
+/// What a test cannot do without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Needs {
+    /// Runs anywhere.
+    Nothing,
+    /// Network namespaces, `ip` and `iptables`.
+    Hosts,
+    /// The same, and nginx.
+    Servers,
+    /// The same, nginx and wrk.
+    Wrk,
+}
+
+impl Needs {
+    fn programs(self) -> &'static [&'static str] {
+        match self {
+            Self::Nothing => &[],
+            Self::Hosts => &["ip", "iptables"],
+            Self::Servers => &["ip", "iptables", "nginx"],
+            Self::Wrk => &["ip", "iptables", "nginx", "wrk"],
+        }
+    }
+}
+
+/// What a running test works with.
+pub(crate) struct Bench<'a> {
+    /// The programs under test.
+    pub(crate) programs: &'a Programs,
+    /// A folder of its own; kept when the test fails.
+    pub(crate) folder: &'a Path,
+}
+
+/// All tests of this program.
+pub(crate) struct Suite {
+    arguments: Arguments,
+    programs: Programs,
+    /// Why there are no hosts.
+    no_hosts: Option<String>,
+    trials: Vec<Trial>,
+}
+
+impl Suite {
+    pub(crate) fn prepare() -> Self {
+        let mut arguments = Arguments::from_args();
+        // Each test has several busy processes already.
+        arguments.test_threads.get_or_insert(1);
+        let programs = if arguments.list { programs_of_no_use() } else { programs::build() };
+        let no_hosts = if arguments.list { None } else { netns::prepare().err().map(|error| error.to_string()) };
+        if let Some(reason) = &no_hosts {
+            println!("tests that need hosts are skipped: {reason}");
+        }
+        netns::raise_open_file_limit();
+        Self { arguments, programs, no_hosts, trials: Vec::new() }
+    }
+
+    pub(crate) fn add(&mut self, name: &'static str, needs: Needs, test: fn(&Bench<'_>)) {
+        let missing = match (&self.no_hosts, needs) {
+            (_, Needs::Nothing) => None,
+            (Some(_), _) => Some("skipped: no network namespaces".to_owned()),
+            (None, _) => {
+                let program = needs.programs().iter().find(|program| !netns::has_program(program));
+                program.map(|program| format!("skipped: {program} is not installed"))
+            }
+        };
+        let programs = self.programs.clone();
+        let trial = Trial::test(name, move || run(name, &programs, test));
+        self.trials.push(match missing {
+            Some(reason) => trial.with_kind(reason).with_ignored_flag(true),
+            None => trial,
+        });
+    }
+
+    pub(crate) fn run(self) -> ExitCode {
+        libtest_mimic::run(&self.arguments, self.trials).exit_code()
+    }
+}
+
+fn programs_of_no_use() -> Programs {
+    Programs { tcpcopy: "tcpcopy".into(), intercept: "intercept".into() }
+}
+
+fn run(name: &str, programs: &Programs, test: fn(&Bench<'_>)) -> Result<(), Failed> {
+    let folder = TempDir::with_prefix("tcpcopy-lab-").map_err(|error| format!("cannot make a folder: {error}"))?;
+    let bench = Bench { programs, folder: folder.path() };
+    let Err(panic) = panic::catch_unwind(AssertUnwindSafe(|| test(&bench))) else { return Ok(()) };
+    let message = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("panicked");
+    // An empty folder tells nothing.
+    let is_empty = folder.path().read_dir().map_or(true, |mut entries| entries.next().is_none());
+    let kept = if is_empty { String::new() } else { format!("\nlogs are kept in {}", folder.keep().display()) };
+    Err(format!("{name}: {message}{kept}").into())
+}

@@ -1,0 +1,45 @@
+//! Whole-system tests: clients, online, target and assistant in network namespaces, with the real programs.
+//!
+//! They judge what arrived, after it has settled, and never how fast. Where network namespaces or a server program are
+//! not to be had, the tests that need them are reported as ignored, by name.
+
+mod bad_days;
+mod harness;
+mod programs;
+mod source;
+mod workloads;
+
+use std::process::ExitCode;
+
+use harness::{Needs, Suite};
+
+fn main() -> ExitCode {
+    // First of all, while there is a single thread: this may enter a user namespace.
+    let mut suite = Suite::prepare();
+
+    suite.add("the arrows between the crates hold", Needs::Nothing, |_| source::arrows_hold());
+    suite.add("unsafe code is only where it may be", Needs::Nothing, |_| source::unsafe_code_is_confined());
+    suite.add("wrong options end with code 2 and say what is right", Needs::Nothing, programs::wrong_options);
+
+    suite.add("the hosts of a lab reach each other", Needs::Servers, workloads::hosts_reach_each_other);
+    suite.add("workload 1: keepalive, 50 connections", Needs::Servers, workloads::keepalive);
+    suite.add("workload 3: new connection per request", Needs::Servers, workloads::new_connections);
+    suite.add("workload 6: wrk, connections closed", Needs::Wrk, workloads::wrk_closing);
+    suite.add("workload 7: POSTs of 2 MB", Needs::Hosts, workloads::large_posts);
+    suite.add("workload 8: 2 % loss, keepalive", Needs::Servers, workloads::loss_keepalive);
+    suite.add("workload 9: 2 % loss, new connection per request", Needs::Servers, workloads::loss_new_connections);
+    suite.add("workload 11: 400 source ports used again and again", Needs::Servers, workloads::port_reuse);
+    suite.add("IPv6", Needs::Servers, workloads::ipv6);
+    suite.add("two labs at once", Needs::Hosts, workloads::two_labs_at_once);
+
+    suite.add("intercept restarts under load", Needs::Hosts, bad_days::intercept_restart);
+    suite.add("target restarts under load", Needs::Servers, bad_days::target_restart);
+    suite.add("target unreachable is counted", Needs::Hosts, bad_days::target_unreachable);
+    suite.add("intercept unreachable ends with code 4", Needs::Hosts, programs::intercept_unreachable);
+    suite.add("garbage on intercept's port", Needs::Hosts, bad_days::garbage_to_intercept);
+
+    suite.add("demo: a perfect copy", Needs::Hosts, programs::demo);
+    suite.add("demo: Ctrl-C leaves nothing behind", Needs::Hosts, programs::demo_interrupted);
+    suite.add("demo: a kill leaves nothing behind", Needs::Hosts, programs::demo_killed);
+    suite.run()
+}
