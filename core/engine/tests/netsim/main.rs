@@ -1,7 +1,8 @@
 //! The engine on a virtual network: virtual time, chance from a seed, and TCPs that are not its own.
 //!
 //! Clients talk to online over smoltcp sockets; a capture shows the engine what arrives at online; what the engine sends
-//! travels over a bad path to a target with smoltcp sockets, whose packets travel back over a bad path to an intercept.
+//! travels over a bad path to a target with smoltcp sockets, whose packets travel back over a bad path to the relay
+//! engine, and from there as bytes of the control link.
 //! [`outcome`] judges each packet and each run.
 //!
 //! A failure prints the case's name. `NETSIM_CASE=<name> cargo test -p tcpcopy-engine --test netsim` runs that case alone
@@ -11,6 +12,7 @@ mod apps;
 mod case;
 mod chance;
 mod host;
+mod intercept;
 mod matrix;
 mod merging;
 mod network;
