@@ -450,7 +450,7 @@ impl Session {
                         }
                     }
                     // Only an end is left, of a connection that is gone already.
-                    Some(queue) if queue.len() == 0 => self.complete(cx),
+                    Some(queue) if queue.byte_count() == 0 => self.complete(cx),
                     Some(_) => self.reopen(cx),
                 }
                 return;
@@ -488,7 +488,7 @@ impl Session {
         cx.ledger.pending_bytes -= lost;
         cx.ledger.drop_bytes(ByteDrop::TargetClosed, lost);
         let ended = self.client.end() != ClientEnd::Open;
-        let waiting = self.queue.as_deref().map_or(0, StreamQueue::len) > 0;
+        let waiting = self.queue.as_deref().map_or(0, StreamQueue::byte_count) > 0;
         if waiting && self.target.fin_sent() {
             // The FIN that had followed goes again behind them.
             self.queue_for(cx).push_end(MarkKind::Fin, 0);
@@ -624,7 +624,7 @@ impl Session {
     fn leave(&mut self, cx: &mut Context<'_>, phase: Phase) {
         let mut bytes = self.client.forget() + self.watch.take().map_or(0, |w| w.undecided());
         if let Some(queue) = self.queue.take() {
-            bytes += queue.len() as u64;
+            bytes += queue.byte_count() as u64;
             cx.pool.put(queue);
         }
         cx.ledger.pending_bytes -= bytes;

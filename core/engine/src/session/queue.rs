@@ -145,9 +145,9 @@ impl StreamQueue {
         lost as u64
     }
 
-    /// Bytes held, sent or not.
+    /// Number of bytes held, sent or not.
     #[inline]
-    pub(crate) fn len(&self) -> usize {
+    pub(crate) fn byte_count(&self) -> usize {
         self.bytes.len()
     }
 
