@@ -240,6 +240,7 @@ impl Session {
             source: self.source,
             target: cx.config.maps[usize::from(self.map)].target,
             mtu: cx.config.mtu,
+            timestamp_base: cx.config.timestamp_base,
         };
         (&mut self.target, self.queue.as_deref_mut(), wire)
     }
@@ -257,10 +258,8 @@ impl Session {
     fn reopen(&mut self, cx: &mut Context<'_>) {
         cx.ledger.reconnects += 1;
         self.gate.restart();
-        let mut offer = self.offer;
+        let offer = self.offer;
         let (target, _, mut wire) = self.halves(cx);
-        // The clock of timestamps goes on, or the target would take the new connection's for old (RFC 7323, PAWS).
-        offer.timestamp = offer.timestamp.map(|_| target.timestamp_value(wire.now));
         let iss = target.next_iss();
         target.open(&mut wire, iss, offer);
     }
