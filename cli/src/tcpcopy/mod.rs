@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
 use clap::error::ErrorKind;
@@ -260,6 +260,7 @@ fn engine_config(options: &Options, worker: usize) -> CopierConfig {
         memory_limit: options.memory_limit / usize::from(options.workers),
         intercepts: options.intercepts.len() as u16,
         links_per_intercept: options.links_per_intercept,
+        timestamp_base: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u32),
         // The standard library's hash keys come from the system's random numbers.
         seed: RandomState::new().build_hasher().finish(),
         ..CopierConfig::new(options.maps.clone(), Arc::new(PlainTcp))

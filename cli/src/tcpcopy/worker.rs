@@ -6,9 +6,10 @@
 //!
 //! 1. What the links have received goes into the engine first: responses open gates, and what they release is sent at
 //!    once.
-//! 2. Each capture that is not empty hands over one batch of frames.
-//! 3. When all captures are empty the engine is told, and the thread sleeps again; otherwise the next round begins with a
-//!    look at the links that does not sleep.
+//! 2. Each capture hands over one batch of frames. What its ring holds beyond that is moved into a queue in memory, since
+//!    the ring has room for a moment only: see [`Backlog`].
+//! 3. When all captures are empty the thread sleeps again; otherwise the next round begins with a look at the links that
+//!    does not sleep.
 //!
 //! After each step the outbox is emptied: route changes before packets, since intercept must know a route before the
 //! target can answer. The clock is read once a round.
@@ -25,17 +26,24 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use tcpcopy_engine::ledger::SessionEnd;
 use tcpcopy_engine::{Copier, CopierConfig, Input, LinkId, Notice, Outbox};
+use tcpcopy_io::capture::backlog::Backlog;
 use tcpcopy_io::capture::{Capture, CaptureConfig, CaptureError, CaptureStats};
 use tcpcopy_io::clock::MonotonicClock;
 use tcpcopy_io::control::{ControlLinks, LinkEvent, LinksConfig, SendError};
 use tcpcopy_io::transmit::Transmitter;
 use tcpcopy_wire::Timestamp;
 use tcpcopy_wire::control::{LinkStats, RouteChange};
+use tcpcopy_wire::link::LinkType;
 
 use super::report::Snapshot;
 
 /// Frames that one capture hands over before the links are looked at again.
 const BATCH: usize = 64;
+/// Frames moved from a ring to its queue in one round; copying them takes a small part of a millisecond.
+const MOVE: usize = 1024;
+/// Bytes of frames that wait in memory for one capture, at most. Beyond that the ring fills, and the kernel counts what
+/// it drops.
+const BACKLOG_LIMIT: usize = 64 << 20;
 /// Pause before a device that has gone away is tried again.
 const REOPEN_EVERY: Duration = Duration::from_secs(2);
 /// Pause between looks whether the devices are still there.
@@ -107,8 +115,12 @@ struct Device {
     token: Token,
     config: CaptureConfig,
     capture: Option<Capture>,
-    /// The capture may hold frames.
+    /// How its frames begin.
+    link: LinkType,
+    /// The ring may hold frames.
     ready: bool,
+    /// Frames taken out of the ring that could not be handled yet.
+    backlog: Backlog,
     /// When to look whether the device is still there or, after it was lost, there again.
     check_at: Timestamp,
     /// Counters of former captures.
@@ -236,9 +248,11 @@ impl Worker {
         self.devices.push(Device {
             token,
             config,
+            link: capture.link_type(),
             capture: Some(capture),
             // What came between opening and registering made no event.
             ready: true,
+            backlog: Backlog::new(BACKLOG_LIMIT),
             check_at: Timestamp::ZERO,
             before: CaptureStats::default(),
             losses: 0,
@@ -282,7 +296,7 @@ impl Worker {
 
     /// How long to sleep; `None`: until something happens.
     fn timeout(&self) -> Option<Duration> {
-        if self.devices.iter().any(|device| device.ready) {
+        if self.devices.iter().any(Device::has_frames) {
             return Some(Duration::ZERO);
         }
         let check = self.devices.iter().map(|device| device.check_at).min();
@@ -306,30 +320,21 @@ impl Worker {
         if links.next_deadline().is_some_and(|at| at <= now) {
             links.handle_timeout(now, &mut |event| on_link_event(now, &event, engine, io));
         }
+        // Bursts of responses end where there is nothing more to read.
+        engine.handle(now, Input::Drained, &mut io.outbox);
         io.deliver(now, links);
 
-        let mut drained = true;
         for device in devices.iter_mut() {
             if device.check_at <= now {
                 device.check(now, poll.registry());
             }
-            let Some(capture) = device.capture.as_mut().filter(|_| device.ready) else { continue };
-            let link = capture.link_type();
-            let result = capture.drain(BATCH, |bytes, wire_len| {
-                engine.handle(now, Input::Frame { link, bytes, wire_len }, &mut io.outbox);
-            });
-            match result {
-                Ok(batch) => device.ready = batch.more,
-                Err(e) => device.lose(&e, now, poll.registry()),
+            if let Err(e) = device.hand_over(now, engine, &mut io.outbox) {
+                device.lose(&e, now, poll.registry());
             }
-            drained &= !device.ready;
             io.deliver(now, links);
         }
         if engine.next_deadline().is_some_and(|at| at <= now) {
             engine.handle(now, Input::Timeout, &mut io.outbox);
-        }
-        if drained {
-            engine.handle(now, Input::Drained, &mut io.outbox);
         }
         io.deliver(now, links);
         links.flush(now);
@@ -369,6 +374,29 @@ impl Worker {
 }
 
 impl Device {
+    /// Whether there may be something to do without waiting.
+    fn has_frames(&self) -> bool {
+        self.ready || !self.backlog.is_empty()
+    }
+
+    /// Gives the engine one batch of frames, the oldest first, and empties the ring as far as the queue has room.
+    #[inline]
+    fn hand_over(&mut self, now: Timestamp, engine: &mut Copier, outbox: &mut Outbox) -> Result<(), CaptureError> {
+        let link = self.link;
+        let mut handle = |bytes: &[u8], wire_len| engine.handle(now, Input::Frame { link, bytes, wire_len }, outbox);
+        let handled = self.backlog.drain(BATCH, &mut handle);
+        let Some(capture) = &mut self.capture else {
+            return Ok(());
+        };
+        if self.ready && handled < BATCH {
+            self.ready = capture.drain(BATCH - handled, &mut handle)?.more;
+        }
+        if self.ready && !self.backlog.is_full() {
+            self.ready = capture.drain(MOVE, |bytes, wire_len| self.backlog.push(bytes, wire_len))?.more;
+        }
+        Ok(())
+    }
+
     /// The capture has ended by itself: tries again later.
     #[cold]
     fn lose(&mut self, e: &CaptureError, now: Timestamp, registry: &Registry) {
@@ -403,6 +431,7 @@ impl Device {
         match opened {
             Ok(capture) => {
                 log::info!("capturing on `{}` again", self.config.device);
+                self.link = capture.link_type();
                 self.capture = Some(capture);
                 self.ready = true;
             }

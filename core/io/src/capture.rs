@@ -4,6 +4,8 @@
 //! direction otherwise. On `lo`, where each packet passes once out and once in, that leaves exactly one of the two.
 #![allow(unsafe_code)]
 
+pub mod backlog;
+
 use std::ffi::CString;
 use std::fmt;
 use std::io;

@@ -60,6 +60,9 @@ pub struct CopierConfig {
     pub intercepts: u16,
     /// Connections to each (`-C`).
     pub links_per_intercept: u16,
+    /// What TCP timestamps towards the target count from, in milliseconds. Best taken from a clock that goes on between
+    /// runs, so that a target which remembers connections of an earlier run lets new ones on the same ports pass.
+    pub timestamp_base: u32,
     /// Start value of everything that needs chance: hash keys and the sequence numbers of joined sessions.
     pub seed: u64,
 }
@@ -82,6 +85,7 @@ impl CopierConfig {
             session_limit: 1 << 22,
             intercepts: 1,
             links_per_intercept: 2,
+            timestamp_base: 0,
             seed: 0,
         }
     }

@@ -245,7 +245,7 @@ impl Copier {
             mss: options.mss.map(|mss| mss.min(self.own_mss(map))),
             window_scale: options.window_scale,
             sack: options.sack_permitted,
-            timestamp: options.timestamps.map(|(value, _)| value),
+            timestamps: options.timestamps.is_some(),
         };
         let Some(id) = self.begin(now, segment, map, isn, false, offer, predecessor, out) else { return };
         self.ledger.packets_used += 1;
@@ -275,7 +275,7 @@ impl Copier {
             mss: Some(self.own_mss(map)),
             window_scale: Some(JOINED_WINDOW_SCALE),
             sack: true,
-            timestamp: segment.tcp.options().timestamps.map(|(value, _)| value),
+            timestamps: segment.tcp.options().timestamps.is_some(),
         };
         let Some(id) = self.begin(now, segment, map, isn, true, offer, None, out) else { return };
         let mut cx = context!(self, now, out);

@@ -240,6 +240,7 @@ impl Session {
             source: self.source,
             target: cx.config.maps[usize::from(self.map)].target,
             mtu: cx.config.mtu,
+            timestamp_base: cx.config.timestamp_base,
         };
         (&mut self.target, self.queue.as_deref_mut(), wire)
     }
@@ -257,10 +258,8 @@ impl Session {
     fn reopen(&mut self, cx: &mut Context<'_>) {
         cx.ledger.reconnects += 1;
         self.gate.restart();
-        let mut offer = self.offer;
+        let offer = self.offer;
         let (target, _, mut wire) = self.halves(cx);
-        // The clock of timestamps goes on, or the target would take the new connection's for old (RFC 7323, PAWS).
-        offer.timestamp = offer.timestamp.map(|_| target.timestamp_value(wire.now));
         let iss = target.next_iss();
         target.open(&mut wire, iss, offer);
     }
@@ -449,9 +448,9 @@ impl Session {
                             cx.pool.put(queue);
                         }
                     }
-                    Some(queue) if queue.has_bytes() => self.reopen(cx),
                     // Only an end is left, of a connection that is gone already.
-                    Some(_) => self.complete(cx),
+                    Some(queue) if queue.byte_count() == 0 => self.complete(cx),
+                    Some(_) => self.reopen(cx),
                 }
                 return;
             }
@@ -488,7 +487,7 @@ impl Session {
         cx.ledger.pending_bytes -= lost;
         cx.ledger.drop_bytes(ByteDrop::TargetClosed, lost);
         let ended = self.client.end() != ClientEnd::Open;
-        let waiting = self.queue.as_deref().map_or(0, StreamQueue::len) > 0;
+        let waiting = self.queue.as_deref().map_or(0, StreamQueue::byte_count) > 0;
         if waiting && self.target.fin_sent() {
             // The FIN that had followed goes again behind them.
             self.queue_for(cx).push_end(MarkKind::Fin, 0);
@@ -624,7 +623,7 @@ impl Session {
     fn leave(&mut self, cx: &mut Context<'_>, phase: Phase) {
         let mut bytes = self.client.forget() + self.watch.take().map_or(0, |w| w.undecided());
         if let Some(queue) = self.queue.take() {
-            bytes += queue.len() as u64;
+            bytes += queue.byte_count() as u64;
             cx.pool.put(queue);
         }
         cx.ledger.pending_bytes -= bytes;

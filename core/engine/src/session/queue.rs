@@ -145,16 +145,10 @@ impl StreamQueue {
         lost as u64
     }
 
-    /// Bytes held, sent or not.
+    /// Number of bytes held, sent or not.
     #[inline]
-    pub(crate) fn len(&self) -> usize {
+    pub(crate) fn byte_count(&self) -> usize {
         self.bytes.len()
-    }
-
-    /// Whether bytes are held, sent or not.
-    #[inline]
-    pub(crate) fn has_bytes(&self) -> bool {
-        !self.bytes.is_empty()
     }
 
     /// Whether neither bytes nor marks are left.

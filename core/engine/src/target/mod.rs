@@ -70,6 +70,16 @@ pub(crate) struct Wire<'a> {
     pub(crate) target: Endpoint,
     /// Largest IP packet to send.
     pub(crate) mtu: u16,
+    /// What our timestamps count from.
+    pub(crate) timestamp_base: u32,
+}
+
+impl Wire<'_> {
+    /// The timestamp value of what is sent now (RFC 7323). All replicas go by one clock: a tuple that is used again, by
+    /// whatever client, then carries a later timestamp than before, and the target's TIME-WAIT lets it pass.
+    fn timestamp_value(&self) -> u32 {
+        self.timestamp_base.wrapping_add(self.now.as_millis() as u32)
+    }
 }
 
 /// What the replica's SYN offers: what the client's SYN offered to online.
@@ -78,8 +88,8 @@ pub(crate) struct Offer {
     pub(crate) mss: Option<u16>,
     pub(crate) window_scale: Option<u8>,
     pub(crate) sack: bool,
-    /// The client's timestamp value, where it uses them.
-    pub(crate) timestamp: Option<u32>,
+    /// Whether the client uses timestamps.
+    pub(crate) timestamps: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,8 +166,6 @@ pub(crate) struct TargetHalf {
     /// Where the target's FIN stands, if it came ahead of its turn.
     fin_ahead: Option<SeqNumber>,
 
-    /// Our timestamp value is this plus milliseconds of the engine's clock.
-    timestamp_offset: u32,
     /// The target's timestamp to echo.
     timestamp_recent: u32,
 
@@ -199,7 +207,6 @@ impl TargetHalf {
             rcv_acked: zero,
             ahead: None,
             fin_ahead: None,
-            timestamp_offset: 0,
             timestamp_recent: 0,
             round_trip: RoundTrip::new(),
             congestion: Congestion::new(536),
@@ -219,8 +226,7 @@ impl TargetHalf {
         self.max = iss + 1;
         self.sack = offer.sack;
         self.offered_scale = offer.window_scale;
-        self.timestamps = offer.timestamp.is_some();
-        self.timestamp_offset = offer.timestamp.unwrap_or(0).wrapping_sub(wire.now.as_millis() as u32);
+        self.timestamps = offer.timestamps;
         self.peer_mss = offer.mss.unwrap_or(536);
         self.heard_at = wire.now;
         self.round_trip.start(wire.now, iss + 1);
@@ -229,7 +235,7 @@ impl TargetHalf {
     }
 
     fn send_syn(&mut self, wire: &mut Wire<'_>, mss: Option<u16>) {
-        let timestamps = self.timestamps.then(|| (self.timestamp_value(wire.now), 0));
+        let timestamps = self.timestamps.then(|| (wire.timestamp_value(), 0));
         let options = Options::of_syn(mss, self.offered_scale, self.sack, timestamps);
         wire.ledger.syns_sent += 1;
         self.emit_syn(wire, options);
@@ -249,11 +255,6 @@ impl TargetHalf {
         self.mss = options.mss.unwrap_or(default).clamp(64, path) - deduct;
         self.peer_mss = self.peer_mss.min(path).max(64) - deduct;
         self.congestion = Congestion::new(self.mss);
-    }
-
-    /// Our timestamp value now (RFC 7323): the client's own, going on at one tick a millisecond.
-    pub(crate) fn timestamp_value(&self, now: Timestamp) -> u32 {
-        self.timestamp_offset.wrapping_add(now.as_millis() as u32)
     }
 
     /// Whether the connection has come up and not gone down.

@@ -195,7 +195,7 @@ impl TargetHalf {
     fn emit(&mut self, wire: &mut Wire<'_>, seq: SeqNumber, flags: Flags, payload: (&[u8], &[u8])) {
         let mut options = Options::default();
         if self.timestamps {
-            options.timestamps = Some((self.timestamp_value(wire.now), self.timestamp_recent));
+            options.timestamps = Some((wire.timestamp_value(), self.timestamp_recent));
         }
         let len = payload.0.len() + payload.1.len();
         if self.sack
