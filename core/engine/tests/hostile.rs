@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use tcpcopy_engine::{Copier, CopierConfig, Gate, Input, LinkId, Map, Outbox};
+use tcpcopy_module_api::{AfterTargetClose, Attachment, Ctx, Module, Session, SessionInfo, Transport};
 use tcpcopy_module_tcp::PlainTcp;
 use tcpcopy_wire::build::TcpRepr;
 use tcpcopy_wire::control::{FlowId, ResponseHeader, RouteChange};
@@ -119,6 +120,66 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// A module that does everything a module may do, by what the bytes are and how many it has seen.
+struct Fussy;
+
+struct FussySession {
+    seen: usize,
+}
+
+impl Module for Fussy {
+    fn name(&self) -> &'static str {
+        "fussy"
+    }
+
+    fn transport(&self) -> Transport {
+        Transport::Tcp
+    }
+
+    fn on_open(&self, info: &SessionInfo) -> Attachment {
+        if info.online.client.port.0 % 2 == 1 {
+            return Attachment::Bypass;
+        }
+        Attachment::Watch(Box::new(FussySession { seen: 0 }))
+    }
+
+    fn join_at(&self, data: &[u8]) -> Option<usize> {
+        (data.len() % 3 != 0).then_some(data.len() / 2)
+    }
+
+    fn after_target_close(&self) -> AfterTargetClose {
+        AfterTargetClose::Reconnect
+    }
+}
+
+impl Session for FussySession {
+    fn on_client_data(&mut self, ctx: &mut Ctx<'_>, data: &[u8]) {
+        self.seen += 1;
+        match self.seen % 9 {
+            // Waits for more.
+            0 => {}
+            1 => ctx.pass(data.len() / 2),
+            2 => {
+                ctx.drop(data.len().min(7));
+                ctx.pass(usize::MAX);
+            }
+            3 => {
+                ctx.send(b"of the module's own");
+                ctx.pass(data.len());
+            }
+            4 => ctx.drop(usize::MAX),
+            5 => {
+                ctx.pass(1);
+                ctx.drop(1);
+                ctx.send(b"between");
+            }
+            6 if data.len() % 5 == 0 => ctx.abort("enough"),
+            7 if data.len() % 4 == 0 => ctx.bypass(),
+            _ => ctx.pass(data.len()),
+        }
+    }
+}
+
 /// The engine, and what it last said.
 struct Run {
     copier: Copier,
@@ -139,13 +200,14 @@ fn target(ipv6: bool) -> Endpoint {
 }
 
 impl Run {
-    fn new(gate: Gate, only_whole_sessions: bool, session_limit: usize) -> Self {
+    fn new(gate: Gate, only_whole_sessions: bool, session_limit: usize, fussy: bool) -> Self {
+        let module: Arc<dyn Module> = if fussy { Arc::new(Fussy) } else { Arc::new(PlainTcp) };
         let map = |ipv6| Map { online_addr: Some(online(ipv6)), online_port: Port(80), target: target(ipv6) };
         let config = CopierConfig {
             gate,
             only_whole_sessions,
             session_limit,
-            ..CopierConfig::new(vec![map(false), map(true)], Arc::new(PlainTcp))
+            ..CopierConfig::new(vec![map(false), map(true)], module)
         };
         Self {
             copier: Copier::new(config),
@@ -284,9 +346,10 @@ proptest! {
         steps in proptest::collection::vec(step(), 1..120),
         gate: bool,
         only_whole: bool,
+        fussy: bool,
         session_limit in prop_oneof![Just(1usize << 20), 1usize..4],
     ) {
-        let mut run = Run::new(if gate { Gate::Turns } else { Gate::Off }, only_whole, session_limit);
+        let mut run = Run::new(if gate { Gate::Turns } else { Gate::Off }, only_whole, session_limit, fussy);
         for step in &steps {
             run.step(step)?;
         }
@@ -303,8 +366,8 @@ proptest! {
     }
 
     #[test]
-    fn sessions_end_by_themselves(steps in proptest::collection::vec(step(), 1..60)) {
-        let mut run = Run::new(Gate::Turns, false, 1 << 20);
+    fn sessions_end_by_themselves(steps in proptest::collection::vec(step(), 1..60), fussy: bool) {
+        let mut run = Run::new(Gate::Turns, false, 1 << 20, fussy);
         for step in &steps {
             run.step(step)?;
         }
