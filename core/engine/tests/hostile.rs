@@ -144,7 +144,7 @@ impl Module for Fussy {
     }
 
     fn join_at(&self, data: &[u8]) -> Option<usize> {
-        (data.len() % 3 != 0).then_some(data.len() / 2)
+        (!data.len().is_multiple_of(3)).then_some(data.len() / 2)
     }
 
     fn after_target_close(&self) -> AfterTargetClose {
@@ -173,8 +173,8 @@ impl Session for FussySession {
                 ctx.drop(1);
                 ctx.send(b"between");
             }
-            6 if data.len() % 5 == 0 => ctx.abort("enough"),
-            7 if data.len() % 4 == 0 => ctx.bypass(),
+            6 if data.len().is_multiple_of(5) => ctx.abort("enough"),
+            7 if data.len().is_multiple_of(4) => ctx.bypass(),
             _ => ctx.pass(data.len()),
         }
     }

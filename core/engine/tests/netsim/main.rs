@@ -17,6 +17,7 @@ mod matrix;
 mod merging;
 mod network;
 mod outcome;
+mod server;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

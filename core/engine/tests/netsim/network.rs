@@ -14,13 +14,12 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::State;
-use smoltcp::wire::IpListenEndpoint;
 use tcpcopy_engine::copier::source::SourcePool;
 use tcpcopy_engine::outbox::Notice;
 use tcpcopy_engine::{Copier, CopierConfig, Input, LinkId, Map, Outbox};
@@ -30,13 +29,14 @@ use tcpcopy_wire::link::LinkType;
 use tcpcopy_wire::tcp::Flags;
 use tcpcopy_wire::{Endpoint, Flow, Port, TcpSegment, Timestamp};
 
-use crate::apps::{ClientApp, Ordinal, ServerApp};
-use crate::case::{Case, Fault, Server};
+use crate::apps::{ClientApp, Ordinal};
+use crate::case::Case;
 use crate::chance::{Chance, Link};
 use crate::host::Host;
 use crate::intercept::{Intercept, encoded, greeted};
 use crate::merging::Merger;
 use crate::outcome;
+use crate::server::{Place, ServerHost, address, v4_of, v6_of};
 
 const ONLINE_PORT: u16 = 80;
 const TARGET_PORT: u16 = 8080;
@@ -45,13 +45,6 @@ const FIRST_CLIENT_PORT: u16 = 40_000;
 const LINKS: u16 = 2;
 /// How long segments may wait to be merged.
 const MERGE_WAIT: Duration = Duration::from_micros(50);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    Clients,
-    Online,
-    Target,
-}
 
 enum Event {
     /// A packet reaches a host.
@@ -86,18 +79,6 @@ struct Trace {
     what: &'static str,
     packet: Vec<u8>,
     len: usize,
-}
-
-/// A server with its connections, those that are over included.
-pub(crate) struct ServerHost {
-    place: Place,
-    host: Host,
-    behaviour: Server,
-    port: u16,
-    listener: Option<SocketHandle>,
-    live: Vec<(SocketHandle, ServerApp)>,
-    pub(crate) over: Vec<ServerApp>,
-    wake: Timestamp,
 }
 
 /// What the clients sent on one connection, as the capture saw it.
@@ -145,109 +126,6 @@ pub(crate) struct Network<'a> {
 }
 
 pub(crate) type Failure = String;
-
-fn v4_of(place: Place) -> Ipv4Addr {
-    Ipv4Addr::new(10, 0, 0, place as u8 + 1)
-}
-
-fn v6_of(place: Place) -> Ipv6Addr {
-    Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, place as u16 + 1)
-}
-
-fn address(place: Place, ipv6: bool) -> IpAddr {
-    if ipv6 { v6_of(place).into() } else { v4_of(place).into() }
-}
-
-impl ServerHost {
-    fn new(place: Place, behaviour: Server, port: u16, mtu: usize, seed: u64) -> Self {
-        Self {
-            place,
-            host: Host::new(v4_of(place), v6_of(place), mtu, seed),
-            behaviour,
-            port,
-            listener: None,
-            live: Vec::new(),
-            over: Vec::new(),
-            wake: Timestamp::NEVER,
-        }
-    }
-
-    /// A packet reaches the host's card.
-    fn receive(&mut self, now: Timestamp, packet: Vec<u8>) {
-        let syn_of = TcpSegment::from_ip_packet(&packet, packet.len())
-            .ok()
-            .filter(|segment| segment.tcp.flags().contains(Flags::SYN))
-            .map(|segment| SocketAddr::from(segment.src));
-        let known = self.live.iter().position(|(_, app)| Some(app.remote) == syn_of);
-        self.host.card.received.push_back(packet);
-        let Some(i) = known else { return };
-        if self.host.socket(self.live[i].0).state() == State::TimeWait {
-            // TIME-WAIT makes room for a new SYN on its ports, as it does on every system in use.
-            let (handle, app) = self.live.remove(i);
-            self.host.sockets.remove(handle);
-            self.over.push(app);
-        } else if let Some(listener) = self.listener.take() {
-            // The SYN belongs to the connection; smoltcp would give it to whichever socket has the lower index.
-            self.host.sockets.remove(listener);
-            self.host.poll(now);
-        }
-    }
-
-    fn run(&mut self, now: Timestamp, case: &Case, ordinal: &mut Ordinal) {
-        loop {
-            if self.listener.is_none() && self.behaviour.fault != Fault::Refuse {
-                let handle = self.host.add_socket(self.behaviour.window, 1 << 18);
-                let socket = self.host.socket(handle);
-                if self.behaviour.timestamps {
-                    socket.set_tsval_generator(Some(crate::host::timestamp_clock));
-                }
-                socket.listen(IpListenEndpoint { addr: None, port: self.port }).unwrap();
-                self.listener = Some(handle);
-            }
-            self.host.poll(now);
-            if let Some(handle) = self.listener
-                && let Some(remote) = self.host.socket(handle).remote_endpoint()
-            {
-                let remote = SocketAddr::new(remote.addr.into(), remote.port);
-                self.live.push((handle, ServerApp::new(self.behaviour, &case.turns, remote)));
-                self.listener = None;
-                continue;
-            }
-            break;
-        }
-        self.wake = Timestamp::NEVER;
-        let mut i = 0;
-        while i < self.live.len() {
-            let (handle, app) = &mut self.live[i];
-            let socket = self.host.sockets.get_mut::<smoltcp::socket::tcp::Socket<'_>>(*handle);
-            if let Some(at) = app.step(now, ordinal, socket) {
-                self.wake = self.wake.min(at);
-            }
-            if socket.state() == State::Closed && !socket.can_recv() {
-                let (handle, app) = self.live.remove(i);
-                // A RST that waits to be sent goes first.
-                self.host.poll(now);
-                self.host.sockets.remove(handle);
-                self.over.push(app);
-            } else if socket.state() == State::Listen {
-                // A handshake that was reset: the socket listens again, for nobody.
-                let (handle, _) = self.live.remove(i);
-                self.host.sockets.remove(handle);
-            } else {
-                i += 1;
-            }
-        }
-        self.host.poll(now);
-        if let Some(at) = self.host.wakes_at(now) {
-            self.wake = self.wake.min(at);
-        }
-    }
-
-    /// All connections there were.
-    pub(crate) fn connections(&self) -> impl Iterator<Item = &ServerApp> {
-        self.over.iter().chain(self.live.iter().map(|(_, app)| app))
-    }
-}
 
 impl<'a> Network<'a> {
     pub(crate) fn new(case: &'a Case, live_trace: bool) -> Self {
@@ -408,7 +286,6 @@ impl<'a> Network<'a> {
             Event::Wake(Place::Clients) if self.clients_wake <= self.now => self.run_clients(),
             Event::Wake(place @ Place::Online) if self.online.wake <= self.now => self.run_server(place),
             Event::Wake(place @ Place::Target) if self.target.wake <= self.now => self.run_server(place),
-            Event::Wake(_) => {}
             Event::Connect(session) => {
                 self.connect(session);
                 self.run_clients();
@@ -435,7 +312,8 @@ impl<'a> Network<'a> {
             Event::ControlToCopier(losses, link, bytes) if losses == self.control_losses => {
                 self.on_responses(link, &bytes)?;
             }
-            Event::ControlToIntercept(..) | Event::ControlToCopier(..) => {}
+            // Superseded by a later wake, or on a connection that is lost.
+            Event::Wake(_) | Event::ControlToIntercept(..) | Event::ControlToCopier(..) => {}
             Event::InterceptDeadline => {
                 if let Some(intercept) = &mut self.intercept
                     && intercept.next_deadline().is_some_and(|at| at <= self.now)
