@@ -182,9 +182,10 @@ impl Session {
         Flow { client: self.source, server: config.maps[usize::from(self.map)].target }
     }
 
-    /// Whether `syn` is the SYN that this session began with, once more.
+    /// Whether `syn` is the SYN that this session began with, once more; or, captured out of turn, the one before the data
+    /// that it was joined at.
     pub(crate) fn began_with(&self, syn: SeqNumber) -> bool {
-        !self.joined && self.isn == syn
+        self.isn == syn
     }
 
     /// Whether the session is over, and its ports are free.
