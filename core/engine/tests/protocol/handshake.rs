@@ -161,3 +161,44 @@ fn data_on_a_syn_is_not_lost_in_silence() {
     s.pass_ms(6_000);
     assert_eq!(s.ended, [SessionEnd::CaptureHole]);
 }
+
+#[test]
+fn a_syn_that_was_captured_behind_its_data_begins_no_second_session() {
+    let mut s = Script::new();
+    s.client(segment(PSH_ACK, 1, 1).data(100));
+    s.expect(SYN, 0, 0, 0);
+    s.client(segment(SYN, 0, 0).mss(1460));
+    s.target(segment(SYN_ACK, 0, 1).mss(1000));
+    s.expect(PSH_ACK, 1, 1, 100);
+    s.nothing_more();
+    assert_eq!((s.ledger().sessions_seen, s.ledger().joined), (1, 1));
+}
+
+#[test]
+fn without_its_syn_a_session_is_joined_at_its_next_data_or_not_at_all() {
+    let mut s = Script::new();
+    s.client(segment(ACK, 500, 300));
+    s.client(segment(FIN_ACK, 500, 300));
+    s.client(segment(RST, 500, 0));
+    s.nothing_more();
+    assert_eq!(s.ledger().packets_dropped[PacketDrop::NoSession as usize], 3);
+    s.client(segment(PSH_ACK, 600, 300).data(100));
+    s.expect(SYN, 599, 0, 0);
+    s.target(segment(SYN_ACK, 0, 600).mss(1000));
+    s.expect(PSH_ACK, 600, 1, 100);
+    s.nothing_more();
+
+    let mut s = Script::with(|c| c.only_whole_sessions = true);
+    s.client(segment(PSH_ACK, 600, 300).data(100));
+    s.nothing_more();
+    assert_eq!(s.ledger().sessions_seen, 0);
+}
+
+#[test]
+fn a_link_that_comes_up_is_told_the_routes_of_live_sessions_again() {
+    let mut s = Script::established();
+    assert_eq!(s.routes_added(), 1, "on the session's own link alone");
+    s.link_up(0);
+    s.link_up(1);
+    assert_eq!(s.routes_added(), 2, "and again on that link");
+}

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tcpcopy_engine::ledger::SessionEnd;
 use tcpcopy_engine::outbox::Notice;
-use tcpcopy_engine::{Copier, CopierConfig, Input, Ledger, Map, Outbox};
+use tcpcopy_engine::{Copier, CopierConfig, Input, Ledger, LinkId, Map, Outbox};
 use tcpcopy_module_tcp::PlainTcp;
 use tcpcopy_wire::build::TcpRepr;
 use tcpcopy_wire::control::{FlowId, ResponseHeader, RouteChange};
@@ -115,6 +115,7 @@ pub(crate) struct Script {
     now: Timestamp,
     sent: VecDeque<Sent>,
     id: Option<FlowId>,
+    routes_added: usize,
     client: Endpoint,
     pub(crate) ended: Vec<SessionEnd>,
     /// Milliseconds on the clock at which the script's time began.
@@ -137,6 +138,7 @@ impl Script {
             now: origin,
             sent: VecDeque::new(),
             id: None,
+            routes_added: 0,
             client: CLIENT,
             ended: Vec::new(),
             origin,
@@ -175,6 +177,7 @@ impl Script {
         for (_, change) in self.out.routes.drain(..) {
             if let RouteChange::Add { id, .. } = change {
                 self.id = Some(id);
+                self.routes_added += 1;
             }
         }
         for notice in self.out.notices.drain(..) {
@@ -248,6 +251,14 @@ impl Script {
 
     pub(crate) fn drained(&mut self) {
         self.tell(Input::Drained);
+    }
+
+    pub(crate) fn link_up(&mut self, link: u16) {
+        self.tell(Input::LinkUp(LinkId(link)));
+    }
+
+    pub(crate) fn routes_added(&self) -> usize {
+        self.routes_added
     }
 
     pub(crate) fn stop(&mut self) {
