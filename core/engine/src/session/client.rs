@@ -168,7 +168,8 @@ impl ClientHalf {
             return;
         }
         // A RST below what is expected comes from a client that answers something old; it resets all the same.
-        let at = seq.later(self.next);
+        // Behind a FIN that was handed on there is nothing to wait for.
+        let at = if self.ended { self.next } else { seq.later(self.next) };
         if at != self.next {
             self.hole_since = self.hole_since.min(now);
         }

@@ -6,7 +6,8 @@
 //! - until as many bytes have come as online had sent (the distance that the client's ACK moved), or
 //! - until a burst of the target ends with PSH on a segment that is not a whole number of MSS long (so it ends what the
 //!   server wrote, and is not a slice of more), and nothing else is waiting to be read, or
-//! - until the target has sent something in this turn and then been quiet for [`QUIET`], or
+//! - until the target has sent something in this turn and then been quiet for [`QUIET`] or two round trips (a response
+//!   of many segments pauses for one between two flights), with no hole in what it sent, or
 //! - until the target has closed.
 //!
 //! Data that the client sent without waiting belongs to the turn of the data before it and is never held. A server that
@@ -35,7 +36,7 @@ pub(crate) struct GateState {
     skip_turn: bool,
     /// The front mark has been counted as held.
     holding: bool,
-    /// When the target last sent data.
+    /// When the target last sent data, as far as the quiet time goes; later than now where that is longer.
     last_data: Timestamp,
     /// When the quiet time ends; [`Timestamp::NEVER`] while nothing waits for it.
     pub(crate) quiet_at: Timestamp,
@@ -60,6 +61,18 @@ impl GateState {
         self.got = self.got.saturating_add(bytes);
         self.push = push;
         self.last_data = now;
+    }
+
+    /// The quiet time that has begun is longer than [`QUIET`] by this much.
+    #[inline]
+    pub(crate) fn allow_pause(&mut self, beyond: Duration) {
+        self.last_data = self.last_data + beyond;
+    }
+
+    /// Something of the response is missing, so more will come, however long that takes.
+    #[inline]
+    pub(crate) fn expect_more(&mut self) {
+        self.last_data = Timestamp::NEVER;
     }
 
     /// No more responses will come: nothing is held any more.

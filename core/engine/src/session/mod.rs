@@ -418,6 +418,10 @@ impl Session {
         }
         if heard.advanced > 0 {
             self.gate.on_target_data(cx.now, heard.advanced, heard.burst_end);
+            self.gate.allow_pause(self.target.two_round_trips().saturating_sub(gate::QUIET));
+        }
+        if self.target.has_hole() {
+            self.gate.expect_more();
         }
         if heard.fin {
             self.gate.open_for_good();

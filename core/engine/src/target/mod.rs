@@ -267,6 +267,18 @@ impl TargetHalf {
         self.peer_fin
     }
 
+    /// Whether something is missing in what the target has sent.
+    #[inline]
+    pub(crate) fn has_hole(&self) -> bool {
+        self.ahead.is_some()
+    }
+
+    /// Twice the smoothed round-trip time; zero before the first measurement.
+    #[inline]
+    pub(crate) fn two_round_trips(&self) -> Duration {
+        self.round_trip.twice()
+    }
+
     /// Whether our FIN went out.
     pub(crate) fn fin_sent(&self) -> bool {
         self.fin_sent

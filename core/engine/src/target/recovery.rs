@@ -76,8 +76,13 @@ impl RoundTrip {
         (base * (1 << backoff.min(10))).min(MAX_RTO)
     }
 
+    #[inline]
+    pub(super) fn twice(&self) -> Duration {
+        Duration::from_micros(2 * u64::from(self.smoothed_us))
+    }
+
     fn tail_probe(&self) -> Duration {
-        Duration::from_micros(2 * u64::from(self.smoothed_us)) + PEER_DELAYED_ACK
+        self.twice() + PEER_DELAYED_ACK
     }
 
     fn is_measured(&self) -> bool {

@@ -132,6 +132,8 @@ pub(crate) struct Case {
     pub(crate) from_target: Quality,
     /// Between tcpcopy and intercept, both ways.
     pub(crate) control_delay: Duration,
+    /// When intercept is killed, and how long it takes until it is there again.
+    pub(crate) intercept_restarts: Option<(Duration, Duration)>,
     pub(crate) capture: Capture,
     pub(crate) gate: Gate,
     pub(crate) only_whole_sessions: bool,
@@ -167,6 +169,7 @@ impl Case {
             to_target: hop,
             from_target: hop,
             control_delay: Duration::from_micros(100),
+            intercept_restarts: None,
             capture: Capture::default(),
             gate: Gate::Turns,
             only_whole_sessions: false,

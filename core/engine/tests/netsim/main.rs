@@ -1,7 +1,8 @@
 //! The engine on a virtual network: virtual time, chance from a seed, and TCPs that are not its own.
 //!
 //! Clients talk to online over smoltcp sockets; a capture shows the engine what arrives at online; what the engine sends
-//! travels over a bad path to a target with smoltcp sockets, whose packets travel back over a bad path to an intercept.
+//! travels over a bad path to a target with smoltcp sockets, whose packets travel back over a bad path to the relay
+//! engine, and from there as bytes of the control link.
 //! [`outcome`] judges each packet and each run.
 //!
 //! A failure prints the case's name. `NETSIM_CASE=<name> cargo test -p tcpcopy-engine --test netsim` runs that case alone
@@ -11,6 +12,7 @@ mod apps;
 mod case;
 mod chance;
 mod host;
+mod intercept;
 mod matrix;
 mod merging;
 mod network;
@@ -39,7 +41,7 @@ pub(crate) fn run_all(cases: impl IntoIterator<Item = Case>) {
         for round in if only_name.is_some() { only_round..only_round + 1 } else { 0..rounds } {
             let mut case = case.clone();
             if round > 0 {
-                case.name += &format!("+{round}");
+                case.name = format!("{}+{round}", case.name);
                 case.seed += 1_000 * round;
             }
             run += 1;
@@ -56,10 +58,11 @@ pub(crate) fn run_all(cases: impl IntoIterator<Item = Case>) {
         }
     }
     if let Some((case, _, packets)) = failures.first() {
-        let list: String = failures.iter().take(20).map(|(c, f, _)| format!("\n  {}: {f}", c.name)).collect();
+        let list: Vec<_> = failures.iter().take(20).map(|(c, f, _)| format!("  {}: {f}", c.name)).collect();
         panic!(
-            "{} of {run} cases failed:{list}\n\nThe first of them: {case:?}\nIts last packets:\n{packets}",
-            failures.len()
+            "{} of {run} cases failed:\n{}\n\nThe first of them: {case:?}\nIts last packets:\n{packets}",
+            failures.len(),
+            list.join("\n"),
         );
     }
 }

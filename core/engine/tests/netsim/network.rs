@@ -12,6 +12,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -22,9 +23,9 @@ use smoltcp::socket::tcp::State;
 use smoltcp::wire::IpListenEndpoint;
 use tcpcopy_engine::copier::source::SourcePool;
 use tcpcopy_engine::outbox::Notice;
-use tcpcopy_engine::{Copier, CopierConfig, Input, Map, Outbox};
+use tcpcopy_engine::{Copier, CopierConfig, Input, LinkId, Map, Outbox};
 use tcpcopy_module_tcp::PlainTcp;
-use tcpcopy_wire::control::{FlowId, ResponseHeader, RouteChange};
+use tcpcopy_wire::control::{Decoder, FlowId, Message, Role, RouteChange};
 use tcpcopy_wire::link::LinkType;
 use tcpcopy_wire::tcp::Flags;
 use tcpcopy_wire::{Endpoint, Flow, Port, TcpSegment, Timestamp};
@@ -33,14 +34,15 @@ use crate::apps::{ClientApp, Ordinal, ServerApp};
 use crate::case::{Case, Fault, Server};
 use crate::chance::{Chance, Link};
 use crate::host::Host;
+use crate::intercept::{Intercept, encoded, greeted};
 use crate::merging::Merger;
 use crate::outcome;
 
 const ONLINE_PORT: u16 = 80;
 const TARGET_PORT: u16 = 8080;
 const FIRST_CLIENT_PORT: u16 = 40_000;
-/// An early response is kept this long by the virtual intercept.
-const EARLY_KEPT: Duration = Duration::from_secs(1);
+/// Control connections to intercept.
+const LINKS: u16 = 2;
 /// How long segments may wait to be merged.
 const MERGE_WAIT: Duration = Duration::from_micros(50);
 
@@ -64,10 +66,16 @@ enum Event {
     MergeEnds,
     /// A packet of the target reaches intercept.
     AtIntercept(Vec<u8>),
-    /// A route change reaches intercept.
-    Route(RouteChange),
-    /// A response reaches tcpcopy.
-    Response(FlowId, Vec<u8>),
+    /// Bytes of a control connection reach intercept. They die with the connections of their time.
+    ControlToIntercept(u32, LinkId, Vec<u8>),
+    /// Bytes of a control connection reach tcpcopy.
+    ControlToCopier(u32, LinkId, Vec<u8>),
+    /// Intercept's deadline.
+    InterceptDeadline,
+    /// Intercept is killed.
+    InterceptGone,
+    /// Intercept is there again, and tcpcopy has connected to it.
+    InterceptBack,
     /// The engine's deadline.
     EngineDeadline,
 }
@@ -121,9 +129,13 @@ pub(crate) struct Network<'a> {
     engine_wake: Timestamp,
     undrained: bool,
     timeouts_at_once: u32,
-    announced: HashMap<Flow, FlowId>,
-    routes: HashMap<Flow, FlowId>,
-    early: Vec<(Timestamp, Flow, Vec<u8>)>,
+    announced: HashMap<FlowId, Flow>,
+    intercept: Option<Intercept>,
+    intercept_wake: Timestamp,
+    /// Decoders at tcpcopy's end of the control connections.
+    decoders: Vec<Decoder>,
+    /// How often the control connections were lost.
+    control_losses: u32,
     pub(crate) ended: Vec<(Flow, tcpcopy_engine::ledger::SessionEnd)>,
     pub(crate) seen: HashMap<SocketAddr, Seen>,
     /// RSTs that the engine sent, by the replica's address.
@@ -251,6 +263,7 @@ impl<'a> Network<'a> {
             hole_timeout: case.hole_timeout,
             response_timeout: case.response_timeout,
             idle_timeout: case.idle_timeout,
+            links_per_intercept: LINKS,
             seed: chance.next(),
             ..CopierConfig::new(vec![map], Arc::new(PlainTcp))
         };
@@ -278,8 +291,10 @@ impl<'a> Network<'a> {
             undrained: false,
             timeouts_at_once: 0,
             announced: HashMap::new(),
-            routes: HashMap::new(),
-            early: Vec::new(),
+            intercept: Some(Intercept::new(Timestamp::ZERO, LINKS, case.seed)),
+            intercept_wake: Timestamp::NEVER,
+            decoders: (0..LINKS).map(|_| greeted(Role::Tcpcopy)).collect(),
+            control_losses: 0,
             ended: Vec::new(),
             seen: HashMap::new(),
             resets_sent: HashMap::new(),
@@ -290,6 +305,10 @@ impl<'a> Network<'a> {
         for port in 0..case.ports {
             let at = Timestamp::from_millis(1) + case.start_gap * port as u32;
             network.schedule(at, Event::Connect(port * case.connections_per_port));
+        }
+        if let Some((at, down_for)) = case.intercept_restarts {
+            network.schedule(Timestamp::ZERO + at, Event::InterceptGone);
+            network.schedule(Timestamp::ZERO + at + down_for, Event::InterceptBack);
         }
         network.online.run(Timestamp::ZERO, case, &mut network.ordinal);
         network.target.run(Timestamp::ZERO, case, &mut network.ordinal);
@@ -348,7 +367,10 @@ impl<'a> Network<'a> {
         self.copier.ledger().sessions_alive == 0
             && self.copier.ledger().sessions_seen > 0
             && self.client_apps.iter().all(|(handle, app)| app.closed && handle.is_none())
-            && self.bodies.values().all(|event| matches!(event, Event::Wake(_) | Event::EngineDeadline))
+            && self
+                .bodies
+                .values()
+                .all(|event| matches!(event, Event::Wake(_) | Event::EngineDeadline | Event::InterceptDeadline))
     }
 
     /// Orders the engine to stop, which it must do in finite time whatever the state of its sessions.
@@ -397,20 +419,44 @@ impl<'a> Network<'a> {
                     self.frame(&packet)?;
                 }
             }
-            Event::AtIntercept(packet) => self.at_intercept(packet),
-            Event::Route(change) => self.on_route(change),
-            Event::Response(id, packet) => {
-                self.note("target -> copier", &packet);
-                let segment = TcpSegment::from_ip_packet(&packet, packet.len()).map_err(|e| e.to_string())?;
-                self.tell(Input::Response(ResponseHeader {
-                    id,
-                    seq: segment.tcp.seq(),
-                    ack: segment.tcp.ack(),
-                    flags: segment.tcp.flags(),
-                    window: segment.tcp.window(),
-                    payload_len: segment.payload_len,
-                    options: segment.tcp.options_bytes(),
-                }))?;
+            Event::AtIntercept(packet) => {
+                self.note("at intercept", &packet);
+                if let Some(intercept) = &mut self.intercept {
+                    intercept.on_packet(self.now, &packet)?;
+                }
+                self.empty_intercept();
+            }
+            Event::ControlToIntercept(losses, link, bytes) if losses == self.control_losses => {
+                if let Some(intercept) = &mut self.intercept {
+                    intercept.on_bytes(self.now, link, &bytes)?;
+                }
+                self.empty_intercept();
+            }
+            Event::ControlToCopier(losses, link, bytes) if losses == self.control_losses => {
+                self.on_responses(link, &bytes)?;
+            }
+            Event::ControlToIntercept(..) | Event::ControlToCopier(..) => {}
+            Event::InterceptDeadline => {
+                if let Some(intercept) = &mut self.intercept
+                    && intercept.next_deadline().is_some_and(|at| at <= self.now)
+                {
+                    intercept.on_timeout(self.now)?;
+                }
+                self.empty_intercept();
+            }
+            Event::InterceptGone => {
+                self.intercept = None;
+                self.control_losses += 1;
+                for link in 0..LINKS {
+                    self.tell(Input::LinkDown(LinkId(link)))?;
+                }
+            }
+            Event::InterceptBack => {
+                self.intercept = Some(Intercept::new(self.now, LINKS, self.case.seed + 1));
+                self.decoders = (0..LINKS).map(|_| greeted(Role::Tcpcopy)).collect();
+                for link in 0..LINKS {
+                    self.tell(Input::LinkUp(LinkId(link)))?;
+                }
             }
             Event::EngineDeadline => {
                 if self.copier.next_deadline().is_some_and(|at| at <= self.now) {
@@ -567,11 +613,12 @@ impl<'a> Network<'a> {
             return Ok(());
         }
         let mut outbox = std::mem::take(&mut self.outbox);
-        for (_, change) in outbox.routes.drain(..) {
+        for (link, change) in outbox.routes.drain(..) {
             if let RouteChange::Add { id, flow } = change {
-                self.announced.insert(flow, id);
+                self.announced.insert(id, flow);
             }
-            self.schedule(self.now + self.case.control_delay, Event::Route(change));
+            let event = Event::ControlToIntercept(self.control_losses, link, encoded(&change));
+            self.schedule(self.now + self.case.control_delay, event);
         }
         for notice in outbox.notices.drain(..) {
             if let Notice::SessionEnded { flow, reason } = notice {
@@ -590,7 +637,7 @@ impl<'a> Network<'a> {
             {
                 return Err(format!("sent to {to}, where nothing should go: {segment:?}"));
             }
-            if !self.announced.contains_key(&segment.flow_from_client()) {
+            if !self.announced.values().any(|flow| *flow == segment.flow_from_client()) {
                 return Err(format!("sent before its route was announced: {segment:?}"));
             }
             if segment.tcp.flags().contains(Flags::RST) {
@@ -607,32 +654,31 @@ impl<'a> Network<'a> {
 
     // ---- intercept
 
-    fn at_intercept(&mut self, packet: Vec<u8>) {
-        let Ok(segment) = TcpSegment::from_ip_packet(&packet, packet.len()) else { return };
-        let flow = segment.flow_from_server();
-        match self.routes.get(&flow) {
-            Some(&id) => self.schedule(self.now + self.case.control_delay, Event::Response(id, packet)),
-            None => self.early.push((self.now, flow, packet)),
+    fn empty_intercept(&mut self) {
+        let Some(intercept) = &mut self.intercept else { return };
+        let wake = intercept.next_deadline();
+        for (link, bytes) in intercept.take() {
+            let event = Event::ControlToCopier(self.control_losses, link, bytes);
+            self.schedule(self.now + self.case.control_delay, event);
+        }
+        if let Some(at) = wake.map(|at| at.max(self.now)).filter(|at| *at != self.intercept_wake) {
+            self.intercept_wake = at;
+            self.schedule(at, Event::InterceptDeadline);
         }
     }
 
-    fn on_route(&mut self, change: RouteChange) {
-        match change {
-            RouteChange::Add { id, flow } => {
-                self.routes.insert(flow, id);
-                for (at, early_flow, packet) in std::mem::take(&mut self.early) {
-                    if self.now.since(at) > EARLY_KEPT {
-                        continue;
-                    }
-                    if early_flow == flow {
-                        self.schedule(self.now + self.case.control_delay, Event::Response(id, packet));
-                    } else {
-                        self.early.push((at, early_flow, packet));
-                    }
-                }
+    fn on_responses(&mut self, link: LinkId, mut bytes: &[u8]) -> Result<(), Failure> {
+        while !bytes.is_empty() {
+            let decoded = self.decoders[usize::from(link.0)].next(bytes).map_err(|e| e.to_string())?;
+            let Some((Message::Responses(responses), len)) = decoded else {
+                return Err(format!("tcpcopy was sent {decoded:?}"));
+            };
+            bytes = &bytes[len..];
+            for response in responses {
+                self.tell(Input::Response(response))?;
             }
-            RouteChange::Remove { id } => self.routes.retain(|_, route| *route != id),
         }
+        Ok(())
     }
 
     /// How long the network has run.
@@ -651,10 +697,10 @@ fn format_trace(line: &Trace) -> String {
             let options = segment.tcp.options();
             let mut text = format!("{:?} {:<16} {segment:?}", line.at, line.what);
             for (left, right) in options.sack_blocks() {
-                text += &format!(" sack {left}..{right}");
+                let _ = write!(text, " sack {left}..{right}");
             }
             if let Some((value, echo)) = options.timestamps {
-                text += &format!(" ts {value}/{echo}");
+                let _ = write!(text, " ts {value}/{echo}");
             }
             text
         }

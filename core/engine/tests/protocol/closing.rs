@@ -203,3 +203,16 @@ fn a_session_that_ended_while_it_waited_leaves_its_place_to_the_next() {
     s.nothing_more();
     assert_eq!((s.ledger().sessions_seen, s.ledger().sessions_alive), (3, 1));
 }
+
+#[test]
+fn no_reset_opens_a_stream_again_that_a_fin_has_closed() {
+    let mut s = Script::established();
+    s.client(segment(FIN_ACK, 1, 1).data(100));
+    assert_eq!(s.all_sent().len(), 1);
+    s.client(segment(RST_ACK, 1_200, 1));
+    s.client(segment(PSH_ACK, 1, 1).data(150));
+    s.nothing_more();
+    s.target(segment(ACK, 1, 102));
+    s.expect(RST_ACK, 102, 1, 0);
+    s.nothing_more();
+}

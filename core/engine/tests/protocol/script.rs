@@ -208,6 +208,7 @@ impl Script {
     }
 
     /// A packet of the client is captured, but no more than `len` bytes of it.
+    #[allow(clippy::needless_pass_by_value)] // scripts read better so
     pub(crate) fn client_cut_to(&mut self, s: Segment, len: usize) {
         let ack = if s.flags.contains(ACK) { ONLINE_ISN + s.ack } else { SeqNumber(0) };
         let repr = TcpRepr {
@@ -228,6 +229,7 @@ impl Script {
     }
 
     /// A packet of the target is reported.
+    #[allow(clippy::needless_pass_by_value)] // scripts read better so
     pub(crate) fn target(&mut self, s: Segment) {
         let mut options = vec![0; s.options.encoded_len()];
         s.options.encode(&mut options);

@@ -168,3 +168,47 @@ fn what_overlaps_is_sent_once() {
     let total: usize = s.all_sent().iter().map(|p| p.len).sum();
     assert_eq!(total, 150);
 }
+
+#[test]
+fn a_pause_of_a_round_trip_is_not_the_end_of_a_response() {
+    // A target 50 ms away sends in flights, one a round trip.
+    let mut s = Script::new();
+    s.client(segment(SYN, 0, 0).mss(1460).scale(7));
+    s.expect(SYN, 0, 0, 0);
+    s.pass_ms(50);
+    s.target(segment(SYN_ACK, 0, 1).mss(1000).scale(7));
+    s.expect(ACK, 1, 1, 0);
+    s.client(segment(PSH_ACK, 1, 1).data(100));
+    s.expect(PSH_ACK, 1, 1, 100);
+    s.client(segment(PSH_ACK, 101, 30_001).data(50));
+    s.pass_ms(50);
+    for flight in 0..3 {
+        s.target(segment(ACK, 1 + 10_000 * flight, 101).data(10_000));
+        s.drained();
+        let sent = s.all_sent();
+        if flight == 2 {
+            assert_eq!(sent[0].seq, 101, "released by the last byte");
+        } else {
+            assert!(sent.iter().all(|p| p.len == 0), "{sent:?}");
+            s.pass_ms(60);
+            s.nothing_more();
+        }
+    }
+    assert_eq!(s.ledger().gate_by_bytes, 1);
+}
+
+#[test]
+fn a_response_with_a_hole_in_it_is_not_over() {
+    let mut s = Script::established();
+    s.client(segment(PSH_ACK, 1, 1).data(100));
+    s.expect(PSH_ACK, 1, 1, 100);
+    s.client(segment(PSH_ACK, 101, 4_381).data(50));
+    s.target(segment(ACK, 1, 101).data(1_460));
+    s.target(segment(ACK, 2_921, 101).data(1_460));
+    s.drained();
+    s.all_sent();
+    s.pass_ms(1_000);
+    s.nothing_more();
+    s.target(segment(ACK, 1_461, 101).data(1_460));
+    assert_eq!(s.all_sent()[0].seq, 101);
+}
