@@ -7,3 +7,4 @@ pub mod grammar;
 pub mod intercept;
 pub mod logging;
 pub mod tcpcopy;
+mod values;

@@ -1,9 +1,7 @@
 //! The options of intercept, checked.
 
-use std::fmt::Display;
 use std::net::IpAddr;
-use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use log::LevelFilter;
@@ -12,6 +10,7 @@ use tcpcopy_io::control::DEFAULT_PORT;
 
 use super::arguments::Arguments;
 use crate::exit::Failure;
+use crate::values::{absolute, devices, in_range, log_level};
 
 const MB: usize = 1 << 20;
 /// A year: longer waits are mistakes.
@@ -90,40 +89,4 @@ impl Options {
             daemon: arguments.daemon,
         })
     }
-}
-
-fn in_range<T: PartialOrd + Display>(option: &str, value: T, range: RangeInclusive<T>) -> Result<T, Failure> {
-    if range.contains(&value) {
-        return Ok(value);
-    }
-    Err(Failure::usage(format!("in {option}: {value} is not within {} to {}", range.start(), range.end())))
-}
-
-fn devices(given: &[String]) -> Result<Vec<String>, Failure> {
-    let mut devices: Vec<String> = Vec::new();
-    for name in given.iter().flat_map(|list| list.split(',')).map(str::trim).filter(|name| !name.is_empty()) {
-        if !devices.iter().any(|device| device == name) {
-            devices.push(name.to_owned());
-        }
-    }
-    if devices.is_empty() {
-        devices.push("any".to_owned());
-    }
-    if devices.len() > 1 && devices.iter().any(|device| device == "any") {
-        return Err(Failure::usage("in -i (--device): `any` has all the other devices in it; give it alone"));
-    }
-    Ok(devices)
-}
-
-fn log_level(text: Option<&str>) -> Result<LevelFilter, Failure> {
-    let text = text.unwrap_or("info");
-    text.parse().map_err(|_| Failure::usage(format!("in --log-level: `{text}` is none of error, warn, info, debug")))
-}
-
-/// A daemon changes its directory, so file names are made absolute before.
-fn absolute(option: &str, path: &Path) -> Result<PathBuf, Failure> {
-    if path.as_os_str().is_empty() || path.is_dir() {
-        return Err(Failure::usage(format!("in {option}: `{}` is not the name of a file", path.display())));
-    }
-    std::path::absolute(path).map_err(|e| Failure::usage(format!("in {option}: {}: {e}", path.display())))
 }

@@ -48,7 +48,7 @@ pub struct Arguments {
     #[serde(skip_serializing_if = "is_off")]
     pub no_wait: bool,
 
-    /// Where intercept runs. Of several, each gets its share of the connections.
+    /// Where intercept runs. Of several, each is told of every connection, and reports what it sees of it.
     #[arg(short = 's', long, value_name = "ADDR[:PORT][,...]", help_heading = "Intercept")]
     #[serde(deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
     pub intercept: Vec<String>,

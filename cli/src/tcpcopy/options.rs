@@ -1,8 +1,7 @@
 //! The options of tcpcopy, checked: what the arguments mean, in the engine's types.
 
 use std::net::{IpAddr, SocketAddr};
-use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use log::LevelFilter;
@@ -13,6 +12,7 @@ use tcpcopy_io::capture::check_filter;
 use super::arguments::Arguments;
 use super::{filter, grammar};
 use crate::exit::Failure;
+use crate::values::{absolute, devices, in_range, log_level};
 
 /// Workers at most; more than a host has cores help nobody.
 const MAX_WORKERS: u16 = 64;
@@ -99,7 +99,9 @@ impl Options {
             Some(filter) => filter,
             None => filter::from_maps(&maps),
         };
-        check_filter(&filter).map_err(|e| Failure::usage(format!("in -F (--filter): {e}")))?;
+        check_filter(&filter).map_err(|e| {
+            Failure::usage(format!("in -F (--filter): {e}\nit is written like this: -F 'tcp and dst port 80'"))
+        })?;
 
         let mtu = in_range("-M (--mtu)", arguments.mtu.unwrap_or(1500), 576..=u16::MAX)?;
         if mtu < 1280 && maps.iter().any(|map| map.target.addr.is_ipv6()) {
@@ -148,47 +150,6 @@ fn missing(what: &str, option: &crate::grammar::OptionName) -> Failure {
         "{} is missing: it says {what}\nit is written like this: {}\nall options: tcpcopy -h",
         option.name, option.example
     ))
-}
-
-fn in_range<T: PartialOrd + std::fmt::Display>(option: &str, value: T, range: RangeInclusive<T>) -> Result<T, Failure> {
-    if range.contains(&value) {
-        return Ok(value);
-    }
-    Err(Failure::usage(format!("in {option}: {value} is not within {} to {}", range.start(), range.end())))
-}
-
-fn absolute(option: &str, path: &Path) -> Result<PathBuf, Failure> {
-    if path.as_os_str().is_empty() || path.is_dir() {
-        return Err(Failure::usage(format!("in {option}: `{}` is not the name of a file", path.display())));
-    }
-    std::path::absolute(path).map_err(|e| Failure::usage(format!("in {option}: {}: {e}", path.display())))
-}
-
-fn log_level(text: Option<&str>) -> Result<LevelFilter, Failure> {
-    let text = text.unwrap_or("info");
-    text.parse().map_err(|_| Failure::usage(format!("in --log-level: `{text}` is none of error, warn, info, debug")))
-}
-
-fn devices(given: &[String]) -> Result<Vec<String>, Failure> {
-    let mut devices: Vec<String> = Vec::new();
-    for name in given.iter().flat_map(|list| list.split(',')).map(str::trim).filter(|name| !name.is_empty()) {
-        if name.contains('/') || Path::new(name).is_file() {
-            return Err(Failure::usage(format!(
-                "in -i (--device): `{name}` is a file; replaying capture files is not there yet, only devices such as \
-                 eth0, or any"
-            )));
-        }
-        if !devices.iter().any(|device| device == name) {
-            devices.push(name.to_owned());
-        }
-    }
-    if devices.is_empty() {
-        devices.push("any".to_owned());
-    }
-    if devices.len() > 1 && devices.iter().any(|device| device == "any") {
-        return Err(Failure::usage("in -i (--device): `any` has all the other devices in it; give it alone"));
-    }
-    Ok(devices)
 }
 
 /// The source addresses, dealt out to the workers.

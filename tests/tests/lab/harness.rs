@@ -62,6 +62,8 @@ impl Suite {
             println!("tests that need hosts are skipped: {reason}");
         }
         netns::raise_open_file_limit();
+        // The place and the words of a failure are what helps; the stack above a test is the harness.
+        panic::set_hook(Box::new(|info| eprintln!("{info}")));
         Self { arguments, programs, no_hosts, trials: Vec::new() }
     }
 

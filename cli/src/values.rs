@@ -1,0 +1,70 @@
+//! Values that options of both programs have in common, checked.
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+use log::LevelFilter;
+
+use crate::exit::Failure;
+
+/// A number within a range, both ends included.
+///
+/// # Errors
+/// Wrong usage, with the range. So for all checks here.
+pub(crate) fn in_range<T: PartialOrd + Display>(
+    option: &str,
+    value: T,
+    range: RangeInclusive<T>,
+) -> Result<T, Failure> {
+    if range.contains(&value) {
+        return Ok(value);
+    }
+    Err(Failure::usage(format!("in {option}: {value} is not within {} to {}", range.start(), range.end())))
+}
+
+/// A file's name, made absolute: a daemon changes its directory.
+///
+/// # Errors
+/// Wrong usage, when it can be no file.
+pub(crate) fn absolute(option: &str, path: &Path) -> Result<PathBuf, Failure> {
+    if path.as_os_str().is_empty() || path.is_dir() {
+        return Err(Failure::usage(format!("in {option}: `{}` is not the name of a file", path.display())));
+    }
+    std::path::absolute(path).map_err(|e| Failure::usage(format!("in {option}: {}: {e}", path.display())))
+}
+
+/// What is logged; `info` unless something else is wanted.
+///
+/// # Errors
+/// Wrong usage, with the levels there are.
+pub(crate) fn log_level(text: Option<&str>) -> Result<LevelFilter, Failure> {
+    let text = text.unwrap_or("info");
+    text.parse().map_err(|_| Failure::usage(format!("in --log-level: `{text}` is none of error, warn, info, debug")))
+}
+
+/// Devices to capture on, out of comma-separated lists; `any` when none is given.
+///
+/// # Errors
+/// Wrong usage, when a file is given, or `any` among others.
+pub(crate) fn devices(given: &[String]) -> Result<Vec<String>, Failure> {
+    let mut devices: Vec<String> = Vec::new();
+    for name in given.iter().flat_map(|list| list.split(',')).map(str::trim).filter(|name| !name.is_empty()) {
+        if name.contains('/') || Path::new(name).is_file() {
+            return Err(Failure::usage(format!(
+                "in -i (--device): `{name}` is a file; replaying capture files is not there yet, only devices such as \
+                 eth0, or any"
+            )));
+        }
+        if !devices.iter().any(|device| device == name) {
+            devices.push(name.to_owned());
+        }
+    }
+    if devices.is_empty() {
+        devices.push("any".to_owned());
+    }
+    if devices.len() > 1 && devices.iter().any(|device| device == "any") {
+        return Err(Failure::usage("in -i (--device): `any` has all the other devices in it; give it alone"));
+    }
+    Ok(devices)
+}
