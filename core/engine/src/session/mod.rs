@@ -96,7 +96,6 @@ pub(crate) struct Session {
     pub(crate) in_burst: bool,
     /// Behind an older session on its ports, which starts this one when it is over.
     pub(crate) queued: bool,
-    joined: bool,
     stopping: bool,
     /// The client's initial sequence number; made up if the session was joined.
     isn: SeqNumber,
@@ -148,7 +147,6 @@ impl Session {
             phase: Phase::Waiting,
             in_burst: false,
             queued,
-            joined,
             stopping: false,
             isn,
             offer,
