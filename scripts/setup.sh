@@ -32,6 +32,7 @@ build | demo | test) ;;
     ;;
 esac
 
+need make has make
 need gcc has cc
 need libc6-dev test -e /usr/include/stdio.h
 need libpcap-dev can_link_pcap
@@ -40,7 +41,7 @@ if [ "$purpose" != build ]; then
     need iproute2 has ip
 fi
 if [ "$purpose" = test ]; then
-    need nginx-light has nginx
+    need nginx has nginx
     need wrk has wrk
     need iptables has iptables
 fi

@@ -101,7 +101,7 @@ fn spawn(host: &Host, folder: &Path) -> Process {
     let mut command = host.command("nginx");
     command.arg("-p").arg(folder).arg("-c").arg(folder.join("nginx.conf"));
     command.stdout(log.try_clone().expect("a second descriptor")).stderr(log);
-    let mut process = Process::start(&mut command).expect("nginx (package nginx-light)");
+    let mut process = Process::start(&mut command).expect("nginx (package nginx)");
     let up = wait_for(START_PATIENCE, || {
         process.try_wait().map(Err).or_else(|| process.sees_listener(80).then_some(Ok(())))
     });

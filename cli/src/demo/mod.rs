@@ -321,10 +321,15 @@ fn watch(
     let titles = ["", "captured at online", "copied to target", "answered by target", "on their way"];
     let title = format!("{:>6}{:>21}{:>20}{:>21}{:>15}", titles[0], titles[1], titles[2], titles[3], titles[4]);
     screen.line(&screen.paint(Style::Bold, &title));
-    let row = |seconds: u64| {
+    // The requests that found out whether the copy works do not count.
+    let before = (stage.target.answers(), stage.target.requests(), stage.online.requests());
+    let counts = || {
         // The target is read first, so that what is on its way is never negative.
-        let (answers, copied) = (stage.target.answers(), stage.target.requests());
-        let captured = stage.online.requests();
+        let (answers, copied) = (stage.target.answers() - before.0, stage.target.requests() - before.1);
+        (answers, copied, stage.online.requests() - before.2)
+    };
+    let row = |seconds: u64| {
+        let (answers, copied, captured) = counts();
         format!(
             "{seconds:>4} s{:>21}{:>20}{:>21}{:>15}",
             thousands(captured),
@@ -350,13 +355,17 @@ fn watch(
     }
     let mut seen = 0;
     let mut quiet_since = Instant::now();
-    while seen < stage.online.requests() && quiet_since.elapsed() < QUIET {
+    while quiet_since.elapsed() < QUIET {
         interrupt.check()?;
-        std::thread::sleep(Duration::from_millis(20));
-        if stage.target.requests() != seen {
-            seen = stage.target.requests();
+        let (_, copied, captured) = counts();
+        if copied >= captured {
+            break;
+        }
+        if copied != seen {
+            seen = copied;
             quiet_since = Instant::now();
         }
+        std::thread::sleep(Duration::from_millis(20));
         screen.passing(&row(start.elapsed().as_secs()));
     }
     screen.clear();

@@ -18,7 +18,7 @@ pub(crate) struct Row {
 
 pub(crate) fn print_head() {
     println!(
-        "{:<3} {:<44} {:<27} {:<34} {:<44} {:<22} reached",
+        "{:<3} {:<43} {:<25} {:<30} {:<42} {:<22} reached",
         "#", "workload", "C programs", "to reach", "ours", "CPU us/request (t + i)"
     );
 }
@@ -29,7 +29,7 @@ pub(crate) fn print_row(workload: &Workload, row: &Row) {
         format!("{:.1} ({tcpcopy:.1} + {intercept:.1})", tcpcopy + intercept)
     });
     println!(
-        "{:<3} {name:<44} {:<27} {:<34} {:<44} {cpu:<22} {}",
+        "{:<3} {name:<43} {:<25} {:<30} {:<42} {cpu:<22} {}",
         workload.number,
         row.before.unwrap_or(workload.before),
         workload.goal,

@@ -96,8 +96,8 @@ pub(crate) const ALL: &[Workload] = &[
     Workload {
         number: 10,
         name: "8,000 idle sessions",
-        before: "tcpcopy +8.2, intercept 61 MB",
-        goal: "512 B a session, intercept < 16 MB",
+        before: "+8.2 MB, intercept 61 MB",
+        goal: "512 B each, intercept < 16 MB",
         measure: idle_sessions,
     },
     Workload {
@@ -262,7 +262,7 @@ fn idle_sessions(programs: &Programs) -> Vec<Row> {
     let each = |at: usize| after[at].saturating_sub(before[at]) / SESSIONS;
     let megabytes = |bytes: u64| bytes as f64 / 1e6;
     let ours = format!(
-        "{} B a session; {:.1} -> {:.1}, intercept {:.1} MB",
+        "{} B each; {:.1} -> {:.1}, intercept {:.1} MB",
         each(0),
         megabytes(before[0]),
         megabytes(after[0]),
