@@ -482,7 +482,7 @@ impl Delivery {
         for notice in &self.outbox.notices {
             match notice {
                 Notice::SessionEnded { flow, reason } => {
-                    let expected = matches!(reason, SessionEnd::Idle | SessionEnd::Stopped | SessionEnd::Replaced);
+                    let expected = matches!(reason, SessionEnd::Idle | SessionEnd::Stopped);
                     if !expected && self.named_ends.insert(*reason as u8) {
                         log::warn!("session {flow} ended early: {reason}; further ones are counted in the statistics");
                     } else {

@@ -108,8 +108,6 @@ reasons! {
         CaptureHole = "hole in the capture",
         /// A packet of the client was captured only in part.
         CaptureCut = "packet cut by the capture",
-        /// The client opened a new connection on the same port while two were waiting already.
-        Replaced = "replaced by a newer connection",
         /// The module gave the session up.
         Module = "given up by the module",
         /// tcpcopy was told to stop.

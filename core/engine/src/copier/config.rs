@@ -80,7 +80,7 @@ impl CopierConfig {
             gate: Gate::Turns,
             response_timeout: Duration::from_secs(600),
             idle_timeout: Duration::from_secs(720),
-            hole_timeout: Duration::from_secs(5),
+            hole_timeout: Duration::from_secs(30),
             memory_limit: 2048 << 20,
             session_limit: 1 << 22,
             intercepts: 1,

@@ -248,10 +248,14 @@ impl Copier {
             timestamps: options.timestamps.is_some(),
         };
         let Some(id) = self.begin(now, segment, map, isn, false, offer, predecessor, out) else { return };
-        self.ledger.packets_used += 1;
-        // Data on a SYN (TCP Fast Open) is not copied on the SYN, which the target may not allow, but after it.
         if segment.payload_len > 0 {
-            self.ledger.drop_bytes(ByteDrop::PacketDropped, u64::from(segment.payload_len));
+            // Data on a SYN (TCP Fast Open, RFC 7413) does not go out on the SYN, which the target may not allow, but
+            // after it. Should online not have taken it, the client sends it again, and that is a duplicate.
+            let mut cx = context!(self, now, out);
+            self.table[id].on_client_segment(&mut cx, segment);
+            self.settle(now, id, out);
+        } else {
+            self.ledger.packets_used += 1;
         }
         if let Some(old) = predecessor {
             self.table[old].successor = id;

@@ -82,11 +82,12 @@ impl ClientHalf {
         self.reassembly.as_ref().map_or(0, |r| r.bytes() as u64)
     }
 
-    /// Takes one segment (not a SYN). Its payload must not be cut.
+    /// Takes one segment; of a SYN, the data. Its payload must not be cut.
     #[inline]
     pub(crate) fn on_segment<'a>(&mut self, now: Timestamp, segment: &TcpSegment<'a>) -> Intake<'a> {
         let flags = segment.tcp.flags();
-        let seq = segment.tcp.seq();
+        // A SYN takes the number before its data.
+        let seq = segment.tcp.seq() + u32::from(flags.contains(Flags::SYN));
         let mut intake = Intake::default();
         if flags.contains(Flags::RST) {
             self.on_reset(now, seq, &mut intake);

@@ -263,7 +263,7 @@ impl Session {
         target.open(&mut wire, iss, offer);
     }
 
-    /// A captured segment of the client; not a SYN.
+    /// A captured segment of the client; a SYN only if it has data.
     #[inline]
     pub(crate) fn on_client_segment(&mut self, cx: &mut Context<'_>, segment: &TcpSegment<'_>) {
         if self.phase == Phase::Ended {

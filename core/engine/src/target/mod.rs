@@ -155,6 +155,8 @@ pub(crate) struct TargetHalf {
     max: SeqNumber,
     /// The target's window, scaled, counted from `una`.
     window: u32,
+    /// Sequence number of the segment that said so.
+    window_seq: SeqNumber,
     /// `max` when the target's FIN arrived: what was sent later, a closed target has not read.
     max_at_peer_fin: SeqNumber,
     sacked: Option<Box<RangeSet>>,
@@ -201,6 +203,7 @@ impl TargetHalf {
             nxt: zero,
             max: zero,
             window: 0,
+            window_seq: zero,
             max_at_peer_fin: zero,
             sacked: None,
             rcv_nxt: zero,

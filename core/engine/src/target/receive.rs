@@ -57,6 +57,7 @@ impl TargetHalf {
             self.round_trip.stop();
             self.una = self.iss + 1;
             self.window = u32::from(header.window);
+            self.window_seq = header.seq;
             self.rcv_nxt = header.seq + 1;
             self.rcv_acked = header.seq;
             self.timestamp_recent = options.timestamps.map_or(0, |(value, _)| value);
@@ -83,6 +84,9 @@ impl TargetHalf {
         if header.flags.contains(Flags::RST) {
             // A RST in the window ends the connection; one outside is somebody's mistake (RFC 9293, section 3.5.3).
             if (0..=receive_window).contains(&ahead_of_us) || header.seq == self.rcv_acked {
+                if header.flags.contains(Flags::ACK) {
+                    self.on_last_ack(wire, header.ack, queue);
+                }
                 self.enter_closed();
                 heard.closure = Some(Closure::Reset);
             }

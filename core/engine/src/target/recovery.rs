@@ -156,7 +156,12 @@ impl TargetHalf {
         if ack.is_before(self.una) {
             return;
         }
-        let window = u32::from(header.window) << self.peer_shift;
+        // A window from a segment older than the one it was last taken from means nothing (RFC 9293, section 3.10.7.4).
+        let newest = ack.is_after(self.una) || !header.seq.is_before(self.window_seq);
+        let window = if newest { u32::from(header.window) << self.peer_shift } else { self.window };
+        if newest {
+            self.window_seq = header.seq;
+        }
         let opened = self.window == 0 && window > 0;
         let same_window = window == self.window;
         self.window = window;
@@ -188,16 +193,32 @@ impl TargetHalf {
         }
     }
 
-    fn on_new_ack(&mut self, wire: &mut Wire<'_>, ack: SeqNumber, queue: Option<&mut StreamQueue>) {
+    /// The target has everything before `ack`, which lies after `una`; returns how many bytes, FIN included, that adds.
+    fn take_acknowledged(&mut self, wire: &mut Wire<'_>, ack: SeqNumber, queue: Option<&mut StreamQueue>) -> u32 {
         let acked = ack.distance_from(self.una) as u32;
         let fin_now = self.fin_sent && !self.fin_acked && ack == self.max;
         let bytes = acked - u32::from(fin_now);
         self.fin_acked |= fin_now;
         wire.ledger.bytes_copied += u64::from(bytes);
         wire.ledger.pending_bytes -= u64::from(bytes);
-        wire.ledger.recovered += u64::from(self.retries > 0 || self.congestion.recover.is_some());
+        if let Some(queue) = queue {
+            queue.consume(bytes);
+        }
         self.una = ack;
         self.nxt = self.nxt.later(ack);
+        acked
+    }
+
+    /// A RST that acknowledges: what the target had received before it reset is copied.
+    pub(super) fn on_last_ack(&mut self, wire: &mut Wire<'_>, ack: SeqNumber, queue: Option<&mut StreamQueue>) {
+        if ack.is_after(self.una) && !ack.is_after(self.max) {
+            self.take_acknowledged(wire, ack, queue);
+        }
+    }
+
+    fn on_new_ack(&mut self, wire: &mut Wire<'_>, ack: SeqNumber, mut queue: Option<&mut StreamQueue>) {
+        wire.ledger.recovered += u64::from(self.retries > 0 || self.congestion.recover.is_some());
+        let acked = self.take_acknowledged(wire, ack, queue.as_deref_mut());
         self.retries = 0;
         self.tail_probed = false;
         self.round_trip.sample(wire.now, ack);
@@ -209,15 +230,11 @@ impl TargetHalf {
         }
         let mss = u32::from(self.mss);
         self.congestion.duplicates = 0;
-        let queue = queue.map(|q| {
-            q.consume(bytes);
-            &*q
-        });
         match self.congestion.recover {
             Some(recover) if ack.is_before(recover) => {
                 // A partial acknowledgement: the next hole was lost too (RFC 6582, section 3.2).
                 self.congestion.window = self.congestion.window.saturating_sub(acked).max(2 * mss);
-                self.resend_hole(wire, queue, true);
+                self.resend_hole(wire, queue.as_deref(), true);
             }
             Some(_) => {
                 self.congestion.recover = None;

@@ -49,7 +49,8 @@ pub(crate) fn segment(flags: Flags, seq: u32, ack: u32) -> Segment {
 impl Segment {
     /// `len` bytes of payload. What they are follows from where they stand in the stream.
     pub(crate) fn data(mut self, len: usize) -> Self {
-        self.payload = stream(self.seq, len);
+        // A SYN takes the number before its data.
+        self.payload = stream(self.seq + u32::from(self.flags.contains(SYN)), len);
         self
     }
 
