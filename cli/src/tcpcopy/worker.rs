@@ -37,8 +37,12 @@ use tcpcopy_wire::link::LinkType;
 
 use super::report::Snapshot;
 
-/// Frames that one capture hands over before the links are looked at again.
+/// Frames that one capture hands over before the links and the ring are looked at again.
 const BATCH: usize = 64;
+/// The same in bytes: a frame of 64 KB is 45 packets to send, and while they are sent the ring fills.
+const BATCH_BYTES: usize = 256 << 10;
+/// Frames taken directly from the ring, where their size is not known before.
+const DIRECT: usize = 16;
 /// Frames moved from a ring to its queue in one round; copying them takes a small part of a millisecond.
 const MOVE: usize = 1024;
 /// Bytes of frames that wait in memory for one capture, at most. Beyond that the ring fills, and the kernel counts what
@@ -384,12 +388,12 @@ impl Device {
     fn hand_over(&mut self, now: Timestamp, engine: &mut Copier, outbox: &mut Outbox) -> Result<(), CaptureError> {
         let link = self.link;
         let mut handle = |bytes: &[u8], wire_len| engine.handle(now, Input::Frame { link, bytes, wire_len }, outbox);
-        let handled = self.backlog.drain(BATCH, &mut handle);
+        self.backlog.drain(BATCH, BATCH_BYTES, &mut handle);
         let Some(capture) = &mut self.capture else {
             return Ok(());
         };
-        if self.ready && handled < BATCH {
-            self.ready = capture.drain(BATCH - handled, &mut handle)?.more;
+        if self.ready && self.backlog.is_empty() {
+            self.ready = capture.drain(DIRECT, &mut handle)?.more;
         }
         if self.ready && !self.backlog.is_full() {
             self.ready = capture.drain(MOVE, |bytes, wire_len| self.backlog.push(bytes, wire_len))?.more;

@@ -55,10 +55,11 @@ impl Backlog {
         }
     }
 
-    /// Hands over up to `budget` frames, the oldest first; returns how many.
-    pub fn drain(&mut self, budget: usize, mut each: impl FnMut(&[u8], usize)) -> usize {
-        for done in 0..budget {
-            let Some(chunk) = self.chunks.front() else { return done };
+    /// Hands over frames, the oldest first, until `frames` of them or about `bytes` are through; returns how many.
+    pub fn drain(&mut self, frames: usize, bytes: usize, mut each: impl FnMut(&[u8], usize)) -> usize {
+        let enough = self.bytes.saturating_sub(bytes);
+        for done in 0..frames {
+            let Some(chunk) = self.chunks.front().filter(|_| self.bytes > enough) else { return done };
             let (header, rest) = chunk[self.at..].split_at(HEADER);
             let field = |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
             let (len, wire_len) = (field(0) as usize, field(4) as usize);
@@ -75,7 +76,7 @@ impl Backlog {
                 }
             }
         }
-        budget
+        frames
     }
 }
 
@@ -93,10 +94,10 @@ mod tests {
         for (i, frame) in frames.iter().enumerate() {
             backlog.push(frame, frame.len() + i);
             if i % 3 == 0 {
-                backlog.drain(2, |f, wire_len| given.push((f.to_vec(), wire_len)));
+                backlog.drain(2, usize::MAX, |f, wire_len| given.push((f.to_vec(), wire_len)));
             }
         }
-        while backlog.drain(7, |f, wire_len| given.push((f.to_vec(), wire_len))) > 0 {}
+        while backlog.drain(7, 100_000, |f, wire_len| given.push((f.to_vec(), wire_len))) > 0 {}
         assert!(backlog.is_empty());
         assert_eq!(given.len(), frames.len());
         for (i, (frame, wire_len)) in given.iter().enumerate() {
@@ -110,7 +111,7 @@ mod tests {
         while !backlog.is_full() {
             backlog.push(&[0; 92], 92);
         }
-        assert_eq!(backlog.drain(usize::MAX, |_, _| ()), 10);
+        assert_eq!(backlog.drain(usize::MAX, usize::MAX, |_, _| ()), 10);
         assert!(!backlog.is_full());
     }
 }
