@@ -15,8 +15,8 @@ need() { # need PACKAGE TEST...: PACKAGE is missing unless TEST succeeds
     fi
 }
 
-has() { # has PROGRAM: also in the directories that an ordinary user's PATH leaves out
-    PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin" command -v "$1"
+has() { # has PROGRAM (not a word of the shell): also where an ordinary user's PATH does not look
+    PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin" type -P "$1"
 }
 
 # Whether the linker finds libpcap; the dynamic library alone (libpcap0.8) has no name that it looks for.
@@ -44,6 +44,7 @@ if [ "$purpose" = test ]; then
     need nginx has nginx
     need wrk has wrk
     need iptables has iptables
+    need procps has kill
 fi
 
 # rustfmt and clippy come with the toolchain, but not with its minimal profile.

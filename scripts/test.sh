@@ -26,7 +26,12 @@ suite() { # suite NAME COMMAND...: a part that counts its own tests
     local name=$1 status=0 sums
     shift
     echo "== $name"
-    "$@" 2>&1 | tee "$log" || status=$?
+    # Not a pipe: a program that a failed test leaves behind would keep it open, and everything waiting.
+    : >"$log"
+    tail -n +1 -f --pid=$$ "$log" &
+    "$@" >"$log" 2>&1 || status=$?
+    sleep 1
+    kill $! && wait $! 2>/dev/null
     # "test result: ok. 3 passed; 0 failed; 1 ignored; ...", once for each test program.
     sums=$(awk '/^test result: /{for (i = 1; i < NF; i++) { if ($(i+1) ~ /^passed/) p += $i
         if ($(i+1) ~ /^failed/) f += $i; if ($(i+1) ~ /^ignored/) s += $i }} END {print p+0, f+0, s+0}' "$log")
