@@ -58,7 +58,7 @@ pub struct Arguments {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
 
-    /// Connections to each intercept, 1 to 16 [default: 2].
+    /// Connections to each intercept, 1 to 16. More of them carry less each, at a higher price [default: 1].
     #[arg(short = 'C', long, value_name = "N", help_heading = "Intercept")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connections: Option<u16>,

@@ -119,7 +119,7 @@ impl Options {
             only_whole_sessions: arguments.only_whole_sessions,
             no_wait: arguments.no_wait,
             intercepts,
-            links_per_intercept: in_range("-C (--connections)", arguments.connections.unwrap_or(2), 1..=16)?,
+            links_per_intercept: in_range("-C (--connections)", arguments.connections.unwrap_or(1), 1..=16)?,
             keep_trying: arguments.keep_trying,
             devices,
             filter,

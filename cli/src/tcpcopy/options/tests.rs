@@ -23,7 +23,7 @@ fn accept(line: &str) -> Options {
 fn defaults_are_those_of_the_documentation() {
     let o = accept("-x 80-10.0.0.2:8080 -s 10.0.0.3");
     assert_eq!(o.intercepts, ["10.0.0.3:36524".parse().unwrap()]);
-    assert_eq!((o.links_per_intercept, o.keep_trying, o.workers), (2, false, 1));
+    assert_eq!((o.links_per_intercept, o.keep_trying, o.workers), (1, false, 1));
     assert_eq!((o.mtu, o.mss, o.buffer_bytes, o.memory_limit), (1500, 1460, 32 << 20, 2048 << 20));
     assert_eq!((o.response_timeout.as_secs(), o.idle_timeout.as_secs()), (600, 720));
     assert_eq!((o.devices, o.filter.as_str()), (vec!["any".to_owned()], "tcp and (dst port 80)"));

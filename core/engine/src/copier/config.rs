@@ -84,7 +84,7 @@ impl CopierConfig {
             memory_limit: 2048 << 20,
             session_limit: 1 << 22,
             intercepts: 1,
-            links_per_intercept: 2,
+            links_per_intercept: 1,
             timestamp_base: 0,
             seed: 0,
         }

@@ -204,6 +204,9 @@ impl ControlLinks {
     /// Takes an event of one of its tokens.
     pub fn handle_event(&mut self, event: &Event, now: Timestamp, sink: &mut dyn FnMut(LinkEvent<'_>)) {
         let index = event.token().0 - self.first_token;
+        if let State::Open { stream, .. } = &mut self.links[index].state {
+            stream.hung_up |= event.is_read_closed() || event.is_error();
+        }
         self.progress(index, now, sink);
     }
 

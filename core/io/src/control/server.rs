@@ -243,6 +243,9 @@ impl ControlServer {
                 if event.is_writable() {
                     self.write(n - 1, now, sink);
                 }
+                if let Some(Some(peer)) = self.peers.get_mut(n - 1) {
+                    peer.stream.hung_up |= event.is_read_closed() || event.is_error();
+                }
                 if event.is_readable() || event.is_read_closed() || event.is_error() {
                     self.read(n - 1, now, sink);
                 }

@@ -141,6 +141,8 @@ pub(super) struct Stream {
     pub(super) since: Timestamp,
     pub(super) last_received: Timestamp,
     pub(super) received_anything: bool,
+    /// The other side has closed: behind what is left to read stands the end, of which no event will tell again.
+    pub(super) hung_up: bool,
 }
 
 impl Stream {
@@ -153,6 +155,7 @@ impl Stream {
             since: now,
             last_received: now,
             received_anything: false,
+            hung_up: false,
         }
     }
 
@@ -187,6 +190,10 @@ impl Stream {
                 self.inbound.extend_from_slice(fresh);
                 let used = read_messages(&mut self.decoder, &self.inbound, &mut self.out, on_message)?;
                 self.inbound.drain(..used);
+            }
+            // A short read has emptied the socket (epoll(7)); asking again would only cost a system call.
+            if came < scratch.len() && !self.hung_up {
+                return Ok(Received::Everything);
             }
             budget = budget.saturating_sub(came);
             if budget == 0 {
