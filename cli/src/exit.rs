@@ -1,6 +1,7 @@
 //! How the programs end: every exit code, in one place.
 
 use std::fmt;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 /// What an exit code means.
@@ -23,6 +24,11 @@ impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)
     }
+}
+
+/// Tells the person at the terminal. Where nobody listens any more, nothing is said, and nothing fails for it.
+pub(crate) fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// Why a program ends early, in words for the person who started it.

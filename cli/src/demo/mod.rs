@@ -125,7 +125,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(perfect) => if perfect { Exit::Done } else { Exit::Failure }.into(),
         Err(error) => {
             screen.clear();
-            eprintln!("tcpcopy demo: {error}");
+            crate::exit::say(&format!("tcpcopy demo: {error}"));
             error.exit_code()
         }
     }

@@ -14,7 +14,7 @@ use clap::Parser;
 use tcpcopy_io::process::{self, Daemonized, PidFile, Readiness, StartReport};
 
 use crate::config;
-use crate::exit::{Exit, Failure};
+use crate::exit::{self, Exit, Failure};
 use crate::logging::Log;
 use arguments::Arguments;
 use options::Options;
@@ -32,7 +32,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     match options_of(arguments).and_then(|options| start(&options)) {
         Ok(exit) => exit.into(),
         Err(failure) => {
-            eprintln!("intercept: {failure}");
+            exit::say(&format!("intercept: {failure}"));
             failure.exit.into()
         }
     }
@@ -53,7 +53,7 @@ fn start(options: &Options) -> Result<Exit, Failure> {
             Daemonized::Child(readiness) => readiness,
             Daemonized::Parent(StartReport::Ready) => return Ok(Exit::Done),
             Daemonized::Parent(StartReport::Failed { code, message }) => {
-                eprintln!("{message}");
+                exit::say(&message);
                 std::process::exit(code.into());
             }
             Daemonized::Parent(StartReport::Died) => {

@@ -8,7 +8,7 @@ pub mod report;
 pub mod worker;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
@@ -28,7 +28,7 @@ use tcpcopy_module_tcp::PlainTcp;
 use tcpcopy_wire::control::Hello;
 
 use crate::config;
-use crate::exit::{Exit, Failure};
+use crate::exit::{self, Exit, Failure};
 use crate::grammar::dash_mistake;
 use crate::logging::Log;
 use arguments::Arguments;
@@ -68,7 +68,7 @@ pub fn main(arguments: impl IntoIterator<Item = String>) -> ExitCode {
         Err(e) => complain(&Failure::new(Exit::Failure, format!("cannot become a daemon: {e}"))),
         Ok(Daemonized::Parent(StartReport::Ready)) => Exit::Done.into(),
         Ok(Daemonized::Parent(StartReport::Failed { code, message })) => {
-            eprintln!("{message}");
+            exit::say(&message);
             ExitCode::from(code)
         }
         Ok(Daemonized::Parent(StartReport::Died)) => {
@@ -82,7 +82,7 @@ pub fn main(arguments: impl IntoIterator<Item = String>) -> ExitCode {
 }
 
 fn complain(failure: &Failure) -> ExitCode {
-    eprintln!("tcpcopy: {failure}");
+    exit::say(&format!("tcpcopy: {failure}"));
     failure.exit.into()
 }
 
@@ -398,7 +398,8 @@ impl Running {
     fn print_table(&self, options: &Options) {
         let table = report::table(&self.total());
         if !options.daemon {
-            print!("{table}");
+            // A terminal that has gone is no reason to fail at the end.
+            let _ = io::stdout().write_all(table.as_bytes());
         }
         if options.log.is_some() {
             table.lines().for_each(|line| log::info!("{line}"));
