@@ -379,14 +379,27 @@ impl Copier {
 
     #[inline]
     fn on_response(&mut self, now: Timestamp, header: &ResponseHeader<'_>, out: &mut Outbox) {
-        let Some((id, session)) = self.table.by_id(header.id) else {
-            self.ledger.responses += 1;
-            self.ledger.stale_responses += 1;
-            return;
-        };
+        let Some((id, session)) = self.table.by_id(header.id) else { return self.on_stale_response(now, header, out) };
         let mut cx = context!(self, now, out);
         session.on_response(&mut cx, header);
         self.settle(now, id, out);
+    }
+
+    /// A response for a session that is gone. When a port is used again at once, the new connection's SYN may reach the
+    /// target before its route reaches intercept, which then reports the SYN-ACK under the old route's id. The new
+    /// session has mostly taken over the old one's slot, and its initial sequence number proves that it is meant.
+    #[cold]
+    fn on_stale_response(&mut self, now: Timestamp, header: &ResponseHeader<'_>, out: &mut Outbox) {
+        if header.flags.contains(Flags::SYN | Flags::ACK)
+            && let Some((id, session)) = self.table.by_former_id(header.id)
+            && session.expects_syn_ack(header.ack)
+        {
+            let mut cx = context!(self, now, out);
+            session.on_response(&mut cx, header);
+            return self.settle(now, id, out);
+        }
+        self.ledger.responses += 1;
+        self.ledger.stale_responses += 1;
     }
 
     /// After anything happened to a session: its successor, its deadline, its place on the burst list.

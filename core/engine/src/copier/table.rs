@@ -138,6 +138,16 @@ impl SessionTable {
         entry.session.as_mut().map(|s| (slot, s))
     }
 
+    /// The session that took over the slot of one that lived until a moment ago.
+    pub(crate) fn by_former_id(&mut self, id: FlowId) -> Option<(u32, &mut Session)> {
+        let slot = id.0 as u32;
+        let entry = self.slots.get_mut(slot as usize)?;
+        if entry.generation != ((id.0 >> 32) as u32).wrapping_add(1) {
+            return None;
+        }
+        entry.session.as_mut().map(|s| (slot, s))
+    }
+
     /// The session in a slot.
     #[inline]
     pub(crate) fn get_mut(&mut self, id: u32) -> Option<&mut Session> {

@@ -201,6 +201,11 @@ impl Session {
         !matches!(self.target.state, State::Unopened | State::Closed)
     }
 
+    /// Whether a SYN-ACK with this acknowledgement number is the one it waits for.
+    pub(crate) fn expects_syn_ack(&self, ack: SeqNumber) -> bool {
+        self.target.expects_syn_ack(ack)
+    }
+
     /// Whether the engine should [`pump`](Self::pump) this when all responses are read.
     #[inline]
     pub(crate) fn waits_for_drain(&self) -> bool {

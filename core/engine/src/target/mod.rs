@@ -265,6 +265,11 @@ impl TargetHalf {
         self.state == State::Open
     }
 
+    /// Whether the SYN is on its way, and this acknowledges it.
+    pub(crate) fn expects_syn_ack(&self, ack: SeqNumber) -> bool {
+        self.state == State::SynSent && ack == self.iss + 1
+    }
+
     /// Whether the target closed its direction.
     pub(crate) fn peer_closed(&self) -> bool {
         self.peer_fin

@@ -216,3 +216,24 @@ fn no_reset_opens_a_stream_again_that_a_fin_has_closed() {
     s.expect(RST_ACK, 102, 1, 0);
     s.nothing_more();
 }
+
+#[test]
+fn a_syn_ack_under_the_former_sessions_id_is_the_new_ones() {
+    let mut s = Script::established();
+    s.client(segment(FIN_ACK, 1, 1));
+    s.expect(FIN_ACK, 1, 1, 0);
+    s.target(segment(FIN_ACK, 1, 2));
+    s.expect(ACK, 2, 2, 0);
+    let former = s.id;
+    s.client(segment(SYN, 90_000, 0).mss(1460));
+    s.expect(SYN, 90_000, 0, 0);
+    // The new route has not reached intercept yet.
+    let new = std::mem::replace(&mut s.id, former);
+    s.target(segment(SYN_ACK, 0, 90_000));
+    s.nothing_more();
+    assert_eq!(s.ledger().stale_responses, 1, "not for this SYN");
+    s.target(segment(SYN_ACK, 0, 90_001));
+    s.expect(ACK, 90_001, 1, 0);
+    assert_ne!(former, new);
+    assert_eq!(s.ledger().connections, 2);
+}

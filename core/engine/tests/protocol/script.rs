@@ -115,7 +115,7 @@ pub(crate) struct Script {
     out: Outbox,
     now: Timestamp,
     sent: VecDeque<Sent>,
-    id: Option<FlowId>,
+    pub(crate) id: Option<FlowId>,
     routes_added: usize,
     client: Endpoint,
     pub(crate) ended: Vec<SessionEnd>,
