@@ -7,7 +7,6 @@
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::thread;
 use std::time::Duration;
 
 use mio::unix::SourceFd;
@@ -156,9 +155,6 @@ impl Intercept {
             {
                 return Err(Failure::new(Exit::Failure, format!("cannot wait for events: {e}")));
             }
-            // On an idle processor this returns at once. On a busy one the target goes first, and its next answers share
-            // the write and the wake-up that this one would have had to itself.
-            thread::yield_now();
             let now = self.clock.now();
             let mut signalled = false;
             for event in &events {
