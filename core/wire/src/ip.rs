@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::packet::ParseError;
+use crate::error::ParseError;
 
 /// Protocol number of TCP.
 pub const PROTOCOL_TCP: u8 = 6;

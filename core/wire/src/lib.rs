@@ -8,6 +8,7 @@ pub mod address;
 pub mod build;
 pub mod checksum;
 pub mod control;
+pub mod error;
 pub mod ip;
 pub mod link;
 pub mod packet;
@@ -16,6 +17,7 @@ pub mod tcp;
 pub mod time;
 
 pub use address::{Endpoint, Flow, Port};
-pub use packet::{ParseError, TcpSegment};
+pub use error::ParseError;
+pub use packet::TcpSegment;
 pub use seq::SeqNumber;
 pub use time::Timestamp;

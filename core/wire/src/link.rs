@@ -1,6 +1,6 @@
 //! Link layers that a capture may show: where in a frame the IP packet begins.
 
-use crate::packet::ParseError;
+use crate::error::ParseError;
 
 /// The link types of the pcap world that we read (<https://www.tcpdump.org/linktypes.html>).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

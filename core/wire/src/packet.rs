@@ -4,38 +4,10 @@ use std::fmt;
 
 use crate::address::{Endpoint, Flow};
 use crate::checksum::Sum;
+use crate::error::ParseError;
 use crate::ip::{IpPacket, PROTOCOL_TCP};
 use crate::link::LinkType;
 use crate::tcp::TcpHeader;
-
-/// Why a captured frame is not a TCP segment that can be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ParseError {
-    /// The capture ends inside a header, or (for payload that is needed) before the packet does.
-    Truncated,
-    /// A header contradicts itself.
-    Malformed,
-    /// A part of an IP packet.
-    Fragment,
-    /// Not IPv4 or IPv6.
-    NotIp,
-    /// Another transport protocol.
-    NotTcp,
-}
-
-impl fmt::Display for ParseError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Truncated => "the capture ends before the packet does",
-            Self::Malformed => "a header contradicts itself",
-            Self::Fragment => "an IP fragment",
-            Self::NotIp => "not an IP packet",
-            Self::NotTcp => "not TCP",
-        })
-    }
-}
-
-impl std::error::Error for ParseError {}
 
 /// A TCP segment as it was captured.
 #[derive(Clone, Copy)]

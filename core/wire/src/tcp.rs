@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::{BitOr, BitOrAssign};
 
 use crate::address::Port;
-use crate::packet::ParseError;
+use crate::error::ParseError;
 use crate::seq::SeqNumber;
 
 /// The flag bits of a TCP header.
