@@ -128,7 +128,7 @@ impl Copier {
 
     fn add_route(&mut self, id: u64, connection: &TcpStream) -> Result<(), Failed> {
         let flow = Flow { client: connection.local_addr()?.into(), server: SocketAddr::from(TARGET).into() };
-        let change = RouteChange::Add { id: FlowId(id), flow };
+        let change = RouteChange::Add { id: FlowId(id), transport: tcpcopy_wire::Transport::Tcp, flow };
         self.links.send(LinkId(0), &change).map_err(|e| format!("{e:?}"))?;
         self.links.flush(self.clock.now());
         Ok(())

@@ -49,7 +49,7 @@ fn map(part: Part<'_>) -> Result<Map, SyntaxError> {
     if target_addr.is_unspecified() || target_addr.is_multicast() || target_addr == IpAddr::V4(Ipv4Addr::BROADCAST) {
         return Err(target.error(format!("{target_addr} is not the address of one host")));
     }
-    Ok(Map { online_addr, online_port, target: Endpoint::new(target_addr, target_port) })
+    Ok(Map::tcp(online_addr, online_port, Endpoint::new(target_addr, target_port)))
 }
 
 fn refuse_link_address(part: Part<'_>) -> Result<(), SyntaxError> {

@@ -24,6 +24,7 @@ use tcpcopy_io::clock::MonotonicClock;
 use tcpcopy_io::control::LinksConfig;
 use tcpcopy_io::process::{self, Daemonized, PidFile, Readiness, SIGHUP, Signals, StartReport};
 use tcpcopy_io::transmit::{TransmitError, Transmitter};
+use tcpcopy_module_api::ModuleHandle;
 use tcpcopy_module_tcp::PlainTcp;
 use tcpcopy_wire::control::Hello;
 
@@ -263,7 +264,7 @@ fn engine_config(options: &Options, worker: usize) -> CopierConfig {
         timestamp_base: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u32),
         // The standard library's hash keys come from the system's random numbers.
         seed: RandomState::new().build_hasher().finish(),
-        ..CopierConfig::new(options.maps.clone(), Arc::new(PlainTcp))
+        ..CopierConfig::new(options.maps.clone(), ModuleHandle::new(PlainTcp))
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use tcpcopy_engine::{PeerId, Relay, RelayConfig, RelayInput, RelayOutbox};
+use tcpcopy_wire::Transport;
 use tcpcopy_wire::build::TcpRepr;
 use tcpcopy_wire::control::{FlowId, RouteChange};
 use tcpcopy_wire::link::LinkType;
@@ -38,7 +39,7 @@ fn relay_with(routes: u32) -> (Relay, RelayOutbox) {
     let peer = PeerId(0);
     relay.handle(NOW, RelayInput::PeerUp { peer, route_ttl: Duration::from_secs(600), max_batch: 0 }, &mut out);
     for n in 0..routes {
-        let change = RouteChange::Add { id: FlowId(u64::from(n)), flow: flow(n) };
+        let change = RouteChange::Add { id: FlowId(u64::from(n)), transport: Transport::Tcp, flow: flow(n) };
         relay.handle(NOW, RelayInput::Route { peer, change }, &mut out);
     }
     (relay, out)
@@ -75,7 +76,7 @@ fn responses(c: &mut Criterion) {
             |(relay, out)| {
                 let peer = PeerId(0);
                 for n in 0..1000 {
-                    let change = RouteChange::Add { id: FlowId(n), flow: flow(n as u32) };
+                    let change = RouteChange::Add { id: FlowId(n), transport: Transport::Tcp, flow: flow(n as u32) };
                     relay.handle(NOW, RelayInput::Route { peer, change }, out);
                 }
                 for n in 0..1000 {

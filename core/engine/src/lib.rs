@@ -23,7 +23,7 @@ mod session;
 mod target;
 mod timer;
 
-pub use copier::config::{CopierConfig, Gate, Map};
+pub use copier::config::{CopierConfig, Gate, Map, Rate, Traffic};
 pub use copier::{Copier, Input};
 pub use ledger::Ledger;
 pub use outbox::{LinkId, Notice, Outbox};

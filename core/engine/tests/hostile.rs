@@ -1,12 +1,14 @@
 //! Whatever comes in: no panic, and the ledger balances after every input.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
 use tcpcopy_engine::{Copier, CopierConfig, Gate, Input, LinkId, Map, Outbox};
-use tcpcopy_module_api::{AfterTargetClose, Attachment, Ctx, Module, Session, SessionInfo, Transport};
+use tcpcopy_module_api::{
+    About, AfterTargetClose, Attachment, Ctx, Module, ModuleHandle, Options as ModuleOptions, Session, SessionInfo,
+    Transport,
+};
 use tcpcopy_module_tcp::PlainTcp;
 use tcpcopy_wire::build::TcpRepr;
 use tcpcopy_wire::control::{FlowId, ResponseHeader, RouteChange};
@@ -128,12 +130,12 @@ struct FussySession {
 }
 
 impl Module for Fussy {
-    fn name(&self) -> &'static str {
-        "fussy"
+    fn about() -> About {
+        About { name: "fussy", ..About::new(Transport::Tcp, "1") }
     }
 
-    fn transport(&self) -> Transport {
-        Transport::Tcp
+    fn create(_: &ModuleOptions) -> Result<Self, String> {
+        Ok(Self)
     }
 
     fn on_open(&self, info: &SessionInfo) -> Attachment {
@@ -160,17 +162,17 @@ impl Session for FussySession {
             0 => {}
             1 => ctx.pass(data.len() / 2),
             2 => {
-                ctx.drop(data.len().min(7));
-                ctx.pass(usize::MAX);
+                ctx.drop(data.len().min(7), "seven");
+                ctx.pass(data.len().saturating_sub(7));
             }
             3 => {
                 ctx.send(b"of the module's own");
                 ctx.pass(data.len());
             }
-            4 => ctx.drop(usize::MAX),
+            4 => ctx.drop(data.len(), "all"),
             5 => {
                 ctx.pass(1);
-                ctx.drop(1);
+                ctx.drop(1, "one");
                 ctx.send(b"between");
             }
             6 if data.len().is_multiple_of(5) => ctx.abort("enough"),
@@ -201,8 +203,8 @@ fn target(ipv6: bool) -> Endpoint {
 
 impl Run {
     fn new(gate: Gate, only_whole_sessions: bool, session_limit: usize, fussy: bool) -> Self {
-        let module: Arc<dyn Module> = if fussy { Arc::new(Fussy) } else { Arc::new(PlainTcp) };
-        let map = |ipv6| Map { online_addr: Some(online(ipv6)), online_port: Port(80), target: target(ipv6) };
+        let module = if fussy { ModuleHandle::new(Fussy) } else { ModuleHandle::new(PlainTcp) };
+        let map = |ipv6| Map::tcp(Some(online(ipv6)), Port(80), target(ipv6));
         let config = CopierConfig {
             gate,
             only_whole_sessions,
@@ -223,7 +225,7 @@ impl Run {
         self.copier.handle(self.now, input, &mut self.out);
         self.copier.ledger().check().map_err(TestCaseError::fail)?;
         for (_, change) in &self.out.routes {
-            if let RouteChange::Add { id, flow } = change {
+            if let RouteChange::Add { id, flow, .. } = change {
                 self.ids.push(*id);
                 self.routes.insert(flow.client, *id);
             }
@@ -248,6 +250,7 @@ impl Run {
             Step::Target(r) => {
                 let Some(&id) = self.ids.get(usize::from(r.session) % self.ids.len().max(1)) else { return Ok(()) };
                 self.tell(Input::Response(ResponseHeader {
+                    payload: &[],
                     id: if r.session == 255 { FlowId(u64::MAX - u64::from(r.window)) } else { id },
                     seq: SeqNumber(5_000) + r.seq as u32,
                     ack: SeqNumber(1_000) + r.ack as u32,
@@ -262,6 +265,7 @@ impl Run {
                 let Some(&id) = self.routes.get(&replica) else { return Ok(()) };
                 let syn = flags.contains(Flags::SYN);
                 self.tell(Input::Response(ResponseHeader {
+                    payload: &[],
                     id,
                     seq: if syn { SeqNumber(5_000) } else { ack },
                     ack: seq + payload_len + u32::from(syn || flags.contains(Flags::FIN)),

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use tcpcopy_engine::{PeerId, Relay, RelayConfig, RelayInput, RelayOutbox};
+use tcpcopy_wire::Transport;
 use tcpcopy_wire::build::TcpRepr;
 use tcpcopy_wire::control::{FlowId, RouteChange};
 use tcpcopy_wire::link::LinkType;
@@ -30,7 +31,7 @@ fn round(relay: &mut Relay, out: &mut RelayOutbox, frames: &[Vec<u8>], now: Time
         respond(relay, n);
     }
     for n in 50..90 {
-        let change = RouteChange::Add { id: FlowId(n), flow: flow(n as u16) };
+        let change = RouteChange::Add { id: FlowId(n), transport: Transport::Tcp, flow: flow(n as u16) };
         relay.handle(now, RelayInput::Route { peer: PEER, change }, out);
     }
     for n in 50..90 {
@@ -61,7 +62,7 @@ fn the_relay_allocates_nothing_in_steady_state() {
     let mut now = Timestamp::from_millis(1);
     relay.handle(now, RelayInput::PeerUp { peer: PEER, route_ttl: Duration::from_secs(600), max_batch: 0 }, &mut out);
     for n in 0..50 {
-        let change = RouteChange::Add { id: FlowId(u64::from(n)), flow: flow(n) };
+        let change = RouteChange::Add { id: FlowId(u64::from(n)), transport: Transport::Tcp, flow: flow(n) };
         relay.handle(now, RelayInput::Route { peer: PEER, change }, &mut out);
     }
     let mut rounds = |count: usize| {

@@ -2,11 +2,11 @@
 //! captured, and whatever the path to the target loses, the target has the stream in the end.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
 use tcpcopy_engine::{Copier, CopierConfig, Gate, Input, Map, Outbox};
+use tcpcopy_module_api::ModuleHandle;
 use tcpcopy_module_tcp::PlainTcp;
 use tcpcopy_wire::build::TcpRepr;
 use tcpcopy_wire::control::{FlowId, ResponseHeader, RouteChange};
@@ -167,8 +167,16 @@ impl Run<'_> {
             return Ok(());
         }
         self.target.right_edge = self.target.right_edge.max(self.target.next() + (usize::from(window) << shift));
-        let header =
-            ResponseHeader { id: self.id, seq, ack: SeqNumber(ack) + 1, flags, window, payload_len: 0, options };
+        let header = ResponseHeader {
+            payload: &[],
+            id: self.id,
+            seq,
+            ack: SeqNumber(ack) + 1,
+            flags,
+            window,
+            payload_len: 0,
+            options,
+        };
         self.tell(Input::Response(header))
     }
 
@@ -204,8 +212,8 @@ proptest! {
 
     #[test]
     fn the_target_has_the_stream_in_the_end(plan in plan()) {
-        let map = Map { online_addr: Some(ONLINE.addr), online_port: ONLINE.port, target: TARGET };
-        let config = CopierConfig { gate: Gate::Off, ..CopierConfig::new(vec![map], Arc::new(PlainTcp)) };
+        let map = Map::tcp(Some(ONLINE.addr), ONLINE.port, TARGET);
+        let config = CopierConfig { gate: Gate::Off, ..CopierConfig::new(vec![map], ModuleHandle::new(PlainTcp)) };
         let mut run = Run {
             plan: &plan,
             stream: (0..plan.len).map(|i| (i * 7 / 3 % 253) as u8).collect(),

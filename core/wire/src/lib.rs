@@ -18,6 +18,7 @@ pub mod time;
 
 pub use address::{Endpoint, Flow, Port};
 pub use error::ParseError;
+pub use ip::Transport;
 pub use packet::TcpSegment;
 pub use seq::SeqNumber;
 pub use time::Timestamp;

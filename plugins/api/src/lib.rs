@@ -1,129 +1,65 @@
 //! What a protocol module depends on: the traits through which the engine knows it, and nothing else.
 //!
-//! A [`Module`] is made once. The engine asks it for a [`Session`] whenever a client's connection begins; a module that
-//! has no business with the bytes answers [`Attachment::Bypass`] and costs nothing from then on. A session sees the
-//! client's bytes in order, never packets, sequence numbers or sockets, and decides through [`Ctx`] what reaches the
-//! target: the engine owns sequence arithmetic, retransmission and timing.
+//! A [`Module`] is made once, from the options that the user gave. The engine asks it for a [`Session`] whenever a client
+//! begins to talk; a module that has no business with the bytes answers [`Attachment::Bypass`] and costs nothing from
+//! then on. A session sees bytes in order, of both directions if it wants, and decides through [`Ctx`] what reaches the
+//! target. It never sees packets, sequence numbers or sockets: the engine owns segmentation, sequence arithmetic,
+//! retransmission and timing, so that a module may change lengths, leave messages out and send bytes of its own.
+//!
+//! # A module in full
+//!
+//! ```
+//! use tcpcopy_module_api::{About, Attachment, Ctx, Module, Options, Session, SessionInfo, Transport};
+//!
+//! /// Copies lines that do not begin with `-`.
+//! struct NoMinus;
+//!
+//! impl Module for NoMinus {
+//!     fn about() -> About {
+//!         About { name: "nominus", summary: "lines without a minus", ..About::new(Transport::Tcp, env!("CARGO_PKG_VERSION")) }
+//!     }
+//!
+//!     fn create(_: &Options) -> Result<Self, String> {
+//!         Ok(Self)
+//!     }
+//!
+//!     fn on_open(&self, _: &SessionInfo) -> Attachment {
+//!         Attachment::watch(Lines)
+//!     }
+//! }
+//!
+//! struct Lines;
+//!
+//! impl Session for Lines {
+//!     fn on_client_data(&mut self, ctx: &mut Ctx<'_>, mut data: &[u8]) {
+//!         while let Some(end) = data.iter().position(|byte| *byte == b'\n') {
+//!             let (line, rest) = data.split_at(end + 1);
+//!             if line.starts_with(b"-") {
+//!                 ctx.drop(line.len(), "begins with a minus");
+//!             } else {
+//!                 ctx.pass(line.len());
+//!             }
+//!             data = rest;
+//!         }
+//!         if data.len() > 65_536 {
+//!             ctx.abort("a line of more than 64 KB");
+//!         }
+//!     }
+//! }
+//! ```
+//!
+//! # Rules
+//!
+//! A module runs on the thread that copies packets. It must never block, allocate without a bound, or trust a length that
+//! it read: what a client sends is anybody's. A panic ends the session that it happened in.
 
-use tcpcopy_wire::Flow;
+mod ctx;
+mod module;
 
-/// The transport protocol that a module copies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
-    /// A byte stream.
-    Tcp,
-}
-
-/// What a module learns of a session at its beginning.
-#[derive(Clone, Copy, Debug)]
-pub struct SessionInfo {
-    /// The client's connection to online.
-    pub online: Flow,
-    /// The replica's connection to the target.
-    pub target: Flow,
-    /// The session was joined mid-stream: its beginning was not captured.
-    pub joined: bool,
-}
-
-/// A module's answer to a new session.
-pub enum Attachment {
-    /// Copy everything; the module is not asked again for this session.
-    Bypass,
-    /// Show the bytes to this.
-    Watch(Box<dyn Session>),
-}
-
-/// What to do when the target closes a connection on which its client still sends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AfterTargetClose {
-    /// Connect again, and go on with what the client sends next.
-    Reconnect,
-    /// Give the session up.
-    End,
-}
-
-/// A protocol module.
-pub trait Module: Send + Sync {
-    /// Its name, as `--proto` takes it.
-    fn name(&self) -> &str;
-
-    /// The transport protocol it copies.
-    fn transport(&self) -> Transport;
-
-    /// A session begins. The default copies everything.
-    fn on_open(&self, info: &SessionInfo) -> Attachment {
-        let _ = info;
-        Attachment::Bypass
-    }
-
-    /// Where copying may begin in `data`, the payload of a client's segment on a connection whose beginning was not
-    /// captured: the offset of the first message boundary, or `None` when there is none in it. The default is the
-    /// start of the segment, which suits protocols whose clients begin a message in a segment of its own.
-    fn join_at(&self, data: &[u8]) -> Option<usize> {
-        let _ = data;
-        Some(0)
-    }
-
-    /// The target closed while the client still sends. The default gives the session up.
-    fn after_target_close(&self) -> AfterTargetClose {
-        AfterTargetClose::End
-    }
-}
-
-/// One client connection, as the module that watches it sees it.
-pub trait Session: Send {
-    /// `data` are the client's bytes that have not been decided yet: those of the newest segment, behind whatever was
-    /// left undecided before. What the calls on `ctx` leave undecided is kept and shown again with the next segment.
-    fn on_client_data(&mut self, ctx: &mut Ctx<'_>, data: &[u8]);
-}
-
-/// How a session tells the engine what to do. The calls take effect in their order.
-pub struct Ctx<'a> {
-    host: &'a mut dyn Host,
-}
-
-impl<'a> Ctx<'a> {
-    /// A context on an engine. Modules never need this; engines and tests do.
-    pub fn new(host: &'a mut dyn Host) -> Self {
-        Self { host }
-    }
-
-    /// Copies the next `n` undecided bytes. More than there are means all.
-    pub fn pass(&mut self, n: usize) {
-        self.host.pass(n);
-    }
-
-    /// Leaves the next `n` undecided bytes out, and counts them.
-    pub fn drop(&mut self, n: usize) {
-        self.host.drop(n);
-    }
-
-    /// Sends bytes of the module's own, in front of what is undecided.
-    pub fn send(&mut self, bytes: &[u8]) {
-        self.host.send(bytes);
-    }
-
-    /// Gives the session up. `reason` is for the log.
-    pub fn abort(&mut self, reason: &str) {
-        self.host.abort(reason);
-    }
-
-    /// Copies whatever is undecided and all that follows, without asking again.
-    pub fn bypass(&mut self) {
-        self.host.bypass();
-    }
-}
-
-/// The engine's side of [`Ctx`].
-pub trait Host {
-    /// See [`Ctx::pass`].
-    fn pass(&mut self, n: usize);
-    /// See [`Ctx::drop`].
-    fn drop(&mut self, n: usize);
-    /// See [`Ctx::send`].
-    fn send(&mut self, bytes: &[u8]);
-    /// See [`Ctx::abort`].
-    fn abort(&mut self, reason: &str);
-    /// See [`Ctx::bypass`].
-    fn bypass(&mut self);
-}
+pub use ctx::{Ctx, Host, LogLevel};
+pub use module::{
+    About, AfterTargetClose, Attachment, Module, ModuleEntry, ModuleHandle, OptionSpec, Options, Session, SessionInfo,
+    TargetData,
+};
+pub use tcpcopy_wire::control::Payload;
+pub use tcpcopy_wire::{Endpoint, Flow, Port, Timestamp, Transport};

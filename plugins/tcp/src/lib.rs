@@ -3,19 +3,23 @@
 //! This fits every protocol whose requests mean the same on any connection: HTTP, memcached, redis without
 //! transactions, and most others.
 
-use tcpcopy_module_api::{AfterTargetClose, Module, Transport};
+use tcpcopy_module_api::{About, AfterTargetClose, Module, Options, Transport};
 
 /// The module behind `--proto tcp`, the default.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PlainTcp;
 
 impl Module for PlainTcp {
-    fn name(&self) -> &'static str {
-        "tcp"
+    fn about() -> About {
+        About {
+            name: "tcp",
+            summary: "copies any protocol over TCP as it is",
+            ..About::new(Transport::Tcp, env!("CARGO_PKG_VERSION"))
+        }
     }
 
-    fn transport(&self) -> Transport {
-        Transport::Tcp
+    fn create(_: &Options) -> Result<Self, String> {
+        Ok(Self)
     }
 
     /// A target that closes idle connections sooner than online does is nothing out of the ordinary.

@@ -1,11 +1,10 @@
 //! What a [`Copier`](super::Copier) is told at its start.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use tcpcopy_module_api::Module;
-use tcpcopy_wire::{Endpoint, Port};
+use tcpcopy_module_api::{Module, ModuleHandle};
+use tcpcopy_wire::{Endpoint, Port, Transport};
 
 use super::source::SourcePool;
 
@@ -18,6 +17,17 @@ pub struct Map {
     pub online_port: Port,
     /// Where the copy goes.
     pub target: Endpoint,
+    /// The protocol.
+    pub transport: Transport,
+    /// Its module: a place in [`CopierConfig::modules`].
+    pub module: u16,
+}
+
+impl Map {
+    /// A map of the first module, over TCP.
+    pub const fn tcp(online_addr: Option<IpAddr>, online_port: Port, target: Endpoint) -> Self {
+        Self { online_addr, online_port, target, transport: Transport::Tcp, module: 0 }
+    }
 }
 
 /// What holds a client's data back until the target is ready for it.
@@ -29,15 +39,47 @@ pub enum Gate {
     Off,
 }
 
+/// How much of the traffic is copied, and how many times over. Of UDP only, so far.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Traffic {
+    /// Copies of each datagram, each with a source of its own (`-n`).
+    pub copies: u16,
+    /// Which of several tcpcopys with the same sources this is: shifts the source ports (`-f`).
+    pub instance: u8,
+    /// Source address in the place of a client's loopback address (`-H`).
+    pub loopback_source: Option<IpAddr>,
+    /// Clients of a hundred that are copied (`-r`), always the same ones.
+    pub percentage: u8,
+    /// What is captured beyond this is not copied (`--max-rate`).
+    pub max_rate: Option<Rate>,
+}
+
+/// A limit on what is copied in a second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rate {
+    /// Datagrams.
+    Datagrams(u64),
+    /// Bytes of payload.
+    Bytes(u64),
+}
+
+impl Default for Traffic {
+    fn default() -> Self {
+        Self { copies: 1, instance: 0, loopback_source: None, percentage: 100, max_rate: None }
+    }
+}
+
 /// Everything that a [`Copier`](super::Copier) needs to know.
 #[derive(Clone)]
 pub struct CopierConfig {
-    /// The `-x` maps; the first that matches wins.
+    /// The `-x` maps. Of TCP the first that matches wins; a UDP datagram goes to the targets of all that match.
     pub maps: Vec<Map>,
     /// The `-c` addresses; empty: replicas keep their client's address.
     pub sources: SourcePool,
-    /// The protocol module.
-    pub module: Arc<dyn Module>,
+    /// The protocol modules that the maps name.
+    pub modules: Vec<ModuleHandle>,
+    /// How much is copied, and how many times over.
+    pub traffic: Traffic,
     /// Largest IP packet sent, in bytes (`-M`).
     pub mtu: u16,
     /// Largest MSS that a SYN announces, in bytes of payload (`-D`).
@@ -50,6 +92,8 @@ pub struct CopierConfig {
     pub response_timeout: Duration,
     /// A session is given up when nothing at all has happened for this long (`-k`).
     pub idle_timeout: Duration,
+    /// A UDP client that has sent nothing for this long is forgotten.
+    pub udp_idle_timeout: Duration,
     /// A gap in a client's stream that is not filled for this long ends the session.
     pub hole_timeout: Duration,
     /// New sessions are shed while sessions and their queues use more than this, in bytes (`-m`).
@@ -68,18 +112,26 @@ pub struct CopierConfig {
 }
 
 impl CopierConfig {
+    /// The module of a map.
+    #[inline]
+    pub(crate) fn module(&self, map: u16) -> &dyn Module {
+        &*self.modules[usize::from(self.maps[usize::from(map)].module)].module
+    }
+
     /// A configuration with the defaults of the command line.
-    pub fn new(maps: Vec<Map>, module: Arc<dyn Module>) -> Self {
+    pub fn new(maps: Vec<Map>, module: ModuleHandle) -> Self {
         Self {
             maps,
             sources: SourcePool::default(),
-            module,
+            modules: vec![module],
+            traffic: Traffic::default(),
             mtu: 1500,
             mss: 1460,
             only_whole_sessions: false,
             gate: Gate::Turns,
             response_timeout: Duration::from_secs(600),
             idle_timeout: Duration::from_secs(720),
+            udp_idle_timeout: Duration::from_secs(30),
             hole_timeout: Duration::from_secs(30),
             memory_limit: 2048 << 20,
             session_limit: 1 << 22,

@@ -7,7 +7,7 @@ mod table;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use tcpcopy_wire::control::ResponseHeader;
+use tcpcopy_wire::control::{DatagramResponse, ResponseHeader};
 use tcpcopy_wire::link::LinkType;
 use tcpcopy_wire::tcp::Flags;
 use tcpcopy_wire::{Endpoint, Flow, ParseError, SeqNumber, TcpSegment, Timestamp};
@@ -42,6 +42,8 @@ pub enum Input<'a> {
     },
     /// An intercept reports a packet of the target.
     Response(ResponseHeader<'a>),
+    /// An intercept reports a datagram of the target.
+    Datagram(DatagramResponse<'a>),
     /// Everything that was readable has been handed over: the caller is about to wait. Ends bursts of responses.
     Drained,
     /// A connection to an intercept works (again): the routes of all live sessions must be added.
@@ -108,6 +110,7 @@ impl Copier {
         match input {
             Input::Frame { link, bytes, wire_len } => self.on_frame(now, link, bytes, wire_len, out),
             Input::Response(header) => self.on_response(now, &header, out),
+            Input::Datagram(_) => self.ledger.stale_responses += 1,
             Input::Drained => self.on_drained(now, out),
             Input::Timeout => self.on_timeout(now, out),
             Input::LinkUp(link) => {
@@ -271,7 +274,7 @@ impl Copier {
         if segment.payload_len == 0 || segment.is_cut() || closing || self.config.only_whole_sessions {
             return self.drop_segment(PacketDrop::NoSession, segment);
         }
-        let Some(at) = self.config.module.join_at(segment.payload).filter(|at| *at < segment.payload.len()) else {
+        let Some(at) = self.config.module(map).join_at(segment.payload).filter(|at| *at < segment.payload.len()) else {
             return self.drop_segment(PacketDrop::NoSession, segment);
         };
         let isn = segment.tcp.seq() + at as u32 - 1;

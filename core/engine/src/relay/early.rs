@@ -146,6 +146,7 @@ impl EarlyQueue {
             r.released = true;
             self.waiting -= 1;
             relay(&ResponseHeader {
+                payload: &[],
                 id: FlowId(0),
                 seq: r.seq,
                 ack: r.ack,

@@ -194,8 +194,9 @@ impl Relay {
             RelayInput::Frame { link, bytes, wire_len } => self.on_frame(now, link, bytes, wire_len, out),
             RelayInput::PeerUp { peer, route_ttl, max_batch } => self.on_peer_up(peer, route_ttl, max_batch, out),
             RelayInput::Route { peer, change } => match change {
-                RouteChange::Add { id, flow } => self.on_route_add(now, peer, id, flow, out),
+                RouteChange::Add { id, flow, .. } => self.on_route_add(now, peer, id, flow, out),
                 RouteChange::Remove { id } => self.on_route_remove(peer, id),
+                RouteChange::Payload { .. } => {}
             },
             RelayInput::Undelivered { peer, responses, reason } => self.undelivered(peer, responses, reason),
             RelayInput::PeerGone { peer } => self.on_peer_gone(peer, out),
@@ -257,6 +258,7 @@ impl Relay {
         self.stats.responses += 1;
         let flow = segment.flow_from_server();
         let mut response = ResponseHeader {
+            payload: &[],
             id: FlowId(0),
             seq: segment.tcp.seq(),
             ack: segment.tcp.ack(),

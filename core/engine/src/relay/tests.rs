@@ -2,6 +2,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use proptest::prelude::*;
+use tcpcopy_wire::Transport;
 use tcpcopy_wire::build::TcpRepr;
 use tcpcopy_wire::control::{Decoder, Hello, Message, Role, encode_hello};
 use tcpcopy_wire::tcp::{Flags, Options};
@@ -45,7 +46,7 @@ impl Bench {
     }
 
     fn add(&mut self, peer: u32, id: u64, flow: Flow) {
-        let change = RouteChange::Add { id: FlowId(id), flow };
+        let change = RouteChange::Add { id: FlowId(id), transport: Transport::Tcp, flow };
         self.give(RelayInput::Route { peer: PeerId(peer), change });
     }
 
@@ -364,7 +365,7 @@ fn an_idle_session_costs_at_most_128_bytes() {
         for n in 0..sessions {
             let mut f = flow_v6((n % 50_000) as u16);
             f.server.port = Port((n / 50_000) as u16);
-            let change = RouteChange::Add { id: FlowId(n), flow: f };
+            let change = RouteChange::Add { id: FlowId(n), transport: Transport::Tcp, flow: f };
             b.relay.handle(b.now, RelayInput::Route { peer: PeerId(0), change }, &mut b.out);
         }
         let each = b.relay.route_memory() as f64 / sessions as f64;

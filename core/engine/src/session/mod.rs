@@ -39,6 +39,7 @@ pub(crate) mod watch;
 use std::time::Duration;
 
 use tcpcopy_module_api::{AfterTargetClose, Attachment, SessionInfo};
+use tcpcopy_wire::Transport;
 use tcpcopy_wire::control::{FlowId, ResponseHeader, RouteChange};
 use tcpcopy_wire::tcp::Flags;
 use tcpcopy_wire::{Endpoint, Flow, SeqNumber, TcpSegment, Timestamp};
@@ -134,9 +135,10 @@ impl Session {
         cx.ledger.sessions_alive += 1;
         cx.ledger.joined += u64::from(joined);
         let target = Flow { client: source, server: cx.config.maps[usize::from(map)].target };
-        let watch = match cx.config.module.on_open(&SessionInfo { online: flow, target, joined }) {
+        let info = SessionInfo { online: flow, target, joined };
+        let watch = match cx.config.module(map).on_open(&info) {
             Attachment::Bypass => None,
-            Attachment::Watch(session) => Some(Box::new(Watch::new(session))),
+            Attachment::Watch(session) => Some(Box::new(Watch::new(session, info))),
         };
         Self {
             id,
@@ -221,7 +223,7 @@ impl Session {
 
     /// Announces the route on every link that carries it, or only on `link`.
     pub(crate) fn announce(&self, config: &CopierConfig, link: Option<LinkId>, out: &mut Outbox) {
-        let change = RouteChange::Add { id: self.id, flow: self.target_flow(config) };
+        let change = RouteChange::Add { id: self.id, transport: Transport::Tcp, flow: self.target_flow(config) };
         out.routes.extend(self.links(config).filter(|l| link.is_none_or(|only| only == *l)).map(|l| (l, change)));
     }
 
@@ -358,7 +360,7 @@ impl Session {
             self.enqueue(cx, data, need, push);
             return;
         };
-        let decision = watch.on_client_data(data);
+        let decision = watch.on_client_data(cx.now, data);
         cx.ledger.bytes_inserted += decision.inserted;
         cx.ledger.pending_bytes += decision.inserted;
         cx.ledger.pending_bytes -= decision.dropped;
@@ -503,7 +505,9 @@ impl Session {
         if ended && !waiting && lost == 0 {
             // Everything had been copied; the target only closed harder than the client.
             self.complete(cx);
-        } else if (ended && !waiting) || self.stopping || cx.config.module.after_target_close() == AfterTargetClose::End
+        } else if (ended && !waiting)
+            || self.stopping
+            || cx.config.module(self.map).after_target_close() == AfterTargetClose::End
         {
             let closed = self.target.peer_closed();
             self.end_early(cx, if closed { SessionEnd::TargetClosed } else { SessionEnd::TargetReset });

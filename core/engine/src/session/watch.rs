@@ -1,10 +1,11 @@
 //! A module's session, and the client's bytes that it has not decided about.
 
-use tcpcopy_module_api::{Ctx, Host, Session as ModuleSession};
+use tcpcopy_module_api::{Ctx, Host, LogLevel, Payload, Session as ModuleSession, SessionInfo, Timestamp};
 
 /// See the [module's documentation](self).
 pub(crate) struct Watch {
     session: Box<dyn ModuleSession>,
+    info: SessionInfo,
     undecided: Vec<u8>,
 }
 
@@ -24,18 +25,46 @@ pub(crate) struct Decision {
 }
 
 struct Pending<'a> {
+    info: &'a SessionInfo,
+    now: Timestamp,
     decision: Decision,
     data: &'a [u8],
 }
 
 impl Host for Pending<'_> {
+    fn info(&self) -> &SessionInfo {
+        self.info
+    }
+
+    fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    fn ask_again(&mut self) {}
+
+    fn watch(&mut self) {}
+
+    fn expect_response(&mut self) {}
+
+    fn response_complete(&mut self) {}
+
+    fn reconnect(&mut self) {}
+
+    fn ready(&mut self) {}
+
+    fn want_payload(&mut self, _: Payload) {}
+
+    fn log(&mut self, _: LogLevel, _: &str) {}
+
+    fn count(&mut self, _: &str, _: u64) {}
+
     fn pass(&mut self, n: usize) {
         let (now, later) = self.data.split_at(n.min(self.data.len()));
         self.decision.output.extend_from_slice(now);
         self.data = later;
     }
 
-    fn drop(&mut self, n: usize) {
+    fn drop(&mut self, n: usize, _: &str) {
         let n = n.min(self.data.len());
         self.decision.dropped += n as u64;
         self.data = &self.data[n..];
@@ -57,14 +86,14 @@ impl Host for Pending<'_> {
 }
 
 impl Watch {
-    pub(crate) fn new(session: Box<dyn ModuleSession>) -> Self {
-        Self { session, undecided: Vec::new() }
+    pub(crate) fn new(session: Box<dyn ModuleSession>, info: SessionInfo) -> Self {
+        Self { session, info, undecided: Vec::new() }
     }
 
     /// Shows the module the next bytes of the client.
-    pub(crate) fn on_client_data(&mut self, data: &[u8]) -> Decision {
+    pub(crate) fn on_client_data(&mut self, now: Timestamp, data: &[u8]) -> Decision {
         self.undecided.extend_from_slice(data);
-        let mut pending = Pending { decision: Decision::default(), data: &self.undecided };
+        let mut pending = Pending { info: &self.info, now, decision: Decision::default(), data: &self.undecided };
         let shown = self.undecided.len();
         self.session.on_client_data(&mut Ctx::new(&mut pending), &self.undecided);
         let decided = shown - pending.data.len();

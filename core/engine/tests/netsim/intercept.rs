@@ -65,7 +65,13 @@ impl Intercept {
             match message {
                 Message::RouteAdds(routes) => {
                     for (id, flow) in routes {
-                        self.tell(now, RelayInput::Route { peer, change: RouteChange::Add { id, flow } })?;
+                        self.tell(
+                            now,
+                            RelayInput::Route {
+                                peer,
+                                change: RouteChange::Add { id, transport: tcpcopy_wire::Transport::Tcp, flow },
+                            },
+                        )?;
                     }
                 }
                 Message::RouteRemoves(ids) => {

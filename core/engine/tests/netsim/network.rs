@@ -15,7 +15,6 @@ use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use smoltcp::iface::SocketHandle;
@@ -23,6 +22,7 @@ use smoltcp::socket::tcp::State;
 use tcpcopy_engine::copier::source::SourcePool;
 use tcpcopy_engine::outbox::Notice;
 use tcpcopy_engine::{Copier, CopierConfig, Input, LinkId, Map, Outbox};
+use tcpcopy_module_api::ModuleHandle;
 use tcpcopy_module_tcp::PlainTcp;
 use tcpcopy_wire::control::{Decoder, FlowId, Message, Role, RouteChange};
 use tcpcopy_wire::link::LinkType;
@@ -132,7 +132,7 @@ impl<'a> Network<'a> {
         let mut chance = Chance::new(case.seed);
         let target = Endpoint::new(address(Place::Target, case.ipv6), Port(TARGET_PORT));
         let online_addr = Some(address(Place::Online, case.ipv6));
-        let map = Map { online_addr, online_port: Port(ONLINE_PORT), target };
+        let map = Map::tcp(online_addr, Port(ONLINE_PORT), target);
         let config = CopierConfig {
             sources: SourcePool::new(case.sources.clone()),
             mtu: case.mtu,
@@ -143,7 +143,7 @@ impl<'a> Network<'a> {
             idle_timeout: case.idle_timeout,
             links_per_intercept: LINKS,
             seed: chance.next(),
-            ..CopierConfig::new(vec![map], Arc::new(PlainTcp))
+            ..CopierConfig::new(vec![map], ModuleHandle::new(PlainTcp))
         };
         let mtu = 1500;
         let mut network = Self {
@@ -492,7 +492,7 @@ impl<'a> Network<'a> {
         }
         let mut outbox = std::mem::take(&mut self.outbox);
         for (link, change) in outbox.routes.drain(..) {
-            if let RouteChange::Add { id, flow } = change {
+            if let RouteChange::Add { id, flow, .. } = change {
                 self.announced.insert(id, flow);
             }
             let event = Event::ControlToIntercept(self.control_losses, link, encoded(&change));

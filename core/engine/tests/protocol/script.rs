@@ -2,12 +2,12 @@
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use tcpcopy_engine::ledger::SessionEnd;
 use tcpcopy_engine::outbox::Notice;
 use tcpcopy_engine::{Copier, CopierConfig, Input, Ledger, LinkId, Map, Outbox};
+use tcpcopy_module_api::ModuleHandle;
 use tcpcopy_module_tcp::PlainTcp;
 use tcpcopy_wire::build::TcpRepr;
 use tcpcopy_wire::control::{FlowId, ResponseHeader, RouteChange};
@@ -129,8 +129,8 @@ impl Script {
     }
 
     pub(crate) fn with(change: impl FnOnce(&mut CopierConfig)) -> Self {
-        let map = Map { online_addr: Some(ONLINE.addr), online_port: ONLINE.port, target: TARGET };
-        let mut config = CopierConfig::new(vec![map], Arc::new(PlainTcp));
+        let map = Map::tcp(Some(ONLINE.addr), ONLINE.port, TARGET);
+        let mut config = CopierConfig::new(vec![map], ModuleHandle::new(PlainTcp));
         change(&mut config);
         let origin = Timestamp::from_millis(10_000);
         Self {
@@ -239,6 +239,7 @@ impl Script {
         s.options.encode(&mut options);
         assert!(MIN_HEADER_LEN + options.len() <= 60);
         let header = ResponseHeader {
+            payload: &[],
             id: self.id.expect("a route was announced"),
             seq: TARGET_ISN + s.seq,
             ack: if s.flags.contains(ACK) { CLIENT_ISN + s.ack } else { SeqNumber(0) },

@@ -378,7 +378,10 @@ impl ControlServer {
             }
             Message::RouteAdds(adds) => {
                 for (flow_id, flow) in adds {
-                    sink(PeerEvent::Route { peer: id, change: RouteChange::Add { id: flow_id, flow } });
+                    sink(PeerEvent::Route {
+                        peer: id,
+                        change: RouteChange::Add { id: flow_id, transport: tcpcopy_wire::Transport::Tcp, flow },
+                    });
                 }
             }
             Message::RouteRemoves(ids) => {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Token};
 use tcpcopy_engine::{LinkId, PeerId};
+use tcpcopy_wire::Transport;
 use tcpcopy_wire::control::{
     BatchEncoder, DecodeError, FlowId, Hello, LinkStats, ResponseHeader, RouteChange, encode_hello,
 };
@@ -161,7 +162,7 @@ fn flow(port: u16) -> Flow {
 }
 
 fn add(n: u64) -> RouteChange {
-    RouteChange::Add { id: FlowId(n), flow: flow(n as u16) }
+    RouteChange::Add { id: FlowId(n), transport: Transport::Tcp, flow: flow(n as u16) }
 }
 
 /// Frames with `count` responses.
@@ -170,8 +171,16 @@ fn responses(count: u64) -> Vec<u8> {
     for n in 0..count {
         let (seq, ack) = (SeqNumber(1), SeqNumber(2));
         let options: &[u8] = &[1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2];
-        let header =
-            ResponseHeader { id: FlowId(n), seq, ack, flags: Flags::ACK, window: 3, payload_len: n as u32, options };
+        let header = ResponseHeader {
+            payload: &[],
+            id: FlowId(n),
+            seq,
+            ack,
+            flags: Flags::ACK,
+            window: 3,
+            payload_len: n as u32,
+            options,
+        };
         encoder.response(&header, &mut bytes);
     }
     bytes

@@ -366,6 +366,7 @@ impl<'a> Iterator for Responses<'a> {
         let (options, rest) = rest.split_at_checked(usize::from(e[23]))?;
         self.body = rest;
         Some(ResponseHeader {
+            payload: &[],
             id: FlowId(BigEndian::read_u64(&e[0..])),
             seq: SeqNumber(BigEndian::read_u32(&e[8..])),
             ack: SeqNumber(BigEndian::read_u32(&e[12..])),

@@ -99,7 +99,7 @@ impl BatchEncoder {
     /// as IPv6 with a mapped address).
     pub fn route(&mut self, change: &RouteChange, out: &mut Vec<u8>) {
         match change {
-            RouteChange::Add { id, flow: Flow { client, server } } => {
+            RouteChange::Add { id, flow: Flow { client, server }, .. } => {
                 if let (IpAddr::V4(c), IpAddr::V4(s)) = (client.addr, server.addr) {
                     let mut e = [0u8; ROUTE_ADD_V4_LEN];
                     BigEndian::write_u64(&mut e, id.0);
@@ -116,6 +116,7 @@ impl BatchEncoder {
                     self.entry(Kind::RouteAddV6, &e, &[], out);
                 }
             }
+            RouteChange::Payload { .. } => {}
             RouteChange::Remove { id } => {
                 let mut e = [0u8; ROUTE_REMOVE_LEN];
                 BigEndian::write_u64(&mut e, id.0);

@@ -21,6 +21,7 @@ pub use frame::{
 use std::time::Duration;
 
 use crate::address::Flow;
+use crate::ip::Transport;
 use crate::seq::SeqNumber;
 use crate::tcp::Flags;
 
@@ -37,8 +38,17 @@ pub enum RouteChange {
     Add {
         /// The id that responses carry.
         id: FlowId,
+        /// The protocol. TCP and UDP flows of the same addresses and ports are different routes.
+        transport: Transport,
         /// The replica's connection.
         flow: Flow,
+    },
+    /// How much of the payload of a route's responses is wanted from now on; [`Payload::Headers`] until this is said.
+    Payload {
+        /// The id it was added with.
+        id: FlowId,
+        /// How much.
+        payload: Payload,
     },
     /// The session is over.
     Remove {
@@ -47,7 +57,20 @@ pub enum RouteChange {
     },
 }
 
-/// One packet that the target sent, as intercept reports it: the TCP header and the payload's length.
+/// How much of the payload of a target's packets is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Payload {
+    /// Nothing of it.
+    #[default]
+    Headers,
+    /// The first bytes of each packet, at most so many. Zero means nothing.
+    First(u16),
+    /// Everything.
+    Full,
+}
+
+/// One TCP packet that the target sent, as intercept reports it: the TCP header, the payload's length, and as much of the
+/// payload as the route asked for and the capture had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResponseHeader<'a> {
     /// The session it belongs to.
@@ -64,6 +87,19 @@ pub struct ResponseHeader<'a> {
     pub payload_len: u32,
     /// The TCP options, undecoded, at most 40 bytes.
     pub options: &'a [u8],
+    /// The first bytes of the payload; none unless the route asked for them.
+    pub payload: &'a [u8],
+}
+
+/// One UDP datagram that the target sent, as intercept reports it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DatagramResponse<'a> {
+    /// The flow it belongs to.
+    pub id: FlowId,
+    /// Bytes of payload that the datagram had on the wire.
+    pub payload_len: u16,
+    /// The first bytes of the payload; none unless the route asked for them.
+    pub payload: &'a [u8],
 }
 
 /// What each end says first. Both ends send the same fields.

@@ -59,10 +59,13 @@ fn encode(messages: &[Owned], max_batch: u16) -> Vec<u8> {
     for m in messages {
         match m {
             Owned::Hello(h) => encode_hello(h, &mut out),
-            Owned::Add(id, flow) => batch.route(&RouteChange::Add { id: *id, flow: *flow }, &mut out),
+            Owned::Add(id, flow) => {
+                batch.route(&RouteChange::Add { id: *id, transport: Transport::Tcp, flow: *flow }, &mut out);
+            }
             Owned::Remove(id) => batch.route(&RouteChange::Remove { id: *id }, &mut out),
             Owned::Response(id, seq, ack, flags, window, payload_len, options) => batch.response(
                 &ResponseHeader {
+                    payload: &[],
                     id: FlowId(*id),
                     seq: SeqNumber(*seq),
                     ack: SeqNumber(*ack),
