@@ -31,6 +31,7 @@ use tcpcopy_io::capture::{Capture, CaptureConfig, CaptureError, CaptureStats};
 use tcpcopy_io::clock::MonotonicClock;
 use tcpcopy_io::control::{ControlLinks, LinkEvent, LinksConfig, SendError};
 use tcpcopy_io::transmit::Transmitter;
+use tcpcopy_module_api::LogLevel;
 use tcpcopy_wire::Timestamp;
 use tcpcopy_wire::control::{LinkStats, RouteChange};
 use tcpcopy_wire::link::LinkType;
@@ -156,6 +157,7 @@ struct Delivery {
     relays: Vec<(SocketAddr, LinkStats)>,
     named_ends: HashSet<u8>,
     next_source_notice: Timestamp,
+    module_lines: ModuleLines,
 }
 
 impl Worker {
@@ -192,6 +194,7 @@ impl Worker {
                 relays,
                 named_ends: HashSet::new(),
                 next_source_notice: Timestamp::ZERO,
+                module_lines: ModuleLines::default(),
             },
             engine: Copier::new(engine),
             stop_at: None,
@@ -447,6 +450,44 @@ impl Device {
     }
 }
 
+/// Lines of modules in the log, so many in a second at most: a module speaks for each session if it likes.
+#[derive(Default)]
+struct ModuleLines {
+    second: u64,
+    written: u32,
+    left_out: u64,
+}
+
+impl ModuleLines {
+    /// Lines in a second.
+    const LIMIT: u32 = 20;
+
+    fn log(&mut self, now: Timestamp, level: LogLevel, text: std::fmt::Arguments<'_>) {
+        let level = match level {
+            LogLevel::Error => log::Level::Error,
+            LogLevel::Warn => log::Level::Warn,
+            LogLevel::Info => log::Level::Info,
+            LogLevel::Debug => log::Level::Debug,
+        };
+        if !log::log_enabled!(level) {
+            return;
+        }
+        let second = now.as_millis() / 1000;
+        if second != self.second {
+            if self.left_out > 0 {
+                log::warn!("{} lines of modules were left out: more than {} in a second", self.left_out, Self::LIMIT);
+            }
+            *self = Self { second, ..Self::default() };
+        }
+        if self.written == Self::LIMIT {
+            self.left_out += 1;
+            return;
+        }
+        self.written += 1;
+        log::log!(level, "{text}");
+    }
+}
+
 impl Delivery {
     /// Where a link leads.
     fn address(&self, link: LinkId) -> SocketAddr {
@@ -493,12 +534,27 @@ impl Delivery {
                         log::debug!("session {flow} ended early: {reason}");
                     }
                 }
-                Notice::ModuleAborted { flow, reason } => {
+                Notice::ModuleAborted { module, flow, reason } => {
                     if self.named_ends.insert(SessionEnd::Module as u8) {
-                        log::warn!("session {flow} was given up by the module: {reason}; further ones are counted");
+                        log::warn!(
+                            "session {flow} was given up by module `{module}`: {reason}; further ones are counted"
+                        );
                     } else {
-                        log::debug!("session {flow} was given up by the module: {reason}");
+                        log::debug!("session {flow} was given up by module `{module}`: {reason}");
                     }
+                }
+                Notice::ModulePanicked { module, flow, message } => {
+                    if self.named_ends.insert(SessionEnd::ModulePanicked as u8) {
+                        log::error!(
+                            "module `{module}` failed by a mistake in it ({message}); session {flow} is given up, and so \
+                             is each one that this happens to: further ones are counted"
+                        );
+                    } else {
+                        log::debug!("module `{module}` panicked in session {flow}: {message}");
+                    }
+                }
+                Notice::ModuleLog { module, flow, level, text } => {
+                    self.module_lines.log(now, *level, format_args!("{module}: session {flow}: {text}"));
                 }
                 Notice::NoFreeSource { client, target } => {
                     if self.next_source_notice <= now {
