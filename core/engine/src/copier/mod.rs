@@ -173,7 +173,7 @@ impl Copier {
                     ParseError::Truncated => PacketDrop::Truncated,
                     ParseError::Malformed => PacketDrop::Malformed,
                     ParseError::Fragment => PacketDrop::Fragment,
-                    ParseError::NotIp | ParseError::NotTcp => PacketDrop::OtherProtocol,
+                    ParseError::NotIp | ParseError::OtherProtocol => PacketDrop::OtherProtocol,
                 });
                 return;
             }

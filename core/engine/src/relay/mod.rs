@@ -249,7 +249,7 @@ impl Relay {
                         ParseError::Truncated => RelayDrop::Truncated,
                         ParseError::Malformed => RelayDrop::Malformed,
                         ParseError::Fragment => RelayDrop::Fragment,
-                        ParseError::NotIp | ParseError::NotTcp => RelayDrop::OtherProtocol,
+                        ParseError::NotIp | ParseError::OtherProtocol => RelayDrop::OtherProtocol,
                     },
                     1,
                 );
