@@ -158,6 +158,7 @@ struct Delivery {
     named_ends: HashSet<u8>,
     next_source_notice: Timestamp,
     module_lines: ModuleLines,
+    told_not_supported: bool,
 }
 
 impl Worker {
@@ -195,6 +196,7 @@ impl Worker {
                 named_ends: HashSet::new(),
                 next_source_notice: Timestamp::ZERO,
                 module_lines: ModuleLines::default(),
+                told_not_supported: false,
             },
             engine: Copier::new(engine),
             stop_at: None,
@@ -507,6 +509,17 @@ impl Delivery {
                 Ok(()) => {}
                 // All live routes are added when the link is up again.
                 Err(SendError::Down | SendError::Full) => self.routes_unsent += 1,
+                Err(SendError::NotSupported) => {
+                    self.routes_unsent += 1;
+                    if std::mem::replace(&mut self.told_not_supported, true) {
+                        continue;
+                    }
+                    let address = self.relays[usize::from(link.0)].0;
+                    log::error!(
+                        "intercept {address} is of a release that reports neither the target's payload, which a module \
+                         wants, nor UDP: sessions that need it wait in vain; use one of this release"
+                    );
+                }
             }
         }
         // The end of a route can wait for the end of the round; its beginning must be there before the packets.
@@ -579,6 +592,7 @@ impl Delivery {
 fn on_link_event(now: Timestamp, event: &LinkEvent<'_>, engine: &mut Copier, io: &mut Delivery) {
     match *event {
         LinkEvent::Response { header, .. } => engine.handle(now, Input::Response(header), &mut io.outbox),
+        LinkEvent::Datagram { datagram, .. } => engine.handle(now, Input::Datagram(datagram), &mut io.outbox),
         LinkEvent::Up { link, .. } => {
             log::info!("link {} to intercept {} is up", link.0, io.address(link));
             engine.handle(now, Input::LinkUp(link), &mut io.outbox);

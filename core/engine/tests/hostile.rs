@@ -40,7 +40,7 @@ struct Packet {
 }
 
 /// What targets send.
-const PAYLOAD: [u8; 70_000] = [b'y'; 70_000];
+static PAYLOAD: [u8; 70_000] = [b'y'; 70_000];
 
 /// What the target might send, to whichever session.
 #[derive(Clone, Debug)]
