@@ -24,6 +24,14 @@ pub struct Map {
 }
 
 impl Map {
+    /// Whether what `src` sends to `dst` is copied by this map, going by the addresses.
+    #[inline]
+    pub(crate) fn takes(&self, src: Endpoint, dst: Endpoint) -> bool {
+        // A copy to this host itself can be answered only if it comes from this host.
+        let reachable = !self.target.addr.is_loopback() || src.addr.is_loopback();
+        self.online_port == dst.port && self.online_addr.is_none_or(|addr| addr == dst.addr) && reachable
+    }
+
     /// A map of the first module, over TCP.
     pub const fn tcp(online_addr: Option<IpAddr>, online_port: Port, target: Endpoint) -> Self {
         Self { online_addr, online_port, target, transport: Transport::Tcp, module: 0 }

@@ -227,6 +227,16 @@ impl StreamQueue {
         self.units.append(&mut other.units);
     }
 
+    /// Takes the first mark off, with its bytes, whether the gate has let it through or not. Of a queue of datagrams that is
+    /// one of them.
+    pub(crate) fn pop_mark(&mut self, into: &mut Vec<u8>) -> bool {
+        into.clear();
+        self.units.clear();
+        let Some(mark) = self.marks.pop_front() else { return false };
+        into.extend(self.bytes.drain(..mark.len as usize));
+        true
+    }
+
     /// Number of bytes held, sent or not.
     #[inline]
     pub(crate) fn byte_count(&self) -> usize {

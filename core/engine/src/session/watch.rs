@@ -30,6 +30,9 @@ use crate::outbox::Notice;
 /// Bytes that a module may leave undecided at most; a module that wants to see more at once does not know its bounds.
 pub(crate) const UNDECIDED_LIMIT: usize = 32 << 20;
 
+/// Why what a module leaves undecided of a datagram is dropped.
+const UNDECIDED: &str = "left undecided";
+
 /// What remains of a segment of the client.
 #[derive(Clone, Copy, Debug)]
 struct Segment {
@@ -446,6 +449,16 @@ impl Watch {
         }
         self.undecided.extend_from_slice(data);
         true
+    }
+
+    /// A datagram ends: what is left of it undecided is dropped, and what was decided beyond its end is forgotten.
+    pub(crate) fn end_datagram(&mut self, stage: &mut Stage<'_>) {
+        self.state.ahead = Ahead::Nothing;
+        if !self.undecided.is_empty() {
+            stage.counters.add(stage.module, UNDECIDED, 1);
+            self.state.drop(self.undecided.len(), UNDECIDED, stage);
+            self.undecided.clear();
+        }
     }
 
     /// Bytes that wait for the module's decision, or for the connection to be made ready.
