@@ -53,6 +53,7 @@
 //! A module runs on the thread that copies packets. It must never block, allocate without a bound, or trust a length that
 //! it read: what a client sends is anybody's. A panic ends the session that it happened in.
 
+pub mod abi;
 mod ctx;
 mod module;
 
