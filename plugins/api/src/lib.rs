@@ -54,6 +54,7 @@
 //! it read: what a client sends is anybody's. A panic ends the session that it happened in.
 
 mod ctx;
+pub mod framing;
 mod module;
 
 pub use ctx::{Ctx, Host, LogLevel};
