@@ -53,9 +53,11 @@
 //! A module runs on the thread that copies packets. It must never block, allocate without a bound, or trust a length that
 //! it read: what a client sends is anybody's. A panic ends the session that it happened in.
 
+pub mod conformance;
 mod ctx;
 pub mod framing;
 mod module;
+pub mod testing;
 
 pub use ctx::{Ctx, Host, LogLevel};
 pub use module::{
