@@ -541,10 +541,10 @@ impl Conversation {
         if self.bypass && !self.held.is_empty() && self.orders.is_empty() {
             let bytes = std::mem::take(&mut self.held);
             self.undecided_from = self.undecided_from.saturating_add(bytes.len() as u64);
-            // All of it is one message, however many segments it comes in.
+            // With TCP all of it is one message, however many segments it comes in.
             self.within |= self.bypasses && !self.target_closed;
             self.write(bytes, 0, false);
-            self.bypasses = true;
+            self.bypasses = self.transport == Transport::Tcp;
         }
     }
 

@@ -22,5 +22,7 @@ fn each_datagram_is_copied_whole() {
     let mut conversation = Conversation::open(&ModuleHandle::new(PlainUdp));
     conversation.client(&[7; 9_000]);
     assert_eq!(conversation.to_target(), [7; 9_000]);
+    conversation.client(b"next");
+    assert_eq!(conversation.messages().len(), 2, "a datagram each");
     assert!(conversation.is_bypassed());
 }
