@@ -422,7 +422,7 @@ impl Conversation {
             return;
         }
         let Some(session) = &mut self.session else { return };
-        let mut recorder = Recorder::new(self.info, self.now);
+        let mut recorder = Recorder::new(self.info, self.now, self.waiting.len());
         call(&mut **session, &mut Ctx::new(&mut recorder));
         for call in recorder.calls {
             self.take_effect(call);
@@ -445,6 +445,8 @@ impl Conversation {
                 self.close_session();
                 return;
             } else if std::mem::take(&mut self.due.resume) {
+                // Only now: the message that the connection was opened for may have had its response expected behind it.
+                self.completed = self.expected;
                 self.hook(|session, ctx| session.on_resume(ctx));
             } else if decides && self.due.client_data {
                 self.due.client_data = false;
@@ -587,7 +589,6 @@ impl Conversation {
         self.bypasses = false;
         self.connections.push(Vec::new());
         self.target_closed = false;
-        self.completed = self.expected;
         let watches = self.session.is_some() && !self.bypass;
         self.ready = !watches;
         self.due.resume = watches;
@@ -599,7 +600,7 @@ impl Conversation {
         self.orders.clear();
         self.due = Due::default();
         if let Some(mut session) = self.session.take() {
-            let mut recorder = Recorder::new(self.info, self.now);
+            let mut recorder = Recorder::new(self.info, self.now, self.waiting.len());
             let reason = match &self.state {
                 State::Ended(reason) => Some(reason.as_str()),
                 State::Open | State::Done => None,

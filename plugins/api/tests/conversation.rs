@@ -79,6 +79,7 @@ impl Session for Script {
     }
 
     fn on_resume(&mut self, ctx: &mut Ctx<'_>) {
+        ctx.count("waiting", ctx.waiting() as u64);
         ctx.send(b"login");
         ctx.want_payload(Payload::Full);
     }
@@ -166,7 +167,9 @@ fn a_closed_target_is_opened_again_for_the_next_message_which_waits_for_the_logi
     let mut conversation = open();
     conversation.client(b"pass 3\none").target_closes();
     assert_eq!(conversation.connections().len(), 1, "nothing to send, nothing to open");
-    conversation.client(b"pass 3;again\ntwopass 5\nthree");
+    conversation.client(b"pass 3;expect;again\ntwopass 5\nthree");
+    assert_eq!((conversation.counter("waiting"), conversation.expected()), (1, 1));
+    assert_eq!(conversation.completed(), 1, "a new connection owes nothing");
     assert_eq!(conversation.messages(), [own(b"login")]);
     assert_eq!(conversation.waiting(), [message(b"two")], "a session that logs in is not asked");
     conversation.target(b"do send password").target(b"do ready");

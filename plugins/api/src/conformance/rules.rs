@@ -209,7 +209,7 @@ impl Suite<'_> {
         for sample in &self.samples.samples {
             let stream = sample.client_bytes();
             let places = spread(stream.len());
-            let few = places.len().div_ceil(20).max(1);
+            let few = places.len().div_ceil(8).max(1);
             beginnings.extend(places.into_iter().step_by(few).map(|at| stream[..at].to_vec()));
         }
         let length = 2 * self.samples.most_held + 65_536;

@@ -25,12 +25,13 @@ pub(super) enum Call {
 pub(super) struct Recorder {
     info: SessionInfo,
     now: Timestamp,
+    waiting: usize,
     pub(super) calls: Vec<Call>,
 }
 
 impl Recorder {
-    pub(super) fn new(info: SessionInfo, now: Timestamp) -> Self {
-        Self { info, now, calls: Vec::new() }
+    pub(super) fn new(info: SessionInfo, now: Timestamp, waiting: usize) -> Self {
+        Self { info, now, waiting, calls: Vec::new() }
     }
 }
 
@@ -81,6 +82,10 @@ impl Host for Recorder {
 
     fn reconnect(&mut self) {
         self.calls.push(Call::Reconnect);
+    }
+
+    fn waiting(&self) -> usize {
+        self.waiting
     }
 
     fn ready(&mut self) {
