@@ -64,14 +64,15 @@ impl Intercept {
             bytes = &bytes[len..];
             match message {
                 Message::RouteAdds(routes) => {
-                    for (id, flow) in routes {
-                        self.tell(
-                            now,
-                            RelayInput::Route {
-                                peer,
-                                change: RouteChange::Add { id, transport: tcpcopy_wire::Transport::Tcp, flow },
-                            },
-                        )?;
+                    for (id, transport, flow) in routes {
+                        let change = RouteChange::Add { id, transport, flow };
+                        self.tell(now, RelayInput::Route { peer, change })?;
+                    }
+                }
+                Message::RoutePayloads(wishes) => {
+                    for (id, payload) in wishes {
+                        let change = RouteChange::Payload { id, payload };
+                        self.tell(now, RelayInput::Route { peer, change })?;
                     }
                 }
                 Message::RouteRemoves(ids) => {
@@ -87,7 +88,9 @@ impl Intercept {
 
     /// A packet of the target passes the capture.
     pub(crate) fn on_packet(&mut self, now: Timestamp, packet: &[u8]) -> Result<(), Failure> {
-        let bytes = &packet[..packet.len().min(SNAP_LENGTH)];
+        // The capture is opened again, for whole packets, as soon as a route wants payload.
+        let snap_length = if self.relay.wants_payload() { usize::MAX } else { SNAP_LENGTH };
+        let bytes = &packet[..packet.len().min(snap_length)];
         self.tell(now, RelayInput::Frame { link: LinkType::Raw, bytes, wire_len: packet.len() })
     }
 
