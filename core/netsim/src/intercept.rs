@@ -8,7 +8,7 @@ use tcpcopy_wire::Timestamp;
 use tcpcopy_wire::control::{BatchEncoder, Decoder, Hello, Message, Role, RouteChange, encode_hello};
 use tcpcopy_wire::link::LinkType;
 
-use crate::network::Failure;
+use crate::Failure;
 
 /// What intercept's capture keeps of a packet.
 const SNAP_LENGTH: usize = 120;

@@ -1,6 +1,6 @@
 //! A host that listens: online, or the target.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::{Socket, State};
@@ -8,48 +8,38 @@ use smoltcp::wire::IpListenEndpoint;
 use tcpcopy_wire::tcp::Flags;
 use tcpcopy_wire::{TcpSegment, Timestamp};
 
-use crate::apps::{Ordinal, ServerApp};
-use crate::case::{Case, Fault, Server};
-use crate::host::Host;
+use crate::application::{Application, Listener, Service};
+use crate::conditions::Place;
+use crate::host::{Host, timestamp_clock};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
-    Clients,
-    Online,
-    Target,
-}
-
-pub(crate) fn v4_of(place: Place) -> Ipv4Addr {
-    Ipv4Addr::new(10, 0, 0, place as u8 + 1)
-}
-
-pub(crate) fn v6_of(place: Place) -> Ipv6Addr {
-    Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, place as u16 + 1)
-}
-
-pub(crate) fn address(place: Place, ipv6: bool) -> IpAddr {
-    if ipv6 { v6_of(place).into() } else { v4_of(place).into() }
+/// A connection of the server.
+struct Connection<A> {
+    handle: SocketHandle,
+    remote: SocketAddr,
+    application: A,
 }
 
 /// A server with its connections, those that are over included.
-pub(crate) struct ServerHost {
+pub(crate) struct ServerHost<S: Service> {
     pub(crate) place: Place,
     pub(crate) host: Host,
-    behaviour: Server,
+    service: S,
+    settings: Listener,
     port: u16,
     listener: Option<SocketHandle>,
-    live: Vec<(SocketHandle, ServerApp)>,
-    pub(crate) over: Vec<ServerApp>,
+    live: Vec<Connection<S::Connection>>,
+    over: Vec<S::Connection>,
     /// When it wants to be run again.
     pub(crate) wake: Timestamp,
 }
 
-impl ServerHost {
-    pub(crate) fn new(place: Place, behaviour: Server, port: u16, mtu: usize, seed: u64) -> Self {
+impl<S: Service> ServerHost<S> {
+    pub(crate) fn new(place: Place, service: S, settings: Listener, port: u16, mtu: usize, seed: u64) -> Self {
         Self {
             place,
-            host: Host::new(v4_of(place), v6_of(place), mtu, seed),
-            behaviour,
+            host: Host::new(place.v4(), place.v6(), mtu, seed),
+            service,
+            settings,
             port,
             listener: None,
             live: Vec::new(),
@@ -64,14 +54,12 @@ impl ServerHost {
             .ok()
             .filter(|segment| segment.tcp.flags().contains(Flags::SYN))
             .map(|segment| SocketAddr::from(segment.src));
-        let known = self.live.iter().position(|(_, app)| Some(app.remote) == syn_of);
+        let known = self.live.iter().position(|connection| Some(connection.remote) == syn_of);
         self.host.card.received.push_back(packet);
         let Some(i) = known else { return };
-        if self.host.socket(self.live[i].0).state() == State::TimeWait {
+        if self.host.socket(self.live[i].handle).state() == State::TimeWait {
             // TIME-WAIT makes room for a new SYN on its ports, as it does on every system in use.
-            let (handle, app) = self.live.remove(i);
-            self.host.sockets.remove(handle);
-            self.over.push(app);
+            self.remove(i);
         } else if let Some(listener) = self.listener.take() {
             // The SYN belongs to the connection; smoltcp would give it to whichever socket has the lower index.
             self.host.sockets.remove(listener);
@@ -79,13 +67,40 @@ impl ServerHost {
         }
     }
 
-    pub(crate) fn run(&mut self, now: Timestamp, case: &Case, ordinal: &mut Ordinal) {
+    fn remove(&mut self, i: usize) {
+        let connection = self.live.remove(i);
+        self.host.sockets.remove(connection.handle);
+        self.over.push(connection.application);
+    }
+
+    /// The server is killed: its connections are reset, and new ones refused until [`start`](Self::start).
+    pub(crate) fn kill(&mut self, now: Timestamp) {
+        self.settings.refuses = true;
+        if let Some(listener) = self.listener.take() {
+            self.host.sockets.remove(listener);
+        }
+        for connection in &self.live {
+            self.host.sockets.get_mut::<Socket<'_>>(connection.handle).abort();
+        }
+        self.host.poll(now);
+        while !self.live.is_empty() {
+            self.remove(0);
+        }
+    }
+
+    /// The server is there again.
+    pub(crate) fn start(&mut self) {
+        self.settings.refuses = false;
+    }
+
+    /// Runs the TCP and the applications.
+    pub(crate) fn run(&mut self, now: Timestamp) {
         loop {
-            if self.listener.is_none() && self.behaviour.fault != Fault::Refuse {
-                let handle = self.host.add_socket(self.behaviour.window, 1 << 18);
+            if self.listener.is_none() && !self.settings.refuses {
+                let handle = self.host.add_socket(self.settings.window, 1 << 18);
                 let socket = self.host.socket(handle);
-                if self.behaviour.timestamps {
-                    socket.set_tsval_generator(Some(crate::host::timestamp_clock));
+                if self.settings.timestamps {
+                    socket.set_tsval_generator(Some(timestamp_clock));
                 }
                 socket.listen(IpListenEndpoint { addr: None, port: self.port }).unwrap();
                 self.listener = Some(handle);
@@ -95,7 +110,7 @@ impl ServerHost {
                 && let Some(remote) = self.host.socket(handle).remote_endpoint()
             {
                 let remote = SocketAddr::new(remote.addr.into(), remote.port);
-                self.live.push((handle, ServerApp::new(self.behaviour, &case.turns, remote)));
+                self.live.push(Connection { handle, remote, application: self.service.accept(now, remote) });
                 self.listener = None;
                 continue;
             }
@@ -104,21 +119,19 @@ impl ServerHost {
         self.wake = Timestamp::NEVER;
         let mut i = 0;
         while i < self.live.len() {
-            let (handle, app) = &mut self.live[i];
-            let socket = self.host.sockets.get_mut::<Socket<'_>>(*handle);
-            if let Some(at) = app.step(now, ordinal, socket) {
+            let connection = &mut self.live[i];
+            let socket = self.host.sockets.get_mut::<Socket<'_>>(connection.handle);
+            if let Some(at) = connection.application.step(now, socket) {
                 self.wake = self.wake.min(at);
             }
             if socket.state() == State::Closed && !socket.can_recv() {
-                let (handle, app) = self.live.remove(i);
                 // A RST that waits to be sent goes first.
                 self.host.poll(now);
-                self.host.sockets.remove(handle);
-                self.over.push(app);
+                self.remove(i);
             } else if socket.state() == State::Listen {
                 // A handshake that was reset: the socket listens again, for nobody.
-                let (handle, _) = self.live.remove(i);
-                self.host.sockets.remove(handle);
+                let connection = self.live.remove(i);
+                self.host.sockets.remove(connection.handle);
             } else {
                 i += 1;
             }
@@ -130,7 +143,7 @@ impl ServerHost {
     }
 
     /// All connections there were.
-    pub(crate) fn connections(&self) -> impl Iterator<Item = &ServerApp> {
-        self.over.iter().chain(self.live.iter().map(|(_, app)| app))
+    pub(crate) fn connections(&self) -> impl Iterator<Item = &S::Connection> {
+        self.over.iter().chain(self.live.iter().map(|connection| &connection.application))
     }
 }
