@@ -18,9 +18,10 @@ pub trait Application {
         true
     }
 
-    /// Of a client: whether it has nothing more to do, although its connection may live on.
-    fn is_done(&self) -> bool {
-        false
+    /// Of a server: how many bytes it had read when it closed the connection for good. Data behind them are answered with
+    /// RST, as an operating system does after close(2). `None`: it reads on.
+    fn closed_behind(&self) -> Option<usize> {
+        None
     }
 }
 

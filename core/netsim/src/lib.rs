@@ -15,7 +15,7 @@
 //! ```
 //!
 //! [`Network`] runs whatever [`Application`]s it is given; the engine's own tests do. A test of a protocol module wants
-//! `ModuleNetwork`, on which clients are scripts and servers are closures.
+//! [`ModuleNetwork`], on which clients are scripts and servers are closures.
 //!
 //! Nothing here sleeps or looks at a clock: a minute on a path with losses takes milliseconds, and the same seed gives
 //! the same run.
@@ -26,6 +26,7 @@ mod conditions;
 mod host;
 mod intercept;
 mod merging;
+mod modules;
 mod network;
 mod packets;
 mod server_host;
@@ -33,6 +34,10 @@ mod server_host;
 pub use application::{Application, Begin, Client, Listener, Service};
 pub use chance::{Chance, Quality};
 pub use conditions::{Capture, Conditions, ONLINE_PORT, Place, TARGET_PORT};
+pub use modules::{
+    ClientOutcome, Echo, End, Faulty, FromFn, Lines, ModuleNetwork, Outcome, Reply, Script, Server, TargetConnection,
+    lines, serve,
+};
 pub use network::{Network, Record};
 /// The socket that an [`Application`] reads and writes.
 pub use smoltcp::socket::tcp::{Socket, State};

@@ -1,12 +1,14 @@
 //! A host that listens: online, or the target.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::{Socket, State};
 use smoltcp::wire::IpListenEndpoint;
-use tcpcopy_wire::tcp::Flags;
-use tcpcopy_wire::{TcpSegment, Timestamp};
+use tcpcopy_wire::build::TcpRepr;
+use tcpcopy_wire::tcp::{Flags, Options};
+use tcpcopy_wire::{SeqNumber, TcpSegment, Timestamp};
 
 use crate::application::{Application, Listener, Service};
 use crate::conditions::Place;
@@ -27,6 +29,8 @@ pub(crate) struct ServerHost<S: Service> {
     settings: Listener,
     port: u16,
     listener: Option<SocketHandle>,
+    /// Sequence numbers of the last SYNs, by sender.
+    syns: HashMap<SocketAddr, SeqNumber>,
     live: Vec<Connection<S::Connection>>,
     over: Vec<S::Connection>,
     /// When it wants to be run again.
@@ -42,6 +46,7 @@ impl<S: Service> ServerHost<S> {
             settings,
             port,
             listener: None,
+            syns: HashMap::new(),
             live: Vec::new(),
             over: Vec::new(),
             wake: Timestamp::NEVER,
@@ -50,11 +55,31 @@ impl<S: Service> ServerHost<S> {
 
     /// A packet reaches the host's card.
     pub(crate) fn receive(&mut self, now: Timestamp, packet: Vec<u8>) {
-        let syn_of = TcpSegment::from_ip_packet(&packet, packet.len())
-            .ok()
-            .filter(|segment| segment.tcp.flags().contains(Flags::SYN))
-            .map(|segment| SocketAddr::from(segment.src));
-        let known = self.live.iter().position(|connection| Some(connection.remote) == syn_of);
+        let Ok(segment) = TcpSegment::from_ip_packet(&packet, packet.len()) else { return };
+        let remote = SocketAddr::from(segment.src);
+        let connection = self.live.iter().position(|connection| connection.remote == remote);
+        let is_syn = segment.tcp.flags().contains(Flags::SYN);
+        if is_syn {
+            self.syns.insert(remote, segment.tcp.seq());
+        } else if let Some(i) = connection
+            && self.has_closed_before(i, &segment)
+        {
+            let reset = TcpRepr {
+                src: segment.dst,
+                dst: segment.src,
+                seq: segment.tcp.ack(),
+                ack: SeqNumber(0),
+                flags: Flags::RST,
+                window: 0,
+                options: Options::default(),
+                ip_id: 0,
+            };
+            let mut packet = Vec::new();
+            reset.write((&[], &[]), &mut packet);
+            self.host.card.sent.push_back(packet);
+            return self.remove(i);
+        }
+        let known = connection.filter(|_| is_syn);
         self.host.card.received.push_back(packet);
         let Some(i) = known else { return };
         if self.host.socket(self.live[i].handle).state() == State::TimeWait {
@@ -65,6 +90,17 @@ impl<S: Service> ServerHost<S> {
             self.host.sockets.remove(listener);
             self.host.poll(now);
         }
+    }
+
+    /// Whether the connection was closed by its application, which will not read what this segment brings.
+    fn has_closed_before(&self, i: usize, segment: &TcpSegment<'_>) -> bool {
+        let connection = &self.live[i];
+        let (Some(read), Some(isn)) = (connection.application.closed_behind(), self.syns.get(&connection.remote))
+        else {
+            return false;
+        };
+        let end = segment.tcp.seq() + segment.payload_len;
+        segment.payload_len > 0 && end.is_after(*isn + 1 + read as u32)
     }
 
     fn remove(&mut self, i: usize) {
