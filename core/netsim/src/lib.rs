@@ -23,6 +23,7 @@
 mod application;
 mod chance;
 mod conditions;
+mod events;
 mod host;
 mod intercept;
 mod merging;

@@ -1,7 +1,6 @@
 //! The network itself: hosts, links, a capture, an intercept and the engine under test, on one clock.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -19,6 +18,7 @@ use crate::Failure;
 use crate::application::{Application, Begin, Client, Service};
 use crate::chance::{Chance, Link};
 use crate::conditions::{Conditions, ONLINE_PORT, Place, TARGET_PORT};
+use crate::events::{Event, Events};
 use crate::host::{Host, smol, timestamp_clock};
 use crate::intercept::{Intercept, encoded, greeted};
 use crate::merging::Merger;
@@ -31,37 +31,6 @@ const LINKS: u16 = 2;
 const MERGE_WAIT: Duration = Duration::from_micros(50);
 /// MTU of all hosts. The engine has its own in its configuration.
 const HOST_MTU: usize = 1500;
-
-enum Event {
-    /// A packet reaches a host.
-    Arrival(Place, Vec<u8>),
-    /// A host's TCP or an application wanted to be woken.
-    Wake(Place),
-    /// A client is due to connect.
-    Connect(usize),
-    /// A packet passes the capture.
-    Captured(Vec<u8>),
-    /// Merged segments have waited long enough.
-    MergeEnds,
-    /// A packet of the target reaches intercept.
-    AtIntercept(Vec<u8>),
-    /// Bytes of a control connection reach intercept. They die with the connections of their time.
-    ControlToIntercept(u32, LinkId, Vec<u8>),
-    /// Bytes of a control connection reach tcpcopy.
-    ControlToCopier(u32, LinkId, Vec<u8>),
-    /// Intercept's deadline.
-    InterceptDeadline,
-    /// Intercept is killed.
-    InterceptGone,
-    /// Intercept is there again, and tcpcopy has connected to it.
-    InterceptBack,
-    /// The target's server is killed.
-    TargetGone,
-    /// The target's server is there again.
-    TargetBack,
-    /// The engine's deadline.
-    EngineDeadline,
-}
 
 /// A client with its socket, while it has one.
 struct ClientConnection<C> {
@@ -92,9 +61,7 @@ pub struct Network<C, S: Service> {
     conditions: Conditions,
     mtu: u16,
     now: Timestamp,
-    events: BinaryHeap<Reverse<(Timestamp, u64)>>,
-    bodies: HashMap<u64, Event>,
-    event_count: u64,
+    events: Events,
     chance: Chance,
     clients_host: Host,
     clients_wake: Timestamp,
@@ -129,9 +96,7 @@ impl<C: Application, S: Service> Network<C, S> {
         let mut network = Self {
             mtu: config.mtu,
             now: Timestamp::ZERO,
-            events: BinaryHeap::new(),
-            bodies: HashMap::new(),
-            event_count: 0,
+            events: Events::default(),
             clients_host: Host::new(Place::Clients.v4(), Place::Clients.v6(), HOST_MTU, chance.next()),
             clients_wake: Timestamp::NEVER,
             clients: clients.into_iter().map(|client| ClientConnection { client, handle: None, over: false }).collect(),
@@ -158,16 +123,16 @@ impl<C: Application, S: Service> Network<C, S> {
         };
         for client in 0..network.clients.len() {
             if let Begin::At(at) = network.clients[client].client.begin {
-                network.schedule(Timestamp::ZERO + at, Event::Connect(client));
+                network.events.add(Timestamp::ZERO + at, Event::Connect(client));
             }
         }
         if let Some((at, down_for)) = network.conditions.intercept_restarts {
-            network.schedule(Timestamp::ZERO + at, Event::InterceptGone);
-            network.schedule(Timestamp::ZERO + at + down_for, Event::InterceptBack);
+            network.events.add(Timestamp::ZERO + at, Event::InterceptGone);
+            network.events.add(Timestamp::ZERO + at + down_for, Event::InterceptBack);
         }
         if let Some((at, down_for)) = network.conditions.target_restarts {
-            network.schedule(Timestamp::ZERO + at, Event::TargetGone);
-            network.schedule(Timestamp::ZERO + at + down_for, Event::TargetBack);
+            network.events.add(Timestamp::ZERO + at, Event::TargetGone);
+            network.events.add(Timestamp::ZERO + at + down_for, Event::TargetBack);
         }
         network.online.run(Timestamp::ZERO);
         network.target.run(Timestamp::ZERO);
@@ -214,12 +179,6 @@ impl<C: Application, S: Service> Network<C, S> {
         self.trace.iter().fold(String::new(), |text, line| text + &line.to_string() + "\n")
     }
 
-    fn schedule(&mut self, at: Timestamp, event: Event) {
-        self.event_count += 1;
-        self.events.push(Reverse((at, self.event_count)));
-        self.bodies.insert(self.event_count, event);
-    }
-
     fn note(&mut self, what: &'static str, packet: &[u8]) {
         let line = Trace::new(self.now, what, packet);
         if self.conditions.trace {
@@ -237,7 +196,7 @@ impl<C: Application, S: Service> Network<C, S> {
     /// What the engine did that it must never do.
     pub fn run(&mut self) -> Result<(), Failure> {
         let end = Timestamp::ZERO + self.conditions.run_for;
-        while let Some(&Reverse((at, id))) = self.events.peek() {
+        while let Some(at) = self.events.next_at() {
             if at > self.now && self.undrained {
                 self.undrained = false;
                 self.tell(Input::Drained)?;
@@ -246,12 +205,11 @@ impl<C: Application, S: Service> Network<C, S> {
             if at > end || self.is_over() {
                 break;
             }
-            self.events.pop();
             if at > self.now {
                 self.now = at;
                 self.timeouts_at_once = 0;
             }
-            let Some(event) = self.bodies.remove(&id) else { continue };
+            let Some(event) = self.events.take() else { break };
             self.on_event(event)?;
         }
         self.copier.ledger().check()
@@ -262,10 +220,7 @@ impl<C: Application, S: Service> Network<C, S> {
         self.copier.ledger().sessions_alive == 0
             && self.copier.ledger().sessions_seen > 0
             && self.clients.iter().all(|client| client.over)
-            && self
-                .bodies
-                .values()
-                .all(|event| matches!(event, Event::Wake(_) | Event::EngineDeadline | Event::InterceptDeadline))
+            && self.events.only_wakes()
     }
 
     /// Orders the engine to stop, which it must do in finite time whatever the state of its sessions. What it sends
@@ -420,11 +375,11 @@ impl<C: Application, S: Service> Network<C, S> {
         }
         self.clients_wake = wake;
         if wake != Timestamp::NEVER {
-            self.schedule(wake, Event::Wake(Place::Clients));
+            self.events.add(wake, Event::Wake(Place::Clients));
         }
         while let Some(packet) = self.clients_host.card.sent.pop_front() {
             for at in self.client_to_online.arrivals(self.now, &mut self.chance) {
-                self.schedule(at, Event::Arrival(Place::Online, packet.clone()));
+                self.events.add(at, Event::Arrival(Place::Online, packet.clone()));
             }
         }
     }
@@ -436,7 +391,7 @@ impl<C: Application, S: Service> Network<C, S> {
         let sent = std::mem::take(&mut server.host.card.sent);
         let place = server.place;
         if wake != Timestamp::NEVER {
-            self.schedule(wake, Event::Wake(place));
+            self.events.add(wake, Event::Wake(place));
         }
         for packet in sent {
             if place == Place::Online && self.conditions.capture.both_directions && self.is_captured(&packet) {
@@ -448,7 +403,7 @@ impl<C: Application, S: Service> Network<C, S> {
                     Place::Online => Event::Arrival(Place::Clients, packet.clone()),
                     _ => Event::AtIntercept(packet.clone()),
                 };
-                self.schedule(at, event);
+                self.events.add(at, event);
             }
         }
     }
@@ -475,15 +430,15 @@ impl<C: Application, S: Service> Network<C, S> {
             at = at + Duration::from_micros(self.chance.below(3_000));
         }
         if self.chance.hits(capture.duplication) {
-            self.schedule(at + Duration::from_micros(5), Event::Captured(packet.to_vec()));
+            self.events.add(at + Duration::from_micros(5), Event::Captured(packet.to_vec()));
         }
         if capture.merging {
             for ready in self.merger.offer(packet) {
-                self.schedule(at, Event::Captured(ready));
+                self.events.add(at, Event::Captured(ready));
             }
-            self.schedule(at + MERGE_WAIT, Event::MergeEnds);
+            self.events.add(at + MERGE_WAIT, Event::MergeEnds);
         } else {
-            self.schedule(at, Event::Captured(packet.to_vec()));
+            self.events.add(at, Event::Captured(packet.to_vec()));
         }
     }
 
@@ -517,7 +472,7 @@ impl<C: Application, S: Service> Network<C, S> {
             let at = at.max(self.now);
             if at != self.engine_wake || input_is_timeout(&input) {
                 self.engine_wake = at;
-                self.schedule(at, Event::EngineDeadline);
+                self.events.add(at, Event::EngineDeadline);
             }
         }
         Ok(())
@@ -533,7 +488,7 @@ impl<C: Application, S: Service> Network<C, S> {
                 self.record.announced.insert(id, flow);
             }
             let event = Event::ControlToIntercept(self.control_losses, link, encoded(&change));
-            self.schedule(self.now + self.conditions.control_delay, event);
+            self.events.add(self.now + self.conditions.control_delay, event);
         }
         for notice in outbox.notices.drain(..) {
             if self.conditions.trace {
@@ -555,7 +510,7 @@ impl<C: Application, S: Service> Network<C, S> {
                 *self.record.resets_sent.entry(segment.src.into()).or_default() += 1;
             }
             for at in self.to_target.arrivals(self.now, &mut self.chance) {
-                self.schedule(at, Event::Arrival(Place::Target, packet.to_vec()));
+                self.events.add(at, Event::Arrival(Place::Target, packet.to_vec()));
             }
         }
         outbox.clear();
@@ -570,11 +525,11 @@ impl<C: Application, S: Service> Network<C, S> {
         let wake = intercept.next_deadline();
         for (link, bytes) in intercept.take() {
             let event = Event::ControlToCopier(self.control_losses, link, bytes);
-            self.schedule(self.now + self.conditions.control_delay, event);
+            self.events.add(self.now + self.conditions.control_delay, event);
         }
         if let Some(at) = wake.map(|at| at.max(self.now)).filter(|at| *at != self.intercept_wake) {
             self.intercept_wake = at;
-            self.schedule(at, Event::InterceptDeadline);
+            self.events.add(at, Event::InterceptDeadline);
         }
     }
 

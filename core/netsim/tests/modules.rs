@@ -61,6 +61,20 @@ fn lines_arrive_once_and_in_order_on_a_bad_path() {
 }
 
 #[test]
+fn ipv6_is_a_condition_like_any_other() {
+    let outcome = plain()
+        .conditions(|c| c.ipv6 = true)
+        .target_path(BAD)
+        .client(Script::new().send("one\n").wait_for(3).pause(ms(5_000)).send("two\n").wait_for(3))
+        .online(|_| lines(|_| "ok\n"))
+        .target(|number| lines(|_| "ok\n").closing_after((number == 0).then_some(1)))
+        .run();
+    outcome.assert_all_completed();
+    assert!(outcome.clients[0].address.is_ipv6() && outcome.connections[0].replica.is_ipv6());
+    assert_eq!(outcome.messages_of(0), [b"one\n", b"two\n"]);
+}
+
+#[test]
 fn what_plays_out_depends_on_nothing_but_the_seed() {
     let run = |seed| {
         let script = (0..20).fold(Script::new(), |script, _| script.send([7; 3_000]).wait_for(3_000));
