@@ -110,6 +110,8 @@ reasons! {
         CaptureCut = "packet cut by the capture",
         /// The module gave the session up.
         Module = "given up by the module",
+        /// A hook of the module panicked.
+        ModulePanicked = "the module panicked",
         /// tcpcopy was told to stop.
         Stopped = "stopped",
     }
@@ -186,6 +188,8 @@ counters! {
     gate_by_bytes,
     /// Held requests released at the end of a burst.
     gate_by_push,
+    /// Held requests released because the module called the responses before them complete.
+    gate_by_module,
     /// Held requests released after a quiet time.
     gate_by_quiet,
     /// Packets sent.
@@ -208,6 +212,14 @@ counters! {
     responses,
     /// Responses with payload.
     data_responses,
+    /// Responses that came without the payload that the module wants, and count as lost.
+    responses_without_payload,
+    /// Packets of online from which something new was taken, for a module that sees them.
+    online_packets,
+    /// Bytes of online shown to modules.
+    online_bytes,
+    /// Bytes of online that are missing from the capture.
+    online_bytes_lost,
     /// Bytes of payload in responses, each counted once.
     response_bytes,
     /// Connections that the target accepted.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use tcpcopy_module_api::{Module, ModuleHandle};
+use tcpcopy_module_api::{About, Module, ModuleHandle};
 use tcpcopy_wire::{Endpoint, Port, Transport};
 
 use super::source::SourcePool;
@@ -112,6 +112,12 @@ pub struct CopierConfig {
 }
 
 impl CopierConfig {
+    /// What users see of the module of a map.
+    #[inline]
+    pub(crate) fn about(&self, map: u16) -> &About {
+        &self.modules[usize::from(self.maps[usize::from(map)].module)].about
+    }
+
     /// The module of a map.
     #[inline]
     pub(crate) fn module(&self, map: u16) -> &dyn Module {

@@ -10,15 +10,16 @@ use std::time::Duration;
 use tcpcopy_wire::control::{DatagramResponse, ResponseHeader};
 use tcpcopy_wire::link::LinkType;
 use tcpcopy_wire::tcp::Flags;
-use tcpcopy_wire::{Endpoint, Flow, ParseError, SeqNumber, TcpSegment, Timestamp};
+use tcpcopy_wire::{Endpoint, Flow, ParseError, SeqNumber, TcpSegment, Timestamp, Transport};
 
+use crate::counters::ModuleCounters;
 use crate::ledger::{ByteDrop, Ledger, PacketDrop};
 use crate::outbox::{LinkId, Notice, Outbox};
 use crate::session::queue::QueuePool;
 use crate::session::{Beginning, Context, NOBODY, Session};
 use crate::target::Offer;
 use crate::timer::TimerWheel;
-use config::CopierConfig;
+use config::{CopierConfig, Map};
 use table::SessionTable;
 
 /// After [`Input::Stop`], sessions have this long to close.
@@ -62,6 +63,9 @@ pub struct Copier {
     table: SessionTable,
     wheel: TimerWheel,
     ledger: Ledger,
+    counters: ModuleCounters,
+    /// A module wants to see what online sends.
+    sees_online: bool,
     pool: QueuePool,
     ip_id: u16,
     /// Sessions whose gate waits for the end of a burst of responses.
@@ -79,6 +83,7 @@ macro_rules! context {
             now: $now,
             config: &$engine.config,
             ledger: &mut $engine.ledger,
+            counters: &mut $engine.counters,
             out: $out,
             pool: &mut $engine.pool,
             ip_id: &mut $engine.ip_id,
@@ -92,9 +97,11 @@ impl Copier {
         Self {
             table: SessionTable::new(config.seed),
             ip_id: config.seed as u16,
+            sees_online: (0..config.maps.len()).any(|map| config.about(map as u16).sees_online),
             config,
             wheel: TimerWheel::new(),
             ledger: Ledger::default(),
+            counters: ModuleCounters::default(),
             pool: QueuePool::default(),
             burst: Vec::new(),
             due: Vec::new(),
@@ -140,6 +147,11 @@ impl Copier {
         &self.ledger
     }
 
+    /// The counters that modules have named themselves.
+    pub fn module_counters(&self) -> &ModuleCounters {
+        &self.counters
+    }
+
     /// Whether, after [`Input::Stop`], nothing is left to do.
     pub fn is_finished(&self) -> bool {
         self.ledger.sessions_alive == 0
@@ -161,7 +173,7 @@ impl Copier {
                     ParseError::Truncated => PacketDrop::Truncated,
                     ParseError::Malformed => PacketDrop::Malformed,
                     ParseError::Fragment => PacketDrop::Fragment,
-                    ParseError::NotIp | ParseError::NotTcp => PacketDrop::OtherProtocol,
+                    ParseError::NotIp | ParseError::OtherProtocol => PacketDrop::OtherProtocol,
                 });
                 return;
             }
@@ -169,7 +181,9 @@ impl Copier {
         let map = match self.map_for(&segment) {
             Ok(map) => map,
             Err(reason) => {
-                self.ledger.drop_packet(reason);
+                if !(reason == PacketDrop::NoMap && self.sees_online && self.on_online_segment(now, &segment, out)) {
+                    self.ledger.drop_packet(reason);
+                }
                 return;
             }
         };
@@ -205,13 +219,14 @@ impl Copier {
         let mut reason = PacketDrop::NoMap;
         for (i, map) in self.config.maps.iter().enumerate() {
             // What goes to a target is ours, even where the target's port is also online's.
-            if segment.dst == map.target {
+            if segment.dst == map.target && map.transport == Transport::Tcp {
                 reason = PacketDrop::OwnCopy;
                 continue;
             }
             // A copy to this host itself can be answered only if it comes from this host.
             let reachable = !map.target.addr.is_loopback() || segment.src.addr.is_loopback();
-            let wanted = map.online_port == segment.dst.port
+            let wanted = map.transport == Transport::Tcp
+                && map.online_port == segment.dst.port
                 && map.online_addr.is_none_or(|addr| addr == segment.dst.addr)
                 && reachable;
             if wanted && reason != PacketDrop::OwnCopy {
@@ -219,6 +234,28 @@ impl Copier {
             }
         }
         Err(reason)
+    }
+
+    /// A segment that may be online's; tells whether it is.
+    #[cold]
+    fn on_online_segment(&mut self, now: Timestamp, segment: &TcpSegment<'_>, out: &mut Outbox) -> bool {
+        let is_online = |(i, map): (usize, &Map)| {
+            map.transport == Transport::Tcp
+                && map.online_port == segment.src.port
+                && map.online_addr.is_none_or(|addr| addr == segment.src.addr)
+                && self.config.about(i as u16).sees_online
+        };
+        if !self.config.maps.iter().enumerate().any(is_online) {
+            return false;
+        }
+        let Some(id) = self.table.by_client(&segment.flow_from_server()) else {
+            self.ledger.drop_packet(PacketDrop::NoSession);
+            return true;
+        };
+        let mut cx = context!(self, now, out);
+        self.table[id].on_online_segment(&mut cx, segment);
+        self.settle(now, id, out);
+        true
     }
 
     /// A packet of a client that is not used.
@@ -345,7 +382,8 @@ impl Copier {
             offer,
         };
         let mut cx = context!(self, now, out);
-        let session = Session::new(&mut cx, beginning);
+        let mut session = Session::new(&mut cx, beginning);
+        session.open_module(&mut cx);
         let slot = self.table.insert(session);
         if predecessor.is_none() {
             self.start(now, slot, out);

@@ -219,8 +219,11 @@ fn outcome(
         for (_, notice) in &record.notices {
             match notice {
                 Notice::SessionEnded { flow, reason } if address == flow.client.into() => end = End::Early(*reason),
-                Notice::ModuleAborted { flow, reason } if address == flow.client.into() => {
+                Notice::ModuleAborted { flow, reason, .. } if address == flow.client.into() => {
                     aborted = Some(reason.clone());
+                }
+                Notice::ModulePanicked { flow, message, .. } if address == flow.client.into() => {
+                    aborted = Some(format!("panic: {message}"));
                 }
                 _ => {}
             }
@@ -244,6 +247,7 @@ fn outcome(
         clients: (0..count).map(client_outcome).collect(),
         connections: connections.collect::<Result<_, Failure>>()?,
         ledger: network.copier().ledger().clone(),
+        counters: network.copier().module_counters().clone(),
         notices: record.notices.clone(),
         took,
     })

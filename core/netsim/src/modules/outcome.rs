@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 
-use tcpcopy_engine::Ledger;
 use tcpcopy_engine::ledger::SessionEnd;
 use tcpcopy_engine::outbox::Notice;
+use tcpcopy_engine::{Ledger, ModuleCounters};
 use tcpcopy_wire::Timestamp;
 
 /// What came of a run of a [`ModuleNetwork`](crate::ModuleNetwork).
@@ -14,8 +14,10 @@ pub struct Outcome {
     pub clients: Vec<ClientOutcome>,
     /// The target's connections, in the order in which they were made.
     pub connections: Vec<TargetConnection>,
-    /// The counters.
+    /// The engine's counters.
     pub ledger: Ledger,
+    /// The module's own counters.
+    pub counters: ModuleCounters,
     /// What the engine had to say, and when.
     pub notices: Vec<(Timestamp, Notice)>,
     /// How long the run took.
@@ -31,7 +33,7 @@ pub struct ClientOutcome {
     pub received: Vec<u8>,
     /// How its session ended.
     pub end: End,
-    /// Why the module gave the session up, if it did.
+    /// Why the module gave the session up, if it did; or how it panicked.
     pub aborted: Option<String>,
 }
 
@@ -94,6 +96,25 @@ impl Outcome {
     /// All messages that the target took of a client's replica, over all its connections.
     pub fn messages_of(&self, client: usize) -> Vec<&[u8]> {
         self.connections_of(client).flat_map(TargetConnection::messages).collect()
+    }
+
+    /// What the module has counted under a name.
+    pub fn counted(&self, name: &str) -> u64 {
+        self.counters.iter().filter(|counter| &*counter.name == name).map(|counter| counter.count).sum()
+    }
+
+    /// Bytes of clients that the module has dropped for a reason.
+    pub fn dropped(&self, reason: &str) -> u64 {
+        self.counters.iter().filter(|counter| &*counter.name == reason).map(|counter| counter.bytes).sum()
+    }
+
+    /// What the module has written to the log, in order.
+    pub fn logged(&self) -> Vec<&str> {
+        let lines = self.notices.iter().filter_map(|(_, notice)| match notice {
+            Notice::ModuleLog { text, .. } => Some(text.as_str()),
+            _ => None,
+        });
+        lines.collect()
     }
 
     /// Panics unless all clients' sessions were copied to their end.
