@@ -81,7 +81,8 @@ impl<'a> Ctx<'a> {
     /// The target will answer what was passed or sent last. From the first such call on, a client's next turn (what it
     /// sends after it has received something) goes to the target when [`response_complete`](Self::response_complete) was
     /// called as often as this was for what went before it, and no sooner. A session that never calls this is gated by
-    /// the amount of bytes and by pauses.
+    /// the amount of bytes and by pauses. A new connection owes nothing: a session that still expects responses to what
+    /// is [`waiting`](Self::waiting) says so again.
     pub fn expect_response(&mut self) {
         self.host.expect_response();
     }
@@ -96,6 +97,13 @@ impl<'a> Ctx<'a> {
     /// left out and counted. What goes on is the next whole message.
     pub fn reconnect(&mut self) {
         self.host.reconnect();
+    }
+
+    /// How many messages, passed or sent before, the connection to the target has not been given yet. In
+    /// [`on_resume`](crate::Session::on_resume) these are the ones that will go over the new connection, the last that
+    /// were passed; those before them were left to the old one, and nothing more will be heard of them.
+    pub fn waiting(&self) -> usize {
+        self.host.waiting()
     }
 
     /// The new connection is as it must be for the client's messages. See [`on_resume`](crate::Session::on_resume).
@@ -134,6 +142,9 @@ pub trait Host {
     fn expect_response(&mut self);
     fn response_complete(&mut self);
     fn reconnect(&mut self);
+    fn waiting(&self) -> usize {
+        0
+    }
     fn ready(&mut self);
     fn want_payload(&mut self, payload: Payload);
     fn log(&mut self, level: LogLevel, text: &str);

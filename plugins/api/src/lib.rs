@@ -54,8 +54,11 @@
 //! it read: what a client sends is anybody's. A panic ends the session that it happened in.
 
 pub mod abi;
+pub mod conformance;
 mod ctx;
+pub mod framing;
 mod module;
+pub mod testing;
 
 pub use ctx::{Ctx, Host, LogLevel};
 pub use module::{

@@ -135,7 +135,7 @@ pub trait Module: Send + Sync + 'static {
     /// Where copying may begin in `data`, the payload of a client's segment on a connection whose beginning was not
     /// captured: the offset of the first message boundary, or `None` when there is none in it. The default is the
     /// start of the segment, which suits protocols whose clients begin a message in a segment of its own.
-    /// [`framing`](crate) has a scanner for protocols with lengths.
+    /// [`find_boundary`](crate::framing::find_boundary) does this for protocols with lengths.
     fn join_at(&self, data: &[u8]) -> Option<usize> {
         let _ = data;
         Some(0)

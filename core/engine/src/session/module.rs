@@ -12,7 +12,7 @@
 //! A new connection that is lost before it was made ready has moved nothing on, so that may happen only a few times in a
 //! row.
 
-use tcpcopy_module_api::{AfterTargetClose, Payload, TargetData};
+use tcpcopy_module_api::{AfterTargetClose, TargetData};
 use tcpcopy_wire::TcpSegment;
 use tcpcopy_wire::control::{ResponseHeader, RouteChange};
 
@@ -274,12 +274,10 @@ impl Session {
             watch.parked = Some(parked);
         }
         self.gate.restart(completed);
-        let payload = self.watch.as_ref().map_or(Payload::Headers, |watch| watch.payload());
         let offer = self.offer;
         let (target, _, mut wire) = self.halves(cx);
         let iss = target.next_iss();
         target.open(&mut wire, iss, offer);
-        target.want_payload(payload);
         self.consult(cx, Hook::Resume);
     }
 

@@ -237,7 +237,8 @@ impl TargetHalf {
 
     /// Sends the SYN, with `iss` as initial sequence number.
     pub(crate) fn open(&mut self, wire: &mut Wire<'_>, iss: SeqNumber, offer: Offer) {
-        *self = Self::new();
+        // What the module wants to see, it wants of every connection.
+        *self = Self { payload: self.payload, ..Self::new() };
         self.state = State::SynSent;
         self.iss = iss;
         self.una = iss;

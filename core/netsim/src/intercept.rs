@@ -5,10 +5,10 @@ use std::time::Duration;
 use tcpcopy_engine::LinkId;
 use tcpcopy_engine::relay::{PeerId, Relay, RelayConfig, RelayInput, RelayOutbox};
 use tcpcopy_wire::Timestamp;
-use tcpcopy_wire::control::{BatchEncoder, Decoder, Hello, Message, Role, RouteChange, encode_hello};
+use tcpcopy_wire::control::{BatchEncoder, Decoder, FEATURE_PAYLOAD, Hello, Message, Role, RouteChange, encode_hello};
 use tcpcopy_wire::link::LinkType;
 
-use crate::network::Failure;
+use crate::Failure;
 
 /// What intercept's capture keeps of a packet.
 const SNAP_LENGTH: usize = 120;
@@ -25,7 +25,7 @@ pub(crate) struct Intercept {
 pub(crate) fn greeted(role: Role) -> Decoder {
     let mut decoder = Decoder::new(role);
     let mut hello = Vec::new();
-    encode_hello(&Hello::default(), &mut hello);
+    encode_hello(&Hello { features: FEATURE_PAYLOAD, ..Hello::default() }, &mut hello);
     let read = decoder.next(&hello).expect("a hello is valid");
     assert!(matches!(read, Some((Message::Hello(_), n)) if n == hello.len()));
     decoder

@@ -1,0 +1,106 @@
+//! What a hook said, in its order.
+
+use crate::{Host, LogLevel, Payload, SessionInfo, Timestamp};
+
+/// A call of [`Ctx`](crate::Ctx), named as there.
+#[derive(Debug)]
+pub(super) enum Call {
+    Pass(usize),
+    Drop(usize, String),
+    Send(Vec<u8>),
+    AskAgain,
+    Abort(String),
+    Bypass,
+    Watch,
+    ExpectResponse,
+    ResponseComplete,
+    Reconnect,
+    Ready,
+    WantPayload(Payload),
+    Log(LogLevel, String),
+    Count(String, u64),
+}
+
+/// Writes down what a hook says, to take effect when it has returned.
+pub(super) struct Recorder {
+    info: SessionInfo,
+    now: Timestamp,
+    waiting: usize,
+    pub(super) calls: Vec<Call>,
+}
+
+impl Recorder {
+    pub(super) fn new(info: SessionInfo, now: Timestamp, waiting: usize) -> Self {
+        Self { info, now, waiting, calls: Vec::new() }
+    }
+}
+
+impl Host for Recorder {
+    fn info(&self) -> &SessionInfo {
+        &self.info
+    }
+
+    fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    fn pass(&mut self, n: usize) {
+        self.calls.push(Call::Pass(n));
+    }
+
+    fn drop(&mut self, n: usize, reason: &str) {
+        self.calls.push(Call::Drop(n, reason.to_owned()));
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        self.calls.push(Call::Send(bytes.to_vec()));
+    }
+
+    fn ask_again(&mut self) {
+        self.calls.push(Call::AskAgain);
+    }
+
+    fn abort(&mut self, reason: &str) {
+        self.calls.push(Call::Abort(reason.to_owned()));
+    }
+
+    fn bypass(&mut self) {
+        self.calls.push(Call::Bypass);
+    }
+
+    fn watch(&mut self) {
+        self.calls.push(Call::Watch);
+    }
+
+    fn expect_response(&mut self) {
+        self.calls.push(Call::ExpectResponse);
+    }
+
+    fn response_complete(&mut self) {
+        self.calls.push(Call::ResponseComplete);
+    }
+
+    fn reconnect(&mut self) {
+        self.calls.push(Call::Reconnect);
+    }
+
+    fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    fn ready(&mut self) {
+        self.calls.push(Call::Ready);
+    }
+
+    fn want_payload(&mut self, payload: Payload) {
+        self.calls.push(Call::WantPayload(payload));
+    }
+
+    fn log(&mut self, level: LogLevel, text: &str) {
+        self.calls.push(Call::Log(level, text.to_owned()));
+    }
+
+    fn count(&mut self, name: &str, n: u64) {
+        self.calls.push(Call::Count(name.to_owned(), n));
+    }
+}
