@@ -301,6 +301,10 @@ impl Host for Call<'_, '_> {
         self.verdict.reconnect = !self.over;
     }
 
+    fn waiting(&self) -> usize {
+        self.stage.parked.as_ref().map_or(0, |parked| parked.unit_count())
+    }
+
     fn ready(&mut self) {
         self.verdict.ready = !self.over;
     }

@@ -227,6 +227,10 @@ impl Host for Remote {
         unsafe { (self.host().reconnect)(self.cx) }
     }
 
+    fn waiting(&self) -> usize {
+        unsafe { (self.host().waiting)(self.cx) }
+    }
+
     fn ready(&mut self) {
         unsafe { (self.host().ready)(self.cx) }
     }

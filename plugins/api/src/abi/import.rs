@@ -403,6 +403,7 @@ static HOST: RawHost = RawHost {
     expect_response: host::expect_response,
     response_complete: host::response_complete,
     reconnect: host::reconnect,
+    waiting: host::waiting,
     ready: host::ready,
     want_payload: host::want_payload,
     log: host::log,
@@ -473,6 +474,10 @@ mod host {
 
     pub(super) unsafe extern "C" fn reconnect(cx: *mut c_void) {
         unsafe { ctx(cx) }.reconnect();
+    }
+
+    pub(super) unsafe extern "C" fn waiting(cx: *mut c_void) -> usize {
+        unsafe { ctx(cx) }.waiting()
     }
 
     pub(super) unsafe extern "C" fn ready(cx: *mut c_void) {

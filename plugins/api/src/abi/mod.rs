@@ -127,6 +127,7 @@ pub struct RawHost {
     pub expect_response: unsafe extern "C" fn(cx: *mut c_void),
     pub response_complete: unsafe extern "C" fn(cx: *mut c_void),
     pub reconnect: unsafe extern "C" fn(cx: *mut c_void),
+    pub waiting: unsafe extern "C" fn(cx: *mut c_void) -> usize,
     pub ready: unsafe extern "C" fn(cx: *mut c_void),
     /// 0: nothing; [`PAYLOAD_FULL`]: everything; else so many of the first bytes of each segment, at most 65535.
     pub want_payload: unsafe extern "C" fn(cx: *mut c_void, bytes: u32),
