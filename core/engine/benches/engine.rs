@@ -9,7 +9,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use fixture::{Conversation, Stage};
+use fixture::{Conversation, Stage, UdpClient};
 
 fn established(stage: &mut Stage, sessions: u32) -> Vec<Conversation> {
     let mut conversations: Vec<_> = (0..sessions).map(|n| Conversation::open(stage, n, 100)).collect();
@@ -97,5 +97,51 @@ fn short_sessions(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, request_to_packet, many_sessions, short_sessions);
+/// Elements are datagrams captured.
+fn datagrams(c: &mut Criterion) {
+    let mut group = c.benchmark_group("udp");
+    group.throughput(Throughput::Elements(1));
+    for clients in [1, 10_000] {
+        let mut stage = Stage::udp();
+        let mut clients: Vec<_> = (0..clients).map(|n| UdpClient::new(&mut stage, n, 60)).collect();
+        let mut next = 0;
+        group.bench_function(format!("{} clients, one way", clients.len()), |b| {
+            b.iter(|| {
+                stage.now = stage.now + Duration::from_micros(1);
+                clients[next].send(&mut stage);
+                next = (next + 1) % clients.len();
+            });
+        });
+        group.bench_function(format!("{} clients, answered", clients.len()), |b| {
+            b.iter(|| {
+                stage.now = stage.now + Duration::from_micros(1);
+                clients[next].send(&mut stage);
+                clients[next].target_answers(&mut stage, 200);
+                next = (next + 1) % clients.len();
+            });
+        });
+        black_box(stage.sent);
+    }
+    // Each client sends once from each port, as resolvers do: a route comes and one goes.
+    let mut stage = Stage::udp();
+    let mut number = 0;
+    group.bench_function("new client", |b| {
+        b.iter(|| {
+            stage.pass(Duration::from_micros(500));
+            UdpClient::new(&mut stage, number, 60);
+            number = (number + 1) % 1_000_000;
+        });
+    });
+    let mut stage = Stage::udp();
+    let mut client = UdpClient::new(&mut stage, 1, 4_000);
+    group.bench_function("4 KB in fragments", |b| {
+        b.iter(|| {
+            stage.now = stage.now + Duration::from_micros(1);
+            client.send(&mut stage);
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, request_to_packet, many_sessions, short_sessions, datagrams);
 criterion_main!(benches);

@@ -50,7 +50,7 @@ reasons! {
         /// A part of an IP packet that no UDP map can be for.
         Fragment = "IP fragment",
         /// A fragment that contradicts others of its datagram, which is given up with it.
-        FragmentRefused = "IP fragment that overlaps others",
+        FragmentRefused = "IP fragment that contradicts others",
         /// Not IP, or neither TCP nor UDP, or UDP where only TCP is copied.
         OtherProtocol = "of another protocol",
         /// No `-x` map matches.

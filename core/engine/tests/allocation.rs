@@ -8,7 +8,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::time::Duration;
 
-use fixture::{Conversation, Stage};
+use fixture::{Conversation, Stage, UdpClient};
 use tcpcopy_engine::Input;
 
 /// The system's allocator, counting for each thread by itself because tests run side by side.
@@ -77,6 +77,51 @@ fn a_packet_in_steady_state_allocates_nothing() {
     assert_eq!(stage.copier.ledger().sessions_alive, 50);
     assert_eq!(allocations, 0, "for 100,000 packets");
     stage.copier.ledger().check().unwrap();
+}
+
+#[test]
+fn a_datagram_in_steady_state_allocates_nothing() {
+    let mut stage = Stage::udp();
+    // Small ones, and some in fragments; some clients get answers.
+    let mut clients: Vec<_> =
+        (0..60).map(|n| UdpClient::new(&mut stage, n, if n % 3 == 0 { 9_000 } else { 100 })).collect();
+    let mut round = |stage: &mut Stage| {
+        for (n, client) in clients.iter_mut().enumerate() {
+            client.send(stage);
+            if n % 2 == 0 {
+                client.target_answers(stage, 100);
+            }
+        }
+        stage.pass(Duration::from_millis(20));
+    };
+    for _ in 0..500 {
+        round(&mut stage);
+    }
+    let (before, sent) = (ALLOCATIONS.get(), stage.copier.ledger().udp_sent);
+    for _ in 0..1_000 {
+        round(&mut stage);
+    }
+    assert_eq!(stage.copier.ledger().udp_sent - sent, 60_000);
+    assert_eq!(ALLOCATIONS.get() - before, 0, "for 60,000 datagrams");
+    stage.copier.ledger().check().unwrap();
+}
+
+#[test]
+fn an_idle_client_of_udp_takes_at_most_512_bytes() {
+    const CLIENTS: u32 = 20_000;
+    let mut stage = Stage::udp();
+    let before = LIVE_BYTES.get();
+    for n in 0..CLIENTS {
+        let client = UdpClient::new(&mut stage, n, 60);
+        client.target_answers(&mut stage, 100);
+    }
+    stage.out = tcpcopy_engine::Outbox::new();
+    let bytes = LIVE_BYTES.get() - before;
+    assert_eq!(stage.copier.ledger().udp_flows_alive, u64::from(CLIENTS));
+    let each = bytes / i64::from(CLIENTS);
+    assert!((100..=512).contains(&each), "{each} bytes a client, {bytes} in all");
+    let counted = stage.copier.memory() as i64;
+    assert!(counted > bytes / 2 && counted < bytes * 2, "{counted} bytes counted, {bytes} taken");
 }
 
 #[test]

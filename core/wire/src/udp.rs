@@ -67,6 +67,17 @@ impl<'a> UdpDatagram<'a> {
         })
     }
 
+    /// Whether the checksum is right, as far as can be told: it may also not be given (IPv4), or left to the sender's
+    /// network card. `transport` is the datagram's header and payload, with nothing missing.
+    pub fn checksum_may_be_right(&self, transport: &[u8]) -> bool {
+        let len = UDP_HEADER_LEN + usize::from(self.payload_len);
+        let Some(bytes) = transport.get(..len) else { return false };
+        let pseudo = Sum::default().add_pseudo_header(self.src.addr, self.dst.addr, PROTOCOL_UDP, len as u32);
+        let given = u16::from_be_bytes([bytes[6], bytes[7]]);
+        let absent = given == 0 && self.src.addr.is_ipv4();
+        absent || given == pseudo.folded() || pseudo.add_bytes(bytes).finish() == 0
+    }
+
     /// Whether bytes of the payload are missing from the capture.
     #[inline]
     pub fn is_cut(&self) -> bool {

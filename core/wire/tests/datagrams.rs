@@ -72,6 +72,7 @@ proptest! {
         let read = UdpDatagram::from_transport(src.addr, dst.addr, &transport, transport.len()).expect("a datagram");
         prop_assert_eq!((read.src, read.dst, usize::from(read.payload_len)), (src, dst, payload.len()));
         prop_assert_eq!(read.payload, &payload[..]);
+        prop_assert!(read.checksum_may_be_right(&transport));
         if !ipv6 {
             for packet in &packets {
                 prop_assert_eq!(Sum::default().add_bytes(&packet[..20]).finish(), 0, "the header's checksum");
@@ -131,6 +132,28 @@ fn a_cut_datagram_says_so() {
     };
     assert!(d.is_cut());
     assert_eq!((d.payload.len(), d.payload_len), (32, 100));
+}
+
+#[test]
+fn a_wrong_checksum_is_told_from_one_that_is_not_there() {
+    for ipv6 in [false, true] {
+        let (src, dst) = ends(ipv6);
+        let whole = packets(ipv6, b"odd query", 1_500).remove(0);
+        let transport = &whole[if ipv6 { 40 } else { 20 }..];
+        let read = UdpDatagram::from_transport(src.addr, dst.addr, transport, transport.len()).expect("a datagram");
+        let with_checksum = |sum: u16| {
+            let mut changed = transport.to_vec();
+            changed[6..8].copy_from_slice(&sum.to_be_bytes());
+            read.checksum_may_be_right(&changed)
+        };
+        let right = u16::from_be_bytes([transport[6], transport[7]]);
+        let pseudo = Sum::default().add_pseudo_header(src.addr, dst.addr, PROTOCOL_UDP, transport.len() as u32);
+        assert!(with_checksum(right) && with_checksum(pseudo.folded()));
+        assert!(!with_checksum(right ^ 0x100) && !with_checksum(!pseudo.folded()));
+        // None at all is allowed with IPv4 only.
+        assert_eq!(with_checksum(0), !ipv6);
+        assert!(!read.checksum_may_be_right(&transport[1..]), "cut short");
+    }
 }
 
 #[test]

@@ -207,7 +207,8 @@ pub struct TargetData<'a> {
 /// is. Each call of `pass` and each of [`send`](Ctx::send) is one message: after a reconnect the engine never begins in
 /// the middle of one.
 ///
-/// With UDP each call of [`on_client_data`](Self::on_client_data) shows one datagram, `pass` copies it, `send` makes a
+/// With UDP each call of [`on_client_data`](Self::on_client_data) shows one datagram (one without payload is copied
+/// without being shown), `pass` copies it, `send` makes a
 /// datagram of its own, and what is left undecided is dropped.
 pub trait Session: Send {
     /// The session begins; the connection to the target is about to be opened.

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hasher};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
@@ -19,7 +20,9 @@ const NOBODY: u32 = u32::MAX;
 /// In ids of UDP flows; those of TCP sessions never have it, as their generations would have to wrap first.
 pub(super) const UDP_BIT: u64 = 1 << 63;
 /// Datagrams of which it is known when they were sent, for one flow.
-const MAX_UNANSWERED: usize = 64;
+const MAX_TIMES: usize = 64;
+/// What is not answered within this time is not waited for any more.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a flow copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,29 +41,59 @@ pub(super) struct UdpFlow {
     pub(super) watch: Option<Box<Watch>>,
     /// The module gave it up.
     pub(super) given_up: bool,
-    /// Datagrams sent that were not answered yet, as far as can be told.
+    /// Datagrams sent that were not answered, as far as can be told.
     pub(super) unanswered: u64,
     /// When the newest of them were sent, the oldest first.
     sent_at: VecDeque<Timestamp>,
+    /// Those before them that may still be answered, and when the newest of those was sent.
+    untimed: u64,
+    untimed_until: Timestamp,
     pub(super) last_used: Timestamp,
     older: u32,
     newer: u32,
 }
 
+/// What a datagram of the target answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// Nothing that was sent.
+    ToNothing,
+    /// One of so many that it is not known how long this one took.
+    Untimed,
+    /// One that was sent this long ago.
+    After(Duration),
+}
+
 impl UdpFlow {
-    /// A datagram was sent, and may be answered.
-    pub(super) fn sent(&mut self, now: Timestamp) {
+    fn sent(&mut self, now: Timestamp) {
         self.unanswered += 1;
-        if self.sent_at.len() == MAX_UNANSWERED {
-            self.sent_at.pop_front();
+        if self.sent_at.len() == MAX_TIMES
+            && let Some(oldest) = self.sent_at.pop_front()
+        {
+            self.untimed += 1;
+            self.untimed_until = oldest;
         }
         self.sent_at.push_back(now);
     }
 
-    /// A datagram came: when was what it answers sent? `None` when nothing is unanswered.
-    pub(super) fn answered(&mut self) -> Option<Timestamp> {
-        self.unanswered = self.unanswered.checked_sub(1)?;
-        self.sent_at.pop_front()
+    /// A datagram came.
+    pub(super) fn answered(&mut self, now: Timestamp) -> Answer {
+        if self.untimed_until + PATIENCE <= now {
+            self.untimed = 0;
+        }
+        while self.sent_at.front().is_some_and(|at| *at + PATIENCE <= now) {
+            self.sent_at.pop_front();
+        }
+        let answer = if self.untimed > 0 {
+            self.untimed -= 1;
+            Answer::Untimed
+        } else if let Some(at) = self.sent_at.pop_front() {
+            Answer::After(now.since(at))
+        } else {
+            return Answer::ToNothing;
+        };
+        self.unanswered -= 1;
+        answer
     }
 }
 
@@ -80,11 +113,13 @@ pub(super) struct FlowTable {
     hash: FixedState,
     oldest: u32,
     newest: u32,
+    /// Datagrams of which it is remembered when they were sent, at most, of all flows together.
+    times: usize,
 }
 
 impl FlowTable {
-    /// Bytes that a flow takes, near enough: its slot, two index entries, and times of datagrams.
-    pub(super) const FLOW_BYTES: usize = size_of::<Slot>() + 2 * 10 + 4 + 64;
+    /// Bytes that a flow takes, near enough: its slot, and two index entries.
+    const FLOW_BYTES: usize = size_of::<Slot>() + 2 * 10 + 4;
 
     pub(super) fn new(seed: u64) -> Self {
         Self {
@@ -95,7 +130,13 @@ impl FlowTable {
             hash: FixedState::with_seed(seed),
             oldest: NOBODY,
             newest: NOBODY,
+            times: 0,
         }
+    }
+
+    /// Bytes of memory in use, near enough.
+    pub(super) fn memory(&self) -> usize {
+        self.len() * Self::FLOW_BYTES + self.times * size_of::<Timestamp>()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -149,6 +190,8 @@ impl FlowTable {
             given_up: false,
             unanswered: 0,
             sent_at: VecDeque::new(),
+            untimed: 0,
+            untimed_until: now,
             last_used: now,
             older: NOBODY,
             newer: NOBODY,
@@ -172,7 +215,18 @@ impl FlowTable {
         }
     }
 
+    /// A datagram of the flow was sent, and may be answered.
+    #[inline]
+    pub(super) fn sent(&mut self, slot: u32, now: Timestamp) {
+        let flow = self.get_mut(slot);
+        let before = flow.sent_at.capacity();
+        flow.sent(now);
+        let grown = flow.sent_at.capacity() - before;
+        self.times += grown;
+    }
+
     pub(super) fn remove(&mut self, slot: u32) -> UdpFlow {
+        self.times -= self.get(slot).sent_at.capacity();
         self.unlink(slot);
         let (key, replica) = (self.get(slot).key, self.get(slot).replica);
         if let Ok(entry) = self.by_key.find_entry(hash_key(&self.hash, &key), |&s| s == slot) {

@@ -1,8 +1,9 @@
 //! IP fragments of UDP datagrams, put together (RFC 791, section 3.2; RFC 8200, section 4.5).
 //!
-//! A fragment that overlaps another tells of an attack or a broken sender, and no choice between the two would be right:
-//! the whole datagram is given up (RFC 5722, which IPv6 requires, for both families). An exact repetition is a
-//! duplicate. Memory is bounded: the oldest incomplete datagram makes room.
+//! A fragment that contradicts another tells of an attack or a broken sender, and no choice between the two would be
+//! right: the whole datagram is given up, and so are those of its fragments that are still to come (RFC 5722, which IPv6
+//! requires, for both families). An exact repetition is a duplicate. Memory is bounded: the oldest incomplete datagram
+//! makes room.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -13,13 +14,13 @@ use tcpcopy_wire::Timestamp;
 use tcpcopy_wire::ip::IpFragment;
 use tcpcopy_wire::udp::UDP_HEADER_LEN;
 
-/// How long the rest of a datagram is waited for.
+/// How long the rest of a datagram is waited for, and how long one that was refused is remembered.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Incomplete datagrams at most.
 const MAX_DATAGRAMS: usize = 1024;
 /// Bytes of fragments at most.
 const MAX_BYTES: usize = 16 << 20;
-/// Fragments of one datagram at most: as many as 64 KB make at the smallest MTU of IPv4, twice over.
+/// Fragments of one datagram at most: as many as 64 KB make at the smallest MTU of IPv4, with room to spare.
 const MAX_PARTS: usize = 2048;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,24 +37,28 @@ struct Incomplete {
     bytes: Vec<u8>,
     /// Disjoint parts that are here, in order: start and end.
     parts: Vec<(usize, usize)>,
+    /// Bytes in them.
+    here: usize,
     len: Option<usize>,
-    /// Bytes of UDP payload that were counted as captured.
+    /// Bytes of UDP payload in them.
     payload: u64,
+    /// Its fragments contradicted each other: what comes after is not believed either.
+    refused: bool,
 }
 
-/// What became of a fragment. `payload` are bytes of UDP payload.
+/// What became of a fragment.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Fate {
     /// It waits for others.
     Kept,
     /// It was here before.
     Duplicate,
-    /// It cannot be used, and what had been kept of its datagram was given up with it.
+    /// It cannot be used.
     Refused {
-        /// What had been kept.
-        payload: u64,
+        /// Bytes of UDP payload that had been kept of its datagram, when that was given up with it.
+        given_up: Option<u64>,
     },
-    /// The datagram is whole: its header and payload.
+    /// The datagram is whole: its header and payload. The buffer should be [given back](Reassembler::give_back).
     Whole(Vec<u8>),
 }
 
@@ -65,6 +70,8 @@ pub(super) struct Reassembler {
     order: VecDeque<(Timestamp, u64, Key)>,
     bytes: usize,
     serial: u64,
+    /// Buffers of a datagram that is through, for the next one.
+    spare: Incomplete,
 }
 
 /// Bytes of UDP payload in a fragment: all but the header.
@@ -79,25 +86,24 @@ impl Reassembler {
             order: VecDeque::new(),
             bytes: 0,
             serial: 0,
+            spare: Incomplete::default(),
         }
     }
 
     /// Takes a fragment, all bytes of which were captured. `lost` hears of the payload that had to make room.
-    pub(super) fn take(&mut self, now: Timestamp, f: &IpFragment<'_>, mut lost: impl FnMut(u64)) -> Fate {
-        while self.bytes + f.len > MAX_BYTES || self.incomplete.len() >= MAX_DATAGRAMS {
-            let Some((_, serial, key)) = self.order.pop_front() else { break };
-            if let Some(payload) = self.forget(key, serial) {
-                lost(payload);
-            }
-        }
+    pub(super) fn take(&mut self, now: Timestamp, f: &IpFragment<'_>, lost: impl FnMut(u64)) -> Fate {
         let key = Key { src: f.src, dst: f.dst, id: f.id };
-        let Self { incomplete, order, bytes, serial } = self;
+        let (start, end) = (f.offset, f.offset + f.len);
+        self.make_room(&key, end, lost);
+        let Self { incomplete, order, bytes, serial, spare } = self;
         let entry = incomplete.entry(key).or_insert_with(|| {
             *serial += 1;
             order.push_back((now, *serial, key));
-            Incomplete { serial: *serial, ..Incomplete::default() }
+            Incomplete { serial: *serial, ..std::mem::take(spare) }
         });
-        let (start, end) = (f.offset, f.offset + f.len);
+        if entry.refused {
+            return Fate::Refused { given_up: None };
+        }
         let at = entry.parts.partition_point(|part| part.1 <= start);
         if entry.parts.get(at) == Some(&(start, end)) && entry.bytes[start..end] == *f.data {
             return Fate::Duplicate;
@@ -106,8 +112,10 @@ impl Reassembler {
         let beyond = entry.len.is_some_and(|len| end > len || (!f.more && end != len));
         let short = !f.more && entry.parts.last().is_some_and(|part| part.1 > end);
         if overlaps || beyond || short || entry.parts.len() >= MAX_PARTS {
-            let serial = entry.serial;
-            return Fate::Refused { payload: self.forget(key, serial).unwrap_or(0) };
+            *bytes -= entry.bytes.len();
+            let given_up = Some(entry.payload);
+            *entry = Incomplete { serial: entry.serial, refused: true, ..Incomplete::default() };
+            return Fate::Refused { given_up };
         }
         if entry.bytes.len() < end {
             *bytes += end - entry.bytes.len();
@@ -115,32 +123,62 @@ impl Reassembler {
         }
         entry.bytes[start..end].copy_from_slice(f.data);
         entry.parts.insert(at, (start, end));
+        entry.here += f.len;
         entry.payload += payload_of(f);
         if !f.more {
             entry.len = Some(end);
         }
-        let mut reached = 0;
-        for part in &entry.parts {
-            if part.0 != reached {
-                return Fate::Kept;
-            }
-            reached = part.1;
-        }
-        if entry.len != Some(reached) {
+        // Disjoint parts, none beyond the end: when they are as long as the whole they are the whole.
+        if entry.len != Some(entry.here) {
             return Fate::Kept;
         }
-        let whole = incomplete.remove(&key).unwrap_or_default().bytes;
+        let Incomplete { bytes: whole, mut parts, .. } = incomplete.remove(&key).unwrap_or_default();
         *bytes -= whole.len();
+        parts.clear();
+        spare.parts = parts;
+        self.tidy();
         Fate::Whole(whole)
     }
 
+    /// Takes the buffer of a whole datagram back, to use it again.
+    pub(super) fn give_back(&mut self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        self.spare.bytes = buffer;
+    }
+
+    /// Gives the oldest up until there is room for a fragment that ends at `end`.
+    fn make_room(&mut self, key: &Key, end: usize, mut lost: impl FnMut(u64)) {
+        let known = self.incomplete.get(key);
+        let grows = end.saturating_sub(known.map_or(0, |entry| entry.bytes.len()));
+        let most = if known.is_some() { MAX_DATAGRAMS } else { MAX_DATAGRAMS - 1 };
+        while self.bytes + grows > MAX_BYTES || self.incomplete.len() > most {
+            let Some((_, serial, key)) = self.order.pop_front() else { return };
+            if let Some(payload) = self.forget(key, serial) {
+                lost(payload);
+            }
+        }
+    }
+
+    /// Forgets, in the queue of times, what is complete: at its front at once, elsewhere when it has become much.
+    fn tidy(&mut self) {
+        let Self { incomplete, order, .. } = self;
+        let waits = |serial: u64, key: &Key| incomplete.get(key).is_some_and(|entry| entry.serial == serial);
+        while order.front().is_some_and(|(_, serial, key)| !waits(*serial, key)) {
+            order.pop_front();
+        }
+        if order.len() > 2 * MAX_DATAGRAMS {
+            order.retain(|(_, serial, key)| waits(*serial, key));
+        }
+    }
+
+    /// Forgets an incomplete datagram. Returns the payload that was kept of it, unless it had been given up before.
     fn forget(&mut self, key: Key, serial: u64) -> Option<u64> {
         if self.incomplete.get(&key)?.serial != serial {
             return None;
         }
         let entry = self.incomplete.remove(&key)?;
         self.bytes -= entry.bytes.len();
-        Some(entry.payload)
+        (!entry.refused).then_some(entry.payload)
     }
 
     /// When the oldest incomplete datagram is given up.
@@ -161,9 +199,9 @@ impl Reassembler {
         }
     }
 
-    /// Bytes of memory in use.
+    /// Bytes of memory in use, near enough.
     pub(super) fn memory(&self) -> usize {
-        self.bytes
+        self.bytes + self.incomplete.len() * (2 * size_of::<Key>() + size_of::<Incomplete>() + 64)
     }
 }
 
@@ -212,11 +250,20 @@ mod tests {
         let mut r = Reassembler::new(1);
         assert_eq!(r.take(Timestamp::ZERO, &fragment(1, 0, &[0; 16], true), |_| {}), Fate::Kept);
         let overlap = fragment(1, 8, &[1; 16], true);
-        assert_eq!(r.take(Timestamp::ZERO, &overlap, |_| {}), Fate::Refused { payload: 8 });
-        assert_eq!(r.memory(), 0);
+        assert_eq!(r.take(Timestamp::ZERO, &overlap, |_| {}), Fate::Refused { given_up: Some(8) });
+        // What comes later is not believed either, whatever it is, until it can be of another datagram.
+        for (offset, more) in [(0, true), (16, false)] {
+            let later = fragment(1, offset, &[0; 16], more);
+            assert_eq!(r.take(Timestamp::ZERO, &later, |_| {}), Fate::Refused { given_up: None });
+        }
+        r.expire(Some(Timestamp::from_millis(30_000)), |_| panic!("it was given up before"));
+        assert_eq!((r.memory(), r.next_deadline()), (0, None));
         // An end before the end.
         assert_eq!(r.take(Timestamp::ZERO, &fragment(2, 16, &[0; 8], true), |_| {}), Fate::Kept);
-        assert_eq!(r.take(Timestamp::ZERO, &fragment(2, 8, &[0; 8], false), |_| {}), Fate::Refused { payload: 8 });
+        assert_eq!(
+            r.take(Timestamp::ZERO, &fragment(2, 8, &[0; 8], false), |_| {}),
+            Fate::Refused { given_up: Some(8) }
+        );
     }
 
     #[test]
@@ -241,6 +288,25 @@ mod tests {
             r.take(Timestamp::from_millis(id), &fragment(id as u32, 8, &[0; 1_480], true), |_| lost += 1);
         }
         assert_eq!(lost, 2_000 - MAX_DATAGRAMS);
-        assert!(r.memory() <= MAX_BYTES);
+        // Fragments at the end of 64 KB take as much as all before them would.
+        for id in 2_000..4_000 {
+            r.take(Timestamp::from_millis(id), &fragment(id as u32, 64_000, &[0; 1_480], true), |_| {});
+            assert!(r.bytes <= MAX_BYTES);
+        }
+        assert_eq!(r.incomplete.len(), r.order.len());
+    }
+
+    #[test]
+    fn what_is_complete_leaves_nothing_behind() {
+        let mut r = Reassembler::new(1);
+        r.take(Timestamp::ZERO, &fragment(0, 0, &[0; 8], true), |_| {});
+        for id in 1..20_000 {
+            r.take(Timestamp::ZERO, &fragment(id, 0, &[1; 8], true), |_| {});
+            let Fate::Whole(whole) = r.take(Timestamp::ZERO, &fragment(id, 8, &[1; 8], false), |_| {}) else {
+                panic!("it is whole");
+            };
+            r.give_back(whole);
+            assert!(r.order.len() <= 2 * MAX_DATAGRAMS && r.incomplete.len() == 1);
+        }
     }
 }

@@ -15,7 +15,8 @@
 //! [`udp_idle_timeout`](super::config::CopierConfig::udp_idle_timeout) is forgotten; at the limit the one that was used longest ago makes room.
 //!
 //! A response is taken to answer the datagram that was sent first of those not answered yet: right for clients that wait
-//! or keep order, near enough for ratios and latencies of others.
+//! or keep order, near enough for ratios and latencies of others. After some seconds a datagram is not waited for any more,
+//! so that a lost answer does not shift all that follow.
 
 mod flows;
 mod fragments;
@@ -38,7 +39,7 @@ use crate::ledger::{ByteDrop, Ledger, PacketDrop};
 use crate::outbox::{LinkId, Notice, Outbox};
 use crate::session::queue::StreamQueue;
 use crate::session::watch::{Hook, Stage, Verdict, Watch};
-use flows::{FlowTable, Key};
+use flows::{Answer, FlowTable, Key};
 use fragments::{Fate, Reassembler};
 use rate::RateLimit;
 
@@ -95,7 +96,7 @@ impl UdpCopier {
 
     /// Bytes of memory in use, near enough.
     pub(super) fn memory(&self) -> usize {
-        self.flows.len() * FlowTable::FLOW_BYTES + self.fragments.memory()
+        self.flows.memory() + self.fragments.memory()
     }
 
     pub(super) fn next_deadline(&self, config: &CopierConfig) -> Option<Timestamp> {
@@ -123,21 +124,33 @@ impl UdpCopier {
             // Its bytes are counted when it is known whose they are, or that nobody will have them.
             Fate::Kept => cx.ledger.packets_used += 1,
             Fate::Duplicate => drop_fragment(cx.ledger, PacketDrop::Duplicate, payload),
-            Fate::Refused { payload: kept } => {
+            Fate::Refused { given_up } => {
                 drop_fragment(cx.ledger, PacketDrop::FragmentRefused, payload);
-                give_up(cx.ledger, kept);
-            }
-            Fate::Whole(bytes) => {
-                // Counted as if it had come in one piece.
-                if let Ok(datagram) = UdpDatagram::from_transport(f.src, f.dst, &bytes, bytes.len()) {
-                    cx.ledger.udp_reassembled += 1;
-                    self.on_datagram(cx, &datagram);
-                } else {
-                    let total = bytes.len().saturating_sub(UDP_HEADER_LEN) as u64;
-                    drop_fragment(cx.ledger, PacketDrop::Malformed, total);
+                if let Some(kept) = given_up {
+                    give_up(cx.ledger, kept);
                 }
             }
+            Fate::Whole(bytes) => {
+                self.on_whole(cx, f, &bytes);
+                self.fragments.give_back(bytes);
+            }
         }
+    }
+
+    /// A datagram has become whole with `last`. It is counted as if it had come in one piece.
+    fn on_whole(&mut self, cx: &mut Context<'_>, last: &IpFragment<'_>, bytes: &[u8]) {
+        let Ok(datagram) = UdpDatagram::from_transport(last.src, last.dst, bytes, bytes.len()) else {
+            let payload = bytes.len().saturating_sub(UDP_HEADER_LEN) as u64;
+            return drop_fragment(cx.ledger, PacketDrop::Malformed, payload);
+        };
+        // Of a fast sender the 16 bits of IPv4 come again within seconds: then a lost fragment's place may have been taken
+        // by one of another datagram (RFC 4963), which only the checksum tells.
+        if !datagram.checksum_may_be_right(bytes) {
+            cx.ledger.udp_incomplete += 1;
+            return drop_fragment(cx.ledger, PacketDrop::FragmentRefused, datagram.payload_len.into());
+        }
+        cx.ledger.udp_reassembled += 1;
+        self.on_datagram(cx, &datagram);
     }
 
     /// A datagram was captured.
@@ -178,6 +191,7 @@ impl UdpCopier {
             return Err(PacketDrop::OverRate);
         }
         let mut outcome = Err(PacketDrop::NoMap);
+        let mut left_out = 0;
         for map in 0..cx.config.maps.len() as u16 {
             let m = &cx.config.maps[usize::from(map)];
             if m.transport != Transport::Udp || !m.takes(datagram.src, datagram.dst) {
@@ -188,10 +202,17 @@ impl UdpCopier {
                 let again = outcome.is_ok();
                 match self.copy_once(cx, datagram, Key { online: datagram.flow_from_client(), map, copy }, again) {
                     Ok(()) => outcome = Ok(()),
-                    Err(reason) if outcome == Err(PacketDrop::NoMap) => outcome = Err(reason),
-                    Err(_) => cx.ledger.udp_copies_left_out += 1,
+                    Err(reason) => {
+                        left_out += 1;
+                        if outcome == Err(PacketDrop::NoMap) {
+                            outcome = Err(reason);
+                        }
+                    }
                 }
             }
+        }
+        if outcome.is_ok() {
+            cx.ledger.udp_copies_left_out += left_out;
         }
         outcome
     }
@@ -219,7 +240,8 @@ impl UdpCopier {
         if again {
             cx.ledger.bytes_multiplied += len;
         }
-        if self.flows.get(slot).watch.is_some() {
+        // A datagram without payload has nothing to decide about.
+        if len > 0 && self.flows.get(slot).watch.is_some() {
             cx.ledger.pending_bytes += len;
             self.show_datagram(cx, slot, datagram.payload);
         } else {
@@ -250,8 +272,8 @@ impl UdpCopier {
         let slot = self.flows.insert(cx.now, key, replica, watch);
         cx.ledger.udp_flows += 1;
         cx.ledger.udp_flows_alive += 1;
-        self.consult(cx, slot, Hook::Open);
         self.announce(cx.config, slot, None, cx.out);
+        self.consult(cx, slot, Hook::Open);
         Ok(slot)
     }
 
@@ -323,14 +345,17 @@ impl UdpCopier {
             let id = self.flows.id(slot);
             cx.out.routes.extend(links(cx.config, id).map(|link| (link, RouteChange::Payload { id, payload })));
         }
+        let flow = self.flows.get_mut(slot);
+        if flow.watch.as_ref().is_some_and(|watch| watch.is_done(false)) {
+            flow.watch = None;
+        }
     }
 
     /// Sends a datagram of a flow.
     fn send(&mut self, cx: &mut Context<'_>, slot: u32, payload: &[u8]) {
-        let flow = self.flows.get_mut(slot);
-        let Flow { client: src, server: dst } = flow.replica;
+        let Flow { client: src, server: dst } = self.flows.get(slot).replica;
         if cx.config.intercepts > 0 {
-            flow.sent(cx.now);
+            self.flows.sent(slot, cx.now);
         }
         self.fragment_id = self.fragment_id.wrapping_add(1);
         let mut packets = 0;
@@ -355,13 +380,12 @@ impl UdpCopier {
         cx.ledger.data_responses += u64::from(response.payload_len > 0);
         cx.ledger.response_bytes += u64::from(response.payload_len);
         self.flows.touch(slot, cx.now);
-        let flow = self.flows.get_mut(slot);
-        if flow.unanswered == 0 {
-            cx.ledger.udp_unsolicited += 1;
-        } else {
-            cx.ledger.udp_answered += 1;
-            if let Some(sent) = flow.answered() {
-                self.latency.record(cx.now.since(sent));
+        match self.flows.get_mut(slot).answered(cx.now) {
+            Answer::ToNothing => cx.ledger.udp_unsolicited += 1,
+            Answer::Untimed => cx.ledger.udp_answered += 1,
+            Answer::After(time) => {
+                cx.ledger.udp_answered += 1;
+                self.latency.record(time);
             }
         }
         let hidden = u32::from(response.payload_len).saturating_sub(response.payload.len() as u32);

@@ -1,0 +1,8 @@
+//! The engine datagram by datagram: send this, expect that, at this time.
+
+mod copies;
+mod fragments;
+mod hostile;
+mod modules;
+mod responses;
+mod stage;
