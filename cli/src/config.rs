@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::de::{DeserializeOwned, Error as _, SeqAccess, Visitor};
-use serde::{Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Why a configuration file cannot be used.
 #[derive(Debug)]
@@ -102,6 +102,61 @@ pub fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Str
     deserializer.deserialize_any(OneOrMany)
 }
 
+/// For serde: a value that is text in the end, as it would be on a command line: a string, a number or a boolean, or a
+/// list of these, which becomes one text with commas.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Text(pub String);
+
+impl From<String> for Text {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AnyText;
+
+        impl<'de> Visitor<'de> for AnyText {
+            type Value = Text;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string, a number, a boolean or a list of these")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Text, E> {
+                Ok(Text(text.to_owned()))
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Text, E> {
+                Ok(Text(number.to_string()))
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Text, E> {
+                Ok(Text(number.to_string()))
+            }
+
+            fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<Text, E> {
+                Ok(Text(number.to_string()))
+            }
+
+            fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<Text, E> {
+                Ok(Text(value.to_string()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Text, A::Error> {
+                let mut list = Vec::new();
+                while let Some(Text(item)) = items.next_element()? {
+                    list.push(item);
+                }
+                Ok(Text(list.join(",")))
+            }
+        }
+
+        deserializer.deserialize_any(AnyText)
+    }
+}
+
 /// Joins words that a shell has split after a comma: `-s 10.0.0.1, 10.0.0.2` means one value.
 pub fn join_after_commas(arguments: impl IntoIterator<Item = String>) -> Vec<String> {
     let mut joined: Vec<String> = Vec::new();
@@ -142,6 +197,16 @@ mod tests {
     fn one_string_is_a_list_of_one() {
         let sample: Sample = toml::from_str("map = '80-10.0.0.1:80'").unwrap();
         assert_eq!(sample.map, ["80-10.0.0.1:80"]);
+    }
+
+    #[test]
+    fn values_of_any_kind_are_text() {
+        let table: std::collections::BTreeMap<String, Text> =
+            toml::from_str("a = 'x'\nb = -3\nc = 0.5\nd = true\ne = ['get', 7]\nf = []").unwrap();
+        let texts: Vec<&str> = table.values().map(|text| text.0.as_str()).collect();
+        assert_eq!(texts, ["x", "-3", "0.5", "true", "get,7", ""]);
+        let refused = toml::from_str::<std::collections::BTreeMap<String, Text>>("a = { b = 1 }").unwrap_err();
+        assert!(refused.to_string().contains("a string, a number"), "{refused}");
     }
 
     #[test]

@@ -6,5 +6,6 @@ pub mod exit;
 pub mod grammar;
 pub mod intercept;
 pub mod logging;
+pub mod program;
 pub mod tcpcopy;
 mod values;

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::Read;
+use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -217,4 +218,48 @@ fn an_interrupt_prints_the_table_and_ends_with_0() {
     child.0.stdout.take().unwrap().read_to_string(&mut table).unwrap();
     assert_eq!(child.0.wait().unwrap().code(), Some(0));
     assert!(table.contains("packets    captured") && table.contains("sessions   seen"), "{table}");
+}
+
+#[test]
+fn datagrams_are_copied_without_an_intercept() {
+    if !may_run() {
+        return;
+    }
+    let scratch = Scratch::new("udp");
+    let log = scratch.file("log");
+    let bind = || {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        socket.set_read_timeout(Some(Duration::from_millis(200))).expect("a limit");
+        socket
+    };
+    let (online, target, client) = (bind(), bind(), bind());
+    let port = |socket: &UdpSocket| socket.local_addr().expect("an address").port();
+    let map = format!("udp:{}-127.0.0.1:{}", port(&online), port(&target));
+    let arguments = ["-x", &map, "-c", "127.1.2.5", "-n", "2", "-i", "lo", "-l", log.to_str().unwrap()];
+    let mut child = Running(tcpcopy(&arguments).stdout(Stdio::piped()).spawn().unwrap());
+    let text = until_file_has(&log, "capturing on lo");
+    for line in ["no -s: the target's responses are not counted", "over udp, by module udp 0.1.0 (built in)"] {
+        assert!(text.contains(line), "{text}");
+    }
+    let mut sources = Vec::new();
+    let mut buffer = [0; 64];
+    until("both copies of one datagram", || {
+        client.send_to(b"which copy", online.local_addr().unwrap()).expect("it is sent");
+        while let Ok((len, from)) = target.recv_from(&mut buffer) {
+            assert_eq!(&buffer[..len], b"which copy");
+            sources.push(from);
+        }
+        (sources.len() >= 2).then_some(())
+    });
+    sources.sort();
+    sources.dedup();
+    assert_eq!(sources.len(), 2, "each copy has a source of its own: {sources:?}");
+    assert!(sources.iter().all(|source| source.ip().to_string() == "127.1.2.5"), "{sources:?}");
+    assert!(sources.iter().any(|source| source.port() == port(&client)), "{sources:?}");
+    signal(&child.0.id().to_string(), "INT");
+    let mut table = String::new();
+    child.0.stdout.take().unwrap().read_to_string(&mut table).unwrap();
+    assert_eq!(child.0.wait().unwrap().code(), Some(0));
+    assert!(table.contains("udp        datagrams captured") && table.contains("sent to targets"), "{table}");
+    assert!(!table.contains("balance"), "{table}");
 }

@@ -1,5 +1,6 @@
 //! The options of tcpcopy as they are written, on the command line or in the configuration file.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::builder::Styles;
@@ -7,7 +8,8 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, Parser};
 use serde::{Deserialize, Serialize};
 
-use crate::config::{is_off, one_or_many};
+use super::modules::settings::Tables;
+use crate::config::{Text, is_off, one_or_many};
 
 /// Copies what the clients of a production server send to a test server, as it happens.
 #[derive(Clone, Debug, Default, PartialEq, Parser, Serialize, Deserialize)]
@@ -17,17 +19,31 @@ use crate::config::{is_off, one_or_many};
     styles = Styles::plain(),
     disable_help_flag = true,
     disable_version_flag = true,
-    override_usage = "tcpcopy -x MAP[,MAP...] -s INTERCEPT[,INTERCEPT...] [-c ADDRESSES] [options]",
+    override_usage = "tcpcopy -x MAP[,MAP...] -s INTERCEPT[,INTERCEPT...] [-c ADDRESSES] [options]\n       \
+        tcpcopy modules [--module-dir DIR]\n       \
+        tcpcopy modules new NAME [DIR]\n       \
+        tcpcopy demo [options]",
     after_help = "Example, on the production server 10.0.0.1, with the test server 10.0.0.2 and intercept on 10.0.0.3:\n\n  \
         tcpcopy -x 80-10.0.0.2:8080 -s 10.0.0.3 -c 10.77.0.x\n\n\
         where 10.0.0.2 routes its answers to 10.77.0.0/24 via 10.0.0.3 (ip route add 10.77.0.0/24 via 10.0.0.3).\n\n\
+        Other commands:\n\n  \
+        tcpcopy modules            lists the protocol modules, their options, and where they come from\n  \
+        tcpcopy modules new NAME   writes a new module to begin with\n  \
+        tcpcopy demo               shows a copy at work on this one machine\n\n\
         Exit codes: 0 done, 1 failure while running, 2 wrong options, 3 no permission, 4 intercept not reachable."
 )]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Arguments {
     /// What to copy: the port (and address, if not every one) of the online server, `-`, address and port of the
-    /// target. The first map that fits a packet is used. IPv6 in brackets: [fd00::1]:80-[fd00::2]:8080.
-    #[arg(short = 'x', long, value_name = "[ADDR:]PORT-ADDR:PORT", help_heading = "What to copy, and where to")]
+    /// target. The first map that fits a packet is used; over UDP, all of them. IPv6 in brackets:
+    /// [fd00::1]:80-[fd00::2]:8080. In front, the protocol module, if it is not that of --proto, by its name or file:
+    /// udp:53-10.0.0.2:53.
+    #[arg(
+        short = 'x',
+        long,
+        value_name = "[MODULE:][ADDR:]PORT-ADDR:PORT",
+        help_heading = "What to copy, and where to"
+    )]
     #[serde(deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
     pub map: Vec<String>,
 
@@ -48,7 +64,53 @@ pub struct Arguments {
     #[serde(skip_serializing_if = "is_off")]
     pub no_wait: bool,
 
-    /// Where intercept runs. Of several, each is told of every connection, and reports what it sees of it.
+    /// Protocol module for the maps that name none, by its name or file: tcp, udp, ./libtcpcopy_own.so [default: tcp,
+    /// unless tcpcopy was built with another].
+    #[arg(long, value_name = "NAME|FILE", help_heading = "Protocol modules")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proto: Option<String>,
+
+    /// An option of the module of --proto, or of the one that is named. In a configuration file also as a table
+    /// [module.NAME]. See tcpcopy modules.
+    #[arg(long, value_name = "[NAME.]KEY=VALUE", help_heading = "Protocol modules")]
+    #[serde(deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    pub proto_opt: Vec<String>,
+
+    /// The tables [module.NAME] of a configuration file.
+    #[arg(skip)]
+    #[serde(skip_serializing_if = "Tables::is_empty")]
+    pub module: Tables,
+
+    /// Copies of each datagram, 1 to 1023, each from an address or port of its own. Over UDP only, so far [default: 1].
+    #[arg(short = 'n', long, value_name = "N", help_heading = "How much to copy")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copies: Option<u16>,
+
+    /// Number of this tcpcopy, 0 to 31, where several copy the same clients to one target: each number has source ports
+    /// of its own. Over UDP only, so far [default: 0].
+    #[arg(short = 'f', long, value_name = "N", help_heading = "How much to copy")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instance: Option<u8>,
+
+    /// Clients of a hundred that are copied, 1 to 100, always the same ones; 0 means all. Over UDP only, so far [default:
+    /// 100].
+    #[arg(short = 'r', long, value_name = "N", help_heading = "How much to copy")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub percentage: Option<u8>,
+
+    /// Copy no more than so many datagrams a second, or bytes with a unit: 8MB, 64kB. What is above that is left out and
+    /// counted. Several workers have an equal part each. Over UDP only, so far.
+    #[arg(long, value_name = "N[kB|MB|GB]", help_heading = "How much to copy")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_rate: Option<Text>,
+
+    /// Source address in the place of 127.0.0.1 and ::1, for clients on this host. Over UDP only, so far.
+    #[arg(short = 'H', long, value_name = "ADDR", help_heading = "How much to copy")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loopback_source: Option<IpAddr>,
+
+    /// Where intercept runs. Of several, each is told of every connection, and reports what it sees of it. Not needed
+    /// where all maps are over UDP: without it responses are not counted.
     #[arg(short = 's', long, value_name = "ADDR[:PORT][,...]", help_heading = "Intercept")]
     #[serde(deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
     pub intercept: Vec<String>,
@@ -157,11 +219,7 @@ pub struct Arguments {
 
 /// Options of the C programs that do not exist here yet, and what they do.
 const NOT_YET: &[(&str, &str)] = &[
-    ("-n", "copying several times over"),
-    ("-f", "shifting ports for several instances"),
-    ("-r", "copying a percentage"),
     ("-g", "copying a growing percentage"),
-    ("-H", "replacing the source address 127.0.0.1"),
     ("-o", "sending at the link layer"),
     ("-a", "the speed of an offline replay"),
     ("-I", "shortening the gaps of an offline replay"),

@@ -1,16 +1,18 @@
-//! What `-x`, `-c` and `-s` say.
+//! What `-x`, `-c`, `-s` and `--max-rate` say.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use tcpcopy_engine::Map;
-use tcpcopy_wire::Endpoint;
+use tcpcopy_engine::Rate;
+use tcpcopy_wire::{Endpoint, Port};
 
 use crate::grammar::{OptionName, Part, SyntaxError, address_with_default_port};
 
 /// The option of the maps.
-pub const MAP: OptionName =
-    OptionName { name: "-x (--map)", example: "-x 80-10.0.0.2:8080 or -x '[fd00::1]:80-[fd00::2]:8080'" };
+pub const MAP: OptionName = OptionName {
+    name: "-x (--map)",
+    example: "-x 80-10.0.0.2:8080 or -x 'udp:53-10.0.0.2:53,[fd00::1]:80-[fd00::2]:8080'",
+};
 /// The option of the source addresses.
 pub const SOURCE: OptionName =
     OptionName { name: "-c (--source)", example: "-c 10.1.1.x or -c 10.1.1.7,10.2.0.0/20,fd00::10-fd00::1f" };
@@ -18,21 +20,44 @@ pub const SOURCE: OptionName =
 pub const INTERCEPT: OptionName =
     OptionName { name: "-s (--intercept)", example: "-s 10.0.0.3 or -s 10.0.0.3:36524,[fd00::3]:36524" };
 
+/// The option of the rate limit.
+pub const MAX_RATE: OptionName = OptionName {
+    name: "--max-rate",
+    example: "--max-rate 5000 (datagrams a second) or --max-rate 8MB (bytes a second)",
+};
+
 /// Source addresses at most: each costs a little in every worker, and more do not make copies more real.
 pub const MAX_SOURCES: usize = 65_536;
 
 /// Characters of a link-layer address in the C programs' form.
 const LINK_ADDRESS_LEN: usize = 17;
 
-/// Reads maps: `[address:]port-address:port`, separated by commas.
+/// A map as it is written.
+#[derive(Clone, Copy, Debug)]
+pub struct WrittenMap<'a> {
+    /// Address of the online server; `None` takes any.
+    pub online_addr: Option<IpAddr>,
+    /// Port of the online server.
+    pub online_port: Port,
+    /// Where the copy goes.
+    pub target: Endpoint,
+    /// The name or file of its module, if it names one.
+    pub module: Option<Part<'a>>,
+}
+
+/// Reads maps: `[module:][address:]port-address:port`, separated by commas.
 ///
 /// # Errors
 /// The first mistake.
-pub fn maps(text: &str) -> Result<Vec<Map>, SyntaxError> {
+pub fn maps(text: &str) -> Result<Vec<WrittenMap<'_>>, SyntaxError> {
     Part::whole(MAP, text).list()?.into_iter().map(map).collect()
 }
 
-fn map(part: Part<'_>) -> Result<Map, SyntaxError> {
+fn map(whole: Part<'_>) -> Result<WrittenMap<'_>, SyntaxError> {
+    let (module, part) = match module_prefix(whole)? {
+        Some((module, rest)) => (Some(module), rest.trimmed()),
+        None => (None, whole),
+    };
     refuse_link_address(part)?;
     let Some((online, target)) = part.split_once('-') else {
         return Err(part.error("a map has two sides with a `-` between them: online and target"));
@@ -49,7 +74,44 @@ fn map(part: Part<'_>) -> Result<Map, SyntaxError> {
     if target_addr.is_unspecified() || target_addr.is_multicast() || target_addr == IpAddr::V4(Ipv4Addr::BROADCAST) {
         return Err(target.error(format!("{target_addr} is not the address of one host")));
     }
-    Ok(Map::tcp(online_addr, online_port, Endpoint::new(target_addr, target_port)))
+    Ok(WrittenMap { online_addr, online_port, target: Endpoint::new(target_addr, target_port), module })
+}
+
+/// The module that a map names before its first `:`, and the rest of the map. A name begins with a letter and a file has
+/// a `/`, so that neither can be taken for a port, for an IPv4 address or for one in brackets.
+fn module_prefix(part: Part<'_>) -> Result<Option<(Part<'_>, Part<'_>)>, SyntaxError> {
+    let text = part.text();
+    if !text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_' || c == '.' || c == '/') {
+        return Ok(None);
+    }
+    // A file's name ends at the first `:` behind its last `/`; nothing else in a map has a `/`.
+    let folders = text.rfind('/').map_or(0, |at| at + 1);
+    let Some(end) = text[folders..].find(':').map(|at| folders + at) else {
+        if folders == 0 {
+            return Ok(None);
+        }
+        return Err(part.error("a `:` and a map are expected behind the file of a module"));
+    };
+    let (prefix, rest) = (part.slice(0..end), part.slice(end + 1..text.len()));
+    // `fd00::1:80` is an address without its brackets, and `test.example:80` is a host.
+    let is_module = folders > 0 || !prefix.text().contains('.') && !rest.text().starts_with(':');
+    if !is_module {
+        return Ok(None);
+    }
+    if folders == 0 && !is_module_name(prefix.text()) {
+        return Err(prefix.error(format!(
+            "`{}` is not the name of a module (small letters, digits, `-` and `_`, a letter first), and names of hosts are \
+             not looked up",
+            prefix.text()
+        )));
+    }
+    Ok(Some((prefix, rest)))
+}
+
+/// Whether a text can be the name of a module.
+pub fn is_module_name(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_lowercase())
+        && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_')
 }
 
 fn refuse_link_address(part: Part<'_>) -> Result<(), SyntaxError> {
@@ -189,6 +251,38 @@ pub fn intercepts(text: &str, default_port: u16) -> Result<Vec<SocketAddr>, Synt
         intercepts.push(address);
     }
     Ok(intercepts)
+}
+
+/// Reads a limit: so many datagrams, or with a unit so many bytes, a second. `/s` may stand behind it.
+///
+/// # Errors
+/// When it is none.
+pub fn rate(text: &str) -> Result<Rate, SyntaxError> {
+    let whole = Part::whole(MAX_RATE, text).trimmed();
+    let text = whole.text();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = (whole.slice(0..digits), whole.slice(digits..text.len()).trimmed());
+    if number.text().is_empty() {
+        return Err(whole.error("a number is expected here"));
+    }
+    let unit_text = unit.text().strip_suffix("/s").unwrap_or(unit.text()).trim_end();
+    let factor = match unit_text {
+        "" | "B" => 1,
+        "kB" | "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        _ => {
+            return Err(
+                unit.error("the unit is one of B, kB, MB and GB (bytes a second), or none (datagrams a second)")
+            );
+        }
+    };
+    match number.text().parse::<u64>().ok().and_then(|n| n.checked_mul(factor)) {
+        None => Err(number.error("this is more than can be counted")),
+        Some(0) => Err(number.error("a limit of nothing copies nothing; give at least 1")),
+        Some(n) if unit_text.is_empty() => Ok(Rate::Datagrams(n)),
+        Some(n) => Ok(Rate::Bytes(n)),
+    }
 }
 
 #[cfg(test)]

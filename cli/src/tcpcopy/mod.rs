@@ -3,6 +3,7 @@
 pub mod arguments;
 pub mod filter;
 pub mod grammar;
+pub mod modules;
 pub mod options;
 pub mod report;
 pub mod worker;
@@ -25,7 +26,6 @@ use tcpcopy_io::control::LinksConfig;
 use tcpcopy_io::process::{self, Daemonized, PidFile, Readiness, SIGHUP, Signals, StartReport};
 use tcpcopy_io::transmit::{TransmitError, Transmitter};
 use tcpcopy_module_api::ModuleHandle;
-use tcpcopy_module_tcp::PlainTcp;
 use tcpcopy_wire::control::{FEATURE_PAYLOAD, FEATURE_UDP, Hello};
 
 use crate::config;
@@ -33,6 +33,7 @@ use crate::exit::{self, Exit, Failure};
 use crate::grammar::dash_mistake;
 use crate::logging::Log;
 use arguments::Arguments;
+use modules::{BuiltIn, Catalogue};
 use options::Options;
 use report::Snapshot;
 use worker::{Handle, Order, Report, StartError, Worker};
@@ -49,9 +50,9 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 const SIGNALS: Token = Token(0);
 const WAKER: Token = Token(1);
 
-/// Runs the program. `arguments` begin with its name.
-pub fn main(arguments: impl IntoIterator<Item = String>) -> ExitCode {
-    let options = match read_options(arguments) {
+/// Runs a copy. `arguments` begin with the program's name; `built_in` are the modules that it has.
+pub fn main(arguments: impl IntoIterator<Item = String>, built_in: BuiltIn) -> ExitCode {
+    let options = match read_options(arguments, built_in) {
         Ok(options) => options,
         Err(Early::Clap(e)) => {
             let _ = e.print();
@@ -102,16 +103,20 @@ impl From<Failure> for Early {
 }
 
 /// Arguments, configuration file and this host's addresses, made into checked options.
-fn read_options(arguments: impl IntoIterator<Item = String>) -> Result<Options, Early> {
+fn read_options(arguments: impl IntoIterator<Item = String>, built_in: BuiltIn) -> Result<Options, Early> {
     let arguments = parse(arguments)?;
     let arguments = match &arguments.config {
         None => arguments,
         Some(path) => {
             let file = config::read::<Arguments>(path).map_err(Failure::usage)?;
-            config::merge(&arguments, &file)
+            let mut merged = config::merge(&arguments, &file);
+            // Of options of modules the command line's win one by one, not all at once: the last one counts.
+            merged.proto_opt = [file.proto_opt, arguments.proto_opt].concat();
+            merged
         }
     };
-    Ok(Options::check(arguments, &capture::local_addresses())?)
+    let catalogue = Catalogue::new(built_in);
+    Ok(Options::check(arguments, &catalogue, &capture::local_addresses())?)
 }
 
 /// The arguments as they are written.
@@ -251,6 +256,7 @@ impl Drop for WakeAtEnd<'_> {
 }
 
 fn engine_config(options: &Options, worker: usize) -> CopierConfig {
+    let module: ModuleHandle = options.modules[0].handle.clone();
     CopierConfig {
         sources: options.sources[worker].clone(),
         mtu: options.mtu,
@@ -265,7 +271,9 @@ fn engine_config(options: &Options, worker: usize) -> CopierConfig {
         timestamp_base: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u32),
         // The standard library's hash keys come from the system's random numbers.
         seed: RandomState::new().build_hasher().finish(),
-        ..CopierConfig::new(options.maps.clone(), ModuleHandle::new(PlainTcp))
+        modules: options.modules.iter().map(|module| module.handle.clone()).collect(),
+        traffic: options.traffic.clone(),
+        ..CopierConfig::new(options.maps.clone(), module)
     }
 }
 
@@ -280,7 +288,7 @@ fn open_captures(options: &Options, workers: &mut [(Worker, Handle)]) -> Result<
                 buffer_bytes: options.buffer_bytes,
                 snaplen: SNAPLEN,
                 immediate: false,
-                inbound_only: true,
+                inbound_only: !options.both_directions,
                 fanout,
             };
             let capture = Capture::open(&config).map_err(|e| {
@@ -307,7 +315,16 @@ fn log_start(options: &Options) {
             || format!("port {}", map.online_port),
             |addr| tcpcopy_wire::Endpoint::new(addr, map.online_port).to_string(),
         );
-        log::info!("copying {online} to {}", map.target);
+        let module = &options.modules[usize::from(map.module)];
+        let about = module.handle.about;
+        log::info!(
+            "copying {online} to {} over {}, by module {} {} ({})",
+            map.target,
+            map.transport,
+            about.name,
+            about.version,
+            module.origin
+        );
     }
     log::info!("capturing on {} with the filter: {}", options.devices.join(", "), options.filter);
 }

@@ -1,15 +1,17 @@
 //! The options of tcpcopy, checked: what the arguments mean, in the engine's types.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use log::LevelFilter;
-use tcpcopy_engine::Map;
 use tcpcopy_engine::copier::source::SourcePool;
+use tcpcopy_engine::{Map, Rate, Traffic};
 use tcpcopy_io::capture::check_filter;
+use tcpcopy_wire::Transport;
 
 use super::arguments::Arguments;
+use super::modules::{self, Catalogue, Chosen, Wishes};
 use super::{filter, grammar};
 use crate::exit::Failure;
 use crate::values::{absolute, devices, in_range, log_level};
@@ -22,6 +24,10 @@ const MAX_WORKERS: u16 = 64;
 pub struct Options {
     /// What is copied, and where to.
     pub maps: Vec<Map>,
+    /// The protocol modules that the maps name.
+    pub modules: Vec<Chosen>,
+    /// How much is copied, by each worker.
+    pub traffic: Traffic,
     /// The addresses of copies, by worker: a source address belongs to one worker, so that no two choose the same
     /// address and port. Empty pools: copies keep their clients' addresses.
     pub sources: Vec<SourcePool>,
@@ -39,6 +45,8 @@ pub struct Options {
     pub devices: Vec<String>,
     /// The capture filter.
     pub filter: String,
+    /// Capture what this host sends, too: some module sees what online answers.
+    pub both_directions: bool,
     /// Size of each capture's ring, in bytes.
     pub buffer_bytes: usize,
     /// Largest packet sent, in bytes.
@@ -68,27 +76,31 @@ pub struct Options {
 }
 
 impl Options {
-    /// Checks arguments. `local` are the addresses of this host.
+    /// Checks arguments, and makes the modules that they name. `local` are the addresses of this host.
     ///
     /// # Errors
     /// The first thing that cannot be, or must not be; all are wrong usage.
-    pub fn check(arguments: Arguments, local: &[IpAddr]) -> Result<Self, Failure> {
+    pub fn check(arguments: Arguments, catalogue: &Catalogue, local: &[IpAddr]) -> Result<Self, Failure> {
         if arguments.map.is_empty() {
             return Err(missing("what to copy", &grammar::MAP));
         }
-        if arguments.intercept.is_empty() {
-            return Err(missing("where intercept runs", &grammar::INTERCEPT));
-        }
-        let maps = grammar::maps(&arguments.map.join(",")).map_err(Failure::usage)?;
-        let port = in_range("-p (--port)", arguments.port.unwrap_or(36_524), 1..=u16::MAX)?;
-        let intercepts = grammar::intercepts(&arguments.intercept.join(","), port).map_err(Failure::usage)?;
         let mut warnings = Vec::new();
+        let map_text = arguments.map.join(",");
+        let written = grammar::maps(&map_text).map_err(Failure::usage)?;
+        let wishes =
+            Wishes { proto: arguments.proto.as_deref(), options: &arguments.proto_opt, tables: &arguments.module };
+        let (modules, maps) = modules::choose(catalogue, &wishes, &written, &mut warnings)?;
+        let port = in_range("-p (--port)", arguments.port.unwrap_or(36_524), 1..=u16::MAX)?;
+        let intercepts = intercepts(&arguments.intercept.join(","), port, &maps, &mut warnings)?;
         let workers = in_range("--workers", arguments.workers.unwrap_or(1), 1..=MAX_WORKERS)?;
         let sources = sources(&arguments.source.join(","), &maps, workers, local, &mut warnings)?;
         refuse_loops(&maps, local)?;
         check_families(&maps, !arguments.source.is_empty())?;
         warn_of_shadowed_maps(&maps, &mut warnings);
+        let traffic = traffic(&arguments, &maps, workers, &mut warnings)?;
 
+        let sees_online = |map: &Map| modules[usize::from(map.module)].handle.about.sees_online;
+        let both_directions = maps.iter().any(sees_online);
         let devices = devices(&arguments.device)?;
         let filter = match arguments.filter {
             Some(filter) if filter.trim().is_empty() => {
@@ -96,8 +108,16 @@ impl Options {
                     "in -F (--filter): the filter is empty; leave -F out to have it made from -x",
                 ));
             }
-            Some(filter) => filter,
-            None => filter::from_maps(&maps),
+            Some(filter) => {
+                if let Some(module) = modules.iter().find(|module| module.handle.about.sees_online) {
+                    warnings.push(format!(
+                        "-F: module `{}` also needs what online answers; the filter must let that pass",
+                        module.handle.about.name
+                    ));
+                }
+                filter
+            }
+            None => filter::from_maps(maps.iter().map(|map| (map, sees_online(map)))),
         };
         check_filter(&filter).map_err(|e| {
             Failure::usage(format!("in -F (--filter): {e}\nit is written like this: -F 'tcp and dst port 80'"))
@@ -115,6 +135,8 @@ impl Options {
         let default_log = arguments.daemon.then(|| PathBuf::from("error_tcpcopy.log"));
         Ok(Self {
             maps,
+            modules,
+            traffic,
             sources,
             only_whole_sessions: arguments.only_whole_sessions,
             no_wait: arguments.no_wait,
@@ -123,6 +145,7 @@ impl Options {
             keep_trying: arguments.keep_trying,
             devices,
             filter,
+            both_directions,
             buffer_bytes: in_range("-B (--buffer)", arguments.buffer.unwrap_or(32), 1..=2047)? as usize * MB,
             mtu,
             mss: in_range("-D (--mss)", arguments.mss.unwrap_or(1460), 88..=65_495)?,
@@ -150,6 +173,67 @@ fn missing(what: &str, option: &crate::grammar::OptionName) -> Failure {
         "{} is missing: it says {what}\nit is written like this: {}\nall options: tcpcopy -h",
         option.name, option.example
     ))
+}
+
+/// The intercepts. Over UDP there need not be one: nothing waits for a response.
+fn intercepts(text: &str, port: u16, maps: &[Map], warnings: &mut Vec<String>) -> Result<Vec<SocketAddr>, Failure> {
+    if !text.is_empty() {
+        return grammar::intercepts(text, port).map_err(Failure::usage);
+    }
+    if maps.iter().any(|map| map.transport == Transport::Tcp) {
+        return Err(missing("where intercept runs", &grammar::INTERCEPT));
+    }
+    warnings.push("no -s: the target's responses are not counted".to_owned());
+    Ok(Vec::new())
+}
+
+/// How much is copied, and how many times over.
+fn traffic(arguments: &Arguments, maps: &[Map], workers: u16, warnings: &mut Vec<String>) -> Result<Traffic, Failure> {
+    let given = [
+        ("-n (--copies)", "copying several times over", arguments.copies.is_some()),
+        ("-f (--instance)", "shifting ports for several instances", arguments.instance.is_some()),
+        ("-r (--percentage)", "copying a percentage", arguments.percentage.is_some()),
+        ("-H (--loopback-source)", "replacing the source address 127.0.0.1", arguments.loopback_source.is_some()),
+        ("--max-rate", "limiting the rate", arguments.max_rate.is_some()),
+    ];
+    let over_tcp = maps.iter().find(|map| map.transport == Transport::Tcp);
+    if let (Some((option, what, _)), Some(map)) = (given.iter().find(|(_, _, given)| *given), over_tcp) {
+        return Err(Failure::usage(format!(
+            "{option} ({what}) exists for UDP only, so far, and the map to {} in -x is over TCP; leave the option out, or \
+             copy TCP with a tcpcopy of its own",
+            map.target
+        )));
+    }
+    let max_rate =
+        arguments.max_rate.as_ref().map(|text| grammar::rate(&text.0)).transpose().map_err(Failure::usage)?;
+    let part = |n: u64| n.div_ceil(workers.into());
+    let max_rate = max_rate.map(|rate| match rate {
+        Rate::Datagrams(n) => Rate::Datagrams(part(n)),
+        Rate::Bytes(n) => Rate::Bytes(part(n)),
+    });
+    if let Some(source) = arguments.loopback_source {
+        let option = "-H (--loopback-source)";
+        if source.is_unspecified() || source.is_multicast() || source == IpAddr::V4(Ipv4Addr::BROADCAST) {
+            return Err(Failure::usage(format!("in {option}: {source} cannot be the address of a client")));
+        }
+        if !maps.iter().any(|map| map.target.addr.is_ipv4() == source.is_ipv4()) {
+            return Err(Failure::usage(format!("in {option}: {source} is of another family than the targets")));
+        }
+        if !arguments.source.is_empty() {
+            warnings.push("-H is of no use: -c replaces the addresses of all clients".to_owned());
+        }
+    }
+    let percentage = in_range("-r (--percentage)", arguments.percentage.unwrap_or(100), 0..=100)?;
+    if arguments.percentage == Some(0) {
+        warnings.push("-r 0 copies all, as 100 does".to_owned());
+    }
+    Ok(Traffic {
+        copies: in_range("-n (--copies)", arguments.copies.unwrap_or(1), 1..=1023)?,
+        instance: in_range("-f (--instance)", arguments.instance.unwrap_or(0), 0..=31)?,
+        loopback_source: arguments.loopback_source,
+        percentage: if percentage == 0 { 100 } else { percentage },
+        max_rate,
+    })
 }
 
 /// The source addresses, dealt out to the workers.
@@ -210,7 +294,8 @@ fn refuse_loops(maps: &[Map], local: &[IpAddr]) -> Result<(), Failure> {
     let is_local = |address: IpAddr| address.is_loopback() || local.contains(&address);
     for map in maps {
         let online = maps.iter().find(|online| {
-            online.online_port == map.target.port
+            online.transport == map.transport
+                && online.online_port == map.target.port
                 && match online.online_addr {
                     Some(address) => address == map.target.addr,
                     None => is_local(map.target.addr),
@@ -251,15 +336,28 @@ fn check_families(maps: &[Map], has_sources: bool) -> Result<(), Failure> {
 
 fn warn_of_shadowed_maps(maps: &[Map], warnings: &mut Vec<String>) {
     for (i, map) in maps.iter().enumerate() {
-        let earlier = maps[..i].iter().find(|earlier| {
-            earlier.online_port == map.online_port
+        let takes_all_of_it = |earlier: &&Map| {
+            earlier.transport == map.transport
+                && earlier.online_port == map.online_port
                 && (earlier.online_addr.is_none() || earlier.online_addr == map.online_addr)
-        });
-        if let Some(earlier) = earlier {
-            warnings.push(format!(
-                "-x: the map to {} is never used: the map to {} before it takes the same packets",
-                map.target, earlier.target
-            ));
+        };
+        let mut earlier = maps[..i].iter().filter(takes_all_of_it);
+        match map.transport {
+            Transport::Tcp => {
+                if let Some(earlier) = earlier.next() {
+                    warnings.push(format!(
+                        "-x: the map to {} is never used: the map to {} before it takes the same packets",
+                        map.target, earlier.target
+                    ));
+                }
+            }
+            // Each target gets a copy.
+            Transport::Udp => {
+                if earlier.any(|earlier| earlier.target == map.target) {
+                    warnings
+                        .push(format!("-x: two maps to {} take the same datagrams: it gets each twice", map.target));
+                }
+            }
         }
     }
 }

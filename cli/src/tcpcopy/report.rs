@@ -1,10 +1,13 @@
 //! What tcpcopy says of itself: the statistics in the log, and the table at the end.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write};
 use std::net::SocketAddr;
 use std::ops::AddAssign;
 
 use tcpcopy_engine::Ledger;
+use tcpcopy_engine::counters::ModuleCounters;
+use tcpcopy_engine::latency::Latency;
 use tcpcopy_engine::ledger::{ByteDrop, PacketDrop, SessionEnd};
 use tcpcopy_io::capture::CaptureStats;
 use tcpcopy_io::transmit::{SendError, TransmitStats};
@@ -15,6 +18,10 @@ use tcpcopy_wire::control::LinkStats;
 pub struct Snapshot {
     /// What became of what was captured.
     pub ledger: Ledger,
+    /// How long targets took to answer datagrams.
+    pub udp_latency: Latency,
+    /// What modules counted.
+    pub modules: ModuleCounters,
     /// What the kernel counted.
     pub capture: CaptureStats,
     /// How often a capture ended by itself.
@@ -34,6 +41,8 @@ pub struct Snapshot {
 impl AddAssign<&Self> for Snapshot {
     fn add_assign(&mut self, other: &Self) {
         self.ledger += &other.ledger;
+        self.udp_latency.merge(&other.udp_latency);
+        self.modules.merge(&other.modules);
         self.capture += other.capture;
         self.captures_lost += other.captures_lost;
         self.transmit += other.transmit;
@@ -79,6 +88,95 @@ fn with_reasons(counts: impl Iterator<Item = (&'static str, u64)> + Clone) -> St
     if total == 0 { "0".to_owned() } else { format!("{total} ({})", NonZero(counts)) }
 }
 
+/// A text of a module or of a client, fit for one line of the log: control characters do not get through.
+pub fn one_line(text: &str) -> Cow<'_, str> {
+    if text.contains(char::is_control) {
+        return text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect::<String>().into();
+    }
+    text.into()
+}
+
+/// Whether there is anything to say of UDP.
+fn has_udp(l: &Ledger) -> bool {
+    l.udp_datagrams + l.udp_sent + l.udp_fragments + l.udp_responses > 0
+}
+
+/// `12.5 %` of a whole; nothing of nothing.
+fn percent(part: u64, whole: u64) -> String {
+    if whole == 0 { "none".to_owned() } else { format!("{:.1} %", part as f64 * 100.0 / whole as f64) }
+}
+
+/// Shares of the answers, and the milliseconds within which they came; nothing where there are none.
+fn latencies(latency: &Latency) -> Vec<(String, f64)> {
+    [(0.5, "50 %"), (0.9, "90 %"), (0.99, "99 %"), (1.0, "all")]
+        .into_iter()
+        .filter_map(|(share, name)| Some((name.to_owned(), latency.quantile(share)?.as_secs_f64() * 1e3)))
+        .collect()
+}
+
+fn udp_lines(snapshot: &Snapshot) -> Vec<String> {
+    let l = &snapshot.ledger;
+    if !has_udp(l) {
+        return Vec::new();
+    }
+    let mut lines = vec![format!(
+        "udp: datagrams {}, sent {} ({} fragments), copies left out {}, fragments {} = reassembled {} datagrams, \
+         incomplete {}; clients {}, alive {}, evicted {}, given up {}",
+        l.udp_datagrams,
+        l.udp_sent,
+        l.udp_fragments_sent,
+        l.udp_copies_left_out,
+        l.udp_fragments,
+        l.udp_reassembled,
+        l.udp_incomplete,
+        l.udp_flows,
+        l.udp_flows_alive,
+        l.udp_flows_evicted,
+        l.udp_flows_given_up
+    )];
+    if snapshot.links == 0 {
+        lines.push("udp responses: not counted without an intercept (-s)".to_owned());
+        return lines;
+    }
+    let mut line = format!(
+        "udp responses: {}, answered {} of {} sent ({}), unanswered {}, unsolicited {}",
+        l.udp_responses,
+        l.udp_answered,
+        l.udp_sent,
+        percent(l.udp_answered, l.udp_sent),
+        l.udp_unanswered,
+        l.udp_unsolicited
+    );
+    for (i, (name, milliseconds)) in latencies(&snapshot.udp_latency).into_iter().enumerate() {
+        let before = if i == 0 { "; " } else { ", " };
+        write!(line, "{before}{name} within {milliseconds:.3} ms").expect("strings take all");
+    }
+    lines.push(line);
+    lines
+}
+
+/// What each module counted: `module words: lines 3, not a word 20 bytes dropped`.
+fn module_lines(modules: &ModuleCounters) -> Vec<String> {
+    let mut lines: Vec<(&str, String)> = Vec::new();
+    for counter in modules.iter() {
+        let name = one_line(&counter.name);
+        let mut parts = Vec::new();
+        if counter.count > 0 {
+            parts.push(format!("{name} {}", counter.count));
+        }
+        if counter.bytes > 0 {
+            parts.push(format!("{name} {} bytes dropped", counter.bytes));
+        }
+        let text = parts.join(", ");
+        match lines.iter_mut().find(|(module, _)| *module == counter.module) {
+            _ if text.is_empty() => {}
+            Some((_, line)) => write!(line, ", {text}").expect("strings take all"),
+            None => lines.push((counter.module, text)),
+        }
+    }
+    lines.into_iter().map(|(module, text)| format!("module {module}: {text}")).collect()
+}
+
 /// The block of lines that the log gets every `--stats-interval`, in the words of the C programs where they have one.
 pub fn statistics(snapshot: &Snapshot) -> Vec<String> {
     let Snapshot { ledger: l, capture, transmit, .. } = snapshot;
@@ -119,9 +217,10 @@ pub fn statistics(snapshot: &Snapshot) -> Vec<String> {
             with_reasons(packet_drops(l))
         ),
         format!(
-            "bytes: captured {} + inserted {} = copied {} + pending {} + dropped {}",
+            "bytes: captured {} + inserted {} + multiplied {} = copied {} + pending {} + dropped {}",
             l.bytes_captured,
             l.bytes_inserted,
+            l.bytes_multiplied,
             l.bytes_copied,
             l.pending_bytes,
             with_reasons(byte_drops(l))
@@ -134,8 +233,8 @@ pub fn statistics(snapshot: &Snapshot) -> Vec<String> {
             with_reasons(session_ends(l))
         ),
         format!(
-            "gate: held {}, released by bytes {}, by push {}, by quiet {}",
-            l.gate_held, l.gate_by_bytes, l.gate_by_push, l.gate_by_quiet
+            "gate: held {}, released by module {}, by bytes {}, by push {}, by quiet {}",
+            l.gate_held, l.gate_by_module, l.gate_by_bytes, l.gate_by_push, l.gate_by_quiet
         ),
         format!(
             "kernel: passed the filter {}, lost in the buffer {}, lost by the device {}, captures lost {}; not sent {}; \
@@ -149,6 +248,8 @@ pub fn statistics(snapshot: &Snapshot) -> Vec<String> {
             snapshot.links
         ),
     ];
+    lines.extend(udp_lines(snapshot));
+    lines.extend(module_lines(&snapshot.modules));
     lines.extend(relay_lines(&snapshot.relays));
     lines
 }
@@ -229,6 +330,7 @@ pub fn table(snapshot: &Snapshot) -> String {
         ("captured", l.bytes_captured),
         &[
             ("inserted by the module", l.bytes_inserted),
+            ("multiplied: sent to more targets, or from more sources", l.bytes_multiplied),
             ("copied", l.bytes_copied),
             ("pending", l.pending_bytes),
             ("dropped", dropped(&l.bytes_dropped)),
@@ -265,6 +367,37 @@ pub fn table(snapshot: &Snapshot) -> String {
         ],
         Vec::new(),
     );
+    if has_udp(l) {
+        let responses = [
+            ("responses received", l.udp_responses),
+            ("datagrams answered", l.udp_answered),
+            ("datagrams not answered", l.udp_unanswered),
+            ("responses to nothing that was sent", l.udp_unsolicited),
+        ];
+        let mut parts = vec![
+            ("sent to targets, all copies", l.udp_sent),
+            ("fragments of these", l.udp_fragments_sent),
+            ("copies left out", l.udp_copies_left_out),
+            ("fragments captured", l.udp_fragments),
+            ("datagrams put together from them", l.udp_reassembled),
+            ("datagrams of which fragments are missing", l.udp_incomplete),
+            ("clients, by target and copy", l.udp_flows),
+        ];
+        parts.extend(if snapshot.links > 0 { &responses[..] } else { &[] });
+        rows("udp", ("datagrams captured", l.udp_datagrams), &parts, Vec::new());
+        for (name, milliseconds) in latencies(&snapshot.udp_latency) {
+            let name = format!("{name} of the answers within (ms)");
+            writeln!(text, "{:<10}   {name:<62} {milliseconds:>14.3}", "").expect("strings take all");
+        }
+    }
+    for counter in snapshot.modules.iter() {
+        for (count, what) in [(counter.count, ""), (counter.bytes, " (bytes dropped)")] {
+            if count > 0 {
+                let name = format!("{}: {}{what}", counter.module, one_line(&counter.name));
+                writeln!(text, "{:<10} {name:<64} {count:>14}", "module").expect("strings take all");
+            }
+        }
+    }
     if let Err(imbalance) = l.check() {
         text.push_str(&imbalance);
         text.push('\n');
@@ -301,6 +434,48 @@ mod tests {
         );
         assert!(lines.contains("conns:5,") && lines.contains("not sent 3 (3 too large); links up 2 of 2"), "{lines}");
         assert!(lines.contains("+ ended early 0\n"), "{lines}");
+    }
+
+    fn udp_sample() -> Snapshot {
+        let mut s = Snapshot { links: 1, ..Snapshot::default() };
+        s.ledger.udp_datagrams = 1000;
+        s.ledger.udp_sent = 2000;
+        s.ledger.udp_responses = 1801;
+        s.ledger.udp_answered = 1800;
+        s.ledger.udp_unsolicited = 1;
+        for _ in 0..100 {
+            s.udp_latency.record(std::time::Duration::from_micros(1000));
+        }
+        s
+    }
+
+    #[test]
+    fn datagrams_have_lines_of_their_own_where_there_are_any() {
+        assert!(!statistics(&sample()).join("\n").contains("udp") && !table(&sample()).contains("udp"));
+        let lines = statistics(&udp_sample()).join("\n");
+        assert!(lines.contains("udp: datagrams 1000, sent 2000 (0 fragments)"), "{lines}");
+        assert!(
+            lines.contains(
+                "udp responses: 1801, answered 1800 of 2000 sent (90.0 %), unanswered 0, unsolicited 1; 50 % within 1.0"
+            ),
+            "{lines}"
+        );
+        let text = table(&udp_sample());
+        assert!(
+            text.contains("udp        datagrams captured") && text.contains("50 % of the answers within (ms)"),
+            "{text}"
+        );
+        let alone = Snapshot { links: 0, ..udp_sample() };
+        assert!(statistics(&alone).contains(&"udp responses: not counted without an intercept (-s)".to_owned()));
+        let mut both = udp_sample();
+        both += &udp_sample();
+        assert_eq!(both.udp_latency.count(), 200);
+    }
+
+    #[test]
+    fn what_a_module_or_client_says_stays_on_its_line() {
+        assert_eq!(one_line("a plain text"), "a plain text");
+        assert_eq!(one_line("two\nlines\r\u{1b}[31m"), "two\u{fffd}lines\u{fffd}\u{fffd}[31m");
     }
 
     #[test]

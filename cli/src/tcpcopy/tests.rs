@@ -15,7 +15,7 @@ fn read(line: &str) -> Result<Options, String> {
         }
     };
     let arguments = parse(line.split(' ').map(str::to_owned)).map_err(to_message)?;
-    Options::check(arguments, &[]).map_err(|failure| to_message(failure.into()))
+    Options::check(arguments, &Catalogue::new(BuiltIn::shipped()), &[]).map_err(|failure| to_message(failure.into()))
 }
 
 #[test]
@@ -43,12 +43,12 @@ fn command_lines_that_cannot_work_say_why() {
     for (line, word) in [
         (
             "tcpcopy -x 8000-192.168.33.13:8000 -s 192.168.33.12 -c 192.168.1.x -n 2 -d",
-            "-n (copying several times over) is not",
+            "-n (--copies) (copying several times over) exists for UDP only, so far",
         ),
-        ("./tcpcopy -x 80-192.168.0.2:8080 -f 1", "-f (shifting ports"),
-        ("./tcpcopy -x 80-192.168.0.2:8080 -r 20", "-r (copying a percentage"),
+        ("./tcpcopy -x 80-192.168.0.2:8080 -s 10.0.0.3 -f 1", "-f (--instance) (shifting ports"),
+        ("./tcpcopy -x 80-192.168.0.2:8080 -s 10.0.0.3 -r 20", "-r (--percentage) (copying a percentage"),
         ("./tcpcopy -x 80-192.168.0.2:8080 -g", "-g (copying a growing percentage"),
-        ("./tcpcopy -x 80-192.168.0.2:8080 -H 10.0.0.1", "-H (replacing"),
+        ("./tcpcopy -x 80-192.168.0.2:8080 -s 10.0.0.3 -H 10.0.0.1", "-H (--loopback-source) (replacing"),
         ("./tcpcopy -x 80-192.168.0.2:8080 -o eth0", "-o (sending at the link layer"),
         ("./tcpcopy -x 80-192.168.0.2:8080 -a 2 -i online.pcap", "-a (the speed"),
         ("./tcpcopy -x 80-192.168.0.2:8080 -I 1000 -i online.pcap", "-I (shortening"),
@@ -80,10 +80,21 @@ fn help_explains_every_option() {
     let Err(Early::Clap(help)) = parse(["tcpcopy", "-h"].map(str::to_owned)) else { panic!("no help") };
     assert!(!help.use_stderr());
     let text = help.to_string();
-    for option in "xscpCiFBMDOWLtkmlPdhv".chars() {
+    for option in "xscpCiFBMDOWLtkmlPdhvnfrH".chars() {
         assert!(text.contains(&format!("\n  -{option}, --")), "-{option} is missing in:\n{text}");
     }
-    for option in ["--workers", "--config", "--stats-interval", "--log-level"] {
+    for option in [
+        "--workers",
+        "--config",
+        "--stats-interval",
+        "--log-level",
+        "--max-rate",
+        "--proto <NAME|FILE>",
+        "--proto-opt",
+        "tcpcopy modules",
+        "tcpcopy modules new NAME",
+        "tcpcopy demo",
+    ] {
         assert!(text.contains(option), "{option} is missing in:\n{text}");
     }
 }

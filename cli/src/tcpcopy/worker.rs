@@ -36,7 +36,7 @@ use tcpcopy_wire::Timestamp;
 use tcpcopy_wire::control::{LinkStats, RouteChange};
 use tcpcopy_wire::link::LinkType;
 
-use super::report::Snapshot;
+use super::report::{Snapshot, one_line};
 
 /// Frames that one capture hands over before the links and the ring are looked at again.
 const BATCH: usize = 64;
@@ -368,6 +368,8 @@ impl Worker {
         }
         let counters = Snapshot {
             ledger: self.engine.ledger().clone(),
+            udp_latency: self.engine.udp_latency().clone(),
+            modules: self.engine.module_counters().clone(),
             capture,
             captures_lost: self.devices.iter().map(|device| device.losses).sum(),
             transmit: self.io.transmitter.stats(),
@@ -486,7 +488,7 @@ impl ModuleLines {
             return;
         }
         self.written += 1;
-        log::log!(level, "{text}");
+        log::log!(level, "{}", one_line(&text.to_string()));
     }
 }
 
@@ -550,20 +552,22 @@ impl Delivery {
                 Notice::ModuleAborted { module, flow, reason } => {
                     if self.named_ends.insert(SessionEnd::Module as u8) {
                         log::warn!(
-                            "session {flow} was given up by module `{module}`: {reason}; further ones are counted"
+                            "session {flow} was given up by module `{module}`: {}; further ones are counted",
+                            one_line(reason)
                         );
                     } else {
-                        log::debug!("session {flow} was given up by module `{module}`: {reason}");
+                        log::debug!("session {flow} was given up by module `{module}`: {}", one_line(reason));
                     }
                 }
                 Notice::ModulePanicked { module, flow, message } => {
                     if self.named_ends.insert(SessionEnd::ModulePanicked as u8) {
                         log::error!(
-                            "module `{module}` failed by a mistake in it ({message}); session {flow} is given up, and so \
-                             is each one that this happens to: further ones are counted"
+                            "module `{module}` failed by a mistake in it ({}); session {flow} is given up, and so is \
+                             each one that this happens to: further ones are counted",
+                            one_line(message)
                         );
                     } else {
-                        log::debug!("module `{module}` panicked in session {flow}: {message}");
+                        log::debug!("module `{module}` panicked in session {flow}: {}", one_line(message));
                     }
                 }
                 Notice::ModuleLog { module, flow, level, text } => {

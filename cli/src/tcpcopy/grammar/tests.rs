@@ -1,9 +1,10 @@
 use super::*;
 
-fn map_text(map: &Map) -> String {
+fn map_text(map: &WrittenMap<'_>) -> String {
+    let module = map.module.map_or(String::new(), |module| format!("{} ", module.text()));
     let online =
         map.online_addr.map_or_else(|| map.online_port.to_string(), |a| Endpoint::new(a, map.online_port).to_string());
-    format!("{online}-{}", map.target)
+    format!("{module}{online}-{}", map.target)
 }
 
 #[test]
@@ -17,6 +18,15 @@ fn maps_are_read() {
         ("[fd00::1]:80-[fd00::2]:8080", "[fd00::1]:80-[fd00::2]:8080"),
         ("80-[::1]:8080", "80-[::1]:8080"),
         ("65535-10.0.0.2:1", "65535-10.0.0.2:1"),
+        ("udp:53-10.0.0.2:53", "udp 53-10.0.0.2:53"),
+        ("mysql:3306-10.0.0.2:3306,80-10.0.0.2:80", "mysql 3306-10.0.0.2:3306 80-10.0.0.2:80"),
+        ("my-own_2:10.0.0.1:80-10.0.0.2:80", "my-own_2 10.0.0.1:80-10.0.0.2:80"),
+        ("udp:[fd00::1]:53-[fd00::2]:53", "udp [fd00::1]:53-[fd00::2]:53"),
+        ("udp: 53-10.0.0.2:53", "udp 53-10.0.0.2:53"),
+        ("./libx.so:80-10.0.0.2:80", "./libx.so 80-10.0.0.2:80"),
+        ("../a-b/libx-1.so:10.0.0.1:80-10.0.0.2:80", "../a-b/libx-1.so 10.0.0.1:80-10.0.0.2:80"),
+        ("/opt/m/libx.so:[fd00::1]:80-[fd00::2]:80", "/opt/m/libx.so [fd00::1]:80-[fd00::2]:80"),
+        ("modules/libx.so:80-10.0.0.2:80", "modules/libx.so 80-10.0.0.2:80"),
     ] {
         let maps = maps(text).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(maps.iter().map(map_text).collect::<Vec<_>>().join(" "), expected);
@@ -54,6 +64,17 @@ fn mistakes_in_maps_are_marked() {
         ("80-224.0.0.1:80", "224.0.0.1:80", "one host"),
         ("80@00:11:22:33:44:55-10.0.0.2:80@00:11:22:33:44:66", "@00:11:22:33:44:55", "does not exist yet"),
         ("80-10.0.0.2:80@测试", "@测试", "does not exist yet"),
+        ("udp:53", "53", "two sides"),
+        ("udp:", "", "two sides"),
+        ("udp:-10.0.0.2:53", "-10.0.0.2:53", "online server is missing"),
+        ("udp:53-10.0.0.2", "10.0.0.2", "port is missing"),
+        ("UDP:53-10.0.0.2:53", "UDP", "not the name of a module"),
+        ("80-10.0.0.2:80,udp:x-10.0.0.2:53", "x", "1 to 65535"),
+        ("./libx.so-10.0.0.2", "./libx.so-10.0.0.2", "behind the file"),
+        ("fd00::1:80-[fd00::2]:80", "fd00::1:80", "brackets"),
+        ("test.example:80-10.0.0.2:80", "test.example", "names are not looked up"),
+        ("online-10.0.0.2:80", "online", "1 to 65535"),
+        ("80-10.0.0.0/24:80", "10.0.0.0/24", "names are not looked up"),
         ("80-测试服务器IP 地址:80", "测试服务器IP 地址", "names are not looked up"),
     ] {
         let e = maps(text).expect_err(text);
@@ -68,7 +89,7 @@ fn the_message_points_at_the_place() {
     let expected = "in -x (--map): the port is missing\n    \
         80-10.0.0.2:80,81-10.0.0.2\n    \
         \u{20}                 ^^^^^^^^\n\
-        it is written like this: -x 80-10.0.0.2:8080 or -x '[fd00::1]:80-[fd00::2]:8080'";
+        it is written like this: -x 80-10.0.0.2:8080 or -x 'udp:53-10.0.0.2:53,[fd00::1]:80-[fd00::2]:8080'";
     assert_eq!(message, expected);
 }
 
@@ -154,4 +175,34 @@ fn intercepts_are_read() {
     }
     let many = (1..=33).map(|i| format!("10.0.0.{i}")).collect::<Vec<_>>().join(",");
     assert!(intercepts(&many, 1).unwrap_err().reason.contains("more than 32"));
+}
+
+#[test]
+fn rates_are_read() {
+    for (text, expected) in [
+        ("5000", Rate::Datagrams(5000)),
+        ("5000/s", Rate::Datagrams(5000)),
+        ("1B", Rate::Bytes(1)),
+        ("64kB", Rate::Bytes(64_000)),
+        ("64KB/s", Rate::Bytes(64_000)),
+        (" 8 MB /s ", Rate::Bytes(8_000_000)),
+        ("2GB", Rate::Bytes(2_000_000_000)),
+    ] {
+        assert_eq!(rate(text).unwrap_or_else(|e| panic!("{e}")), expected, "{text}");
+    }
+    for (text, marked, reason) in [
+        ("", "", "a number"),
+        ("fast", "fast", "a number"),
+        ("-1", "-1", "a number"),
+        ("0", "0", "at least 1"),
+        ("0MB", "0", "at least 1"),
+        ("8Mbit", "Mbit", "one of B, kB"),
+        ("1.5MB", ".5MB", "one of B, kB"),
+        ("18446744073709551616", "18446744073709551616", "more than"),
+        ("18446744073709551615kB", "18446744073709551615", "more than"),
+    ] {
+        let e = rate(text).expect_err(text);
+        assert_eq!(&text[e.place.clone()], marked, "{e}");
+        assert!(e.reason.contains(reason), "{e}");
+    }
 }

@@ -5,11 +5,15 @@ use crate::exit::Exit;
 
 const LOCAL: &[IpAddr] = &[IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1))];
 
+fn catalogue() -> Catalogue {
+    Catalogue::new(modules::BuiltIn::shipped())
+}
+
 /// Options from a command line without the program's name, or the message of the refusal.
 fn check(line: &str) -> Result<Options, String> {
     let words = std::iter::once("tcpcopy").chain(line.split_whitespace());
     let arguments = Arguments::try_parse_from(words).map_err(|e| e.to_string())?;
-    Options::check(arguments, LOCAL).map_err(|failure| {
+    Options::check(arguments, &catalogue(), LOCAL).map_err(|failure| {
         assert_eq!(failure.exit, Exit::Usage);
         failure.message
     })
@@ -54,6 +58,51 @@ fn short_and_long_names_mean_the_same() {
 }
 
 #[test]
+fn what_concerns_udp_is_read() {
+    let base = "-x udp:53-10.0.0.2:53 -c 10.77.0.x";
+    let o = accept(base);
+    assert_eq!((o.traffic, o.intercepts.len(), o.both_directions), (Traffic::default(), 0, false));
+    assert!(o.filter.starts_with("(udp and (dst port 53)) or "), "{}", o.filter);
+    assert_eq!((o.maps[0].transport, o.modules[0].handle.about.name), (Transport::Udp, "udp"));
+    assert!(o.warnings.iter().any(|warning| warning.contains("not counted")), "{:?}", o.warnings);
+
+    let short = accept("-x udp:53-10.0.0.2:53 -n 3 -f 4 -r 20 -H 10.0.0.9 --max-rate 8MB --workers 1");
+    let long = accept(
+        "--map 53-10.0.0.2:53 --proto udp --copies 3 --instance 4 --percentage 20 --loopback-source 10.0.0.9 --max-rate 8MB/s",
+    );
+    assert_eq!(short, long);
+    let expected = Traffic {
+        copies: 3,
+        instance: 4,
+        loopback_source: Some("10.0.0.9".parse().unwrap()),
+        percentage: 20,
+        max_rate: Some(Rate::Bytes(8_000_000)),
+    };
+    assert_eq!(short.traffic, expected);
+    let file: Arguments = toml::from_str(
+        "map = '53-10.0.0.2:53'\nproto = 'udp'\ncopies = 3\ninstance = 4\npercentage = 20\n\
+         loopback-source = '10.0.0.9'\nmax-rate = '8MB'",
+    )
+    .unwrap();
+    assert_eq!(Options::check(file, &catalogue(), LOCAL).unwrap(), short);
+    let number: Arguments = toml::from_str("map = 'udp:53-10.0.0.2:53'\nmax-rate = 5000").unwrap();
+    assert_eq!(Options::check(number, &catalogue(), LOCAL).unwrap().traffic.max_rate, Some(Rate::Datagrams(5000)));
+    let shared = accept("-x udp:53-10.0.0.2:53 --max-rate 1000 --workers 3 -s 10.0.0.3").traffic;
+    assert_eq!(shared.max_rate, Some(Rate::Datagrams(334)), "each worker's part");
+    assert_eq!(accept(&format!("{base} -r 0")).traffic.percentage, 100, "as in the C programs");
+}
+
+#[test]
+fn modules_have_tables_in_a_file() {
+    let file: Arguments =
+        toml::from_str("map = '80-10.0.0.2:80'\nintercept = '10.0.0.3'\n[module.mine]\na = 1").unwrap();
+    let o = Options::check(file.clone(), &catalogue(), LOCAL).unwrap();
+    assert!(o.warnings.iter().any(|warning| warning.contains("[module.mine] is of no use")), "{:?}", o.warnings);
+    let command_line = Arguments::try_parse_from(["tcpcopy", "-C", "2"]).unwrap();
+    assert_eq!(crate::config::merge(&command_line, &file).module, file.module, "merging keeps them");
+}
+
+#[test]
 fn a_file_has_the_same_options_by_their_long_names() {
     let file: Arguments = toml::from_str(
         "map = ['80-10.0.0.2:8080', '81-10.0.0.2:8081']\nintercept = '10.0.0.3'\nsource = '10.77.0.x'\nport = 7\n\
@@ -64,10 +113,10 @@ fn a_file_has_the_same_options_by_their_long_names() {
     .unwrap();
     let line = "-x 80-10.0.0.2:8080,81-10.0.0.2:8081 -s 10.0.0.3 -c 10.77.0.x -p 7 -C 3 -L -i eth0,eth1 -F tcp -B 64 -M 1400 \
                 -D 1200 -O -W -t 9 -k 10 -m 100 --workers 2 -l /tmp/a.log --log-level warn --stats-interval 5 -P /tmp/a.pid -d";
-    assert_eq!(Options::check(file.clone(), LOCAL).unwrap(), accept(line));
+    assert_eq!(Options::check(file.clone(), &catalogue(), LOCAL).unwrap(), accept(line));
 
     let command_line = Arguments::try_parse_from(["tcpcopy", "-x", "90-10.0.0.9:90", "-C", "1"]).unwrap();
-    let merged = Options::check(crate::config::merge(&command_line, &file), LOCAL).unwrap();
+    let merged = Options::check(crate::config::merge(&command_line, &file), &catalogue(), LOCAL).unwrap();
     assert_eq!((merged.maps.len(), merged.links_per_intercept, merged.mtu), (1, 1, 1400));
 }
 
@@ -98,6 +147,22 @@ fn what_cannot_be_is_refused() {
         ("-x 80-[fd00::2]:80 -s 10.0.0.3 -c 10.77.0.x", "0 IPv6 addresses for 1 workers"),
         ("-x 80-10.0.0.2:80 -s 10.0.0.3 -c 10.77.0.1 --workers 2", "1 IPv4 addresses for 2 workers"),
         ("-x 80-10.0.0.2:80 -s 10.0.0.3 -c 10.0.0.2", "0 IPv4 addresses"),
+        (&format!("{base} -n 2"), "-n (--copies) (copying several times over) exists for UDP only, so far"),
+        (&format!("{base} -f 2"), "-f (--instance) (shifting ports for several instances) exists for UDP only"),
+        (&format!("{base} -r 2"), "-r (--percentage) (copying a percentage) exists for UDP only"),
+        (&format!("{base} -H 10.0.0.9"), "-H (--loopback-source) (replacing the source address 127.0.0.1) exists"),
+        (&format!("{base} --max-rate 2"), "--max-rate (limiting the rate) exists for UDP only"),
+        ("-x udp:53-10.0.0.2:53,80-10.0.0.2:80 -s 10.0.0.3 -n 2", "the map to 10.0.0.2:80 in -x is over TCP"),
+        ("-x udp:53-10.0.0.2:53,80-10.0.0.2:80", "-s (--intercept) is missing"),
+        ("-x udp:53-10.0.0.2:53 -n 0", "1 to 1023"),
+        ("-x udp:53-10.0.0.2:53 -n 1024", "1 to 1023"),
+        ("-x udp:53-10.0.0.2:53 -f 32", "0 to 31"),
+        ("-x udp:53-10.0.0.2:53 -r 101", "0 to 100"),
+        ("-x udp:53-10.0.0.2:53 -H 0.0.0.0", "cannot be the address of a client"),
+        ("-x udp:53-10.0.0.2:53 -H fd00::1", "another family"),
+        ("-x udp:53-10.0.0.2:53 -H online", "invalid IP address"),
+        ("-x udp:53-10.0.0.2:53 --max-rate 8Mbit", "one of B, kB"),
+        ("-x mysql:3306-10.0.0.2:3306 -s 10.0.0.3", "there is no module `mysql`"),
     ] {
         let message = check(line).expect_err(line);
         assert!(message.contains(word), "{line}: {message}");
@@ -115,11 +180,18 @@ fn copying_to_the_online_server_itself_is_refused() {
         "[fd00::1]:80-[fd00::1]:80",
         "80-[::1]:80",
         "80-10.0.0.1:81,81-10.0.0.2:81",
+        "udp:53-10.0.0.1:53",
     ] {
         let message = check(&format!("-x {map} -s 10.0.0.3 -c 10.77.0.x,fd00:1::7")).expect_err(map);
         assert!(message.contains("is an online server itself"), "{map}: {message}");
     }
-    for map in ["80-10.0.0.2:80", "80-127.0.0.1:8080", "10.0.0.1:80-10.0.0.2:80", "10.0.0.1:80-10.0.0.1:8080"] {
+    for map in [
+        "80-10.0.0.2:80",
+        "80-127.0.0.1:8080",
+        "10.0.0.1:80-10.0.0.2:80",
+        "10.0.0.1:80-10.0.0.1:8080",
+        "udp:53-10.0.0.1:80,80-10.0.0.2:80",
+    ] {
         accept(&format!("-x {map} -s 10.0.0.3 -c 10.77.0.x"));
     }
 }
@@ -142,9 +214,16 @@ fn what_is_possible_but_odd_is_said() {
         ("-x 80-10.0.0.2:80 -s 10.0.0.3 -c 10.0.0.1", "address of this host"),
         ("-x 80-10.0.0.2:80 -s 10.0.0.3 -c 10.77.0.1,fd00::9", "no target is IPv6"),
         ("-x 80-10.0.0.2:80,80-10.0.0.4:80 -s 10.0.0.3 -c 10.77.0.1", "never used"),
+        ("-x udp:53-10.0.0.2:53,udp:10.0.0.1:53-10.0.0.2:53 -c 10.77.0.1", "it gets each twice"),
+        ("-x udp:53-10.0.0.2:53 -c 10.77.0.1 -H 10.0.0.9", "-H is of no use"),
+        ("-x udp:53-10.0.0.2:53 -c 10.77.0.1 -r 0", "copies all"),
     ] {
         let o = accept(line);
         assert!(o.warnings.iter().any(|warning| warning.contains(word)), "{line}: {:?}", o.warnings);
+    }
+    for maps in ["udp:53-10.0.0.2:53,udp:53-10.0.0.4:53", "53-10.0.0.2:53,udp:53-10.0.0.4:53"] {
+        let o = accept(&format!("-x {maps} -s 10.0.0.3 -c 10.77.0.1"));
+        assert_eq!(o.warnings, Vec::<String>::new(), "{maps}");
     }
     let o = accept("-x 80-10.0.0.2:80 -s 10.0.0.3 -c 10.0.0.2,10.0.0.7");
     assert_eq!(o.sources[0].addresses().map(|a| a.to_string()).collect::<Vec<_>>(), ["10.0.0.7"]);

@@ -1,0 +1,18 @@
+//! The program `tcpcopy` with all its commands: the copy itself, `modules`, `demo`.
+
+use std::process::ExitCode;
+
+use crate::demo;
+use crate::tcpcopy::{self, modules::BuiltIn};
+
+/// Runs the program, with the words of its command line and these modules.
+pub fn main(built_in: BuiltIn) -> ExitCode {
+    let mut words = std::env::args_os();
+    let name = words.next();
+    if std::env::args_os().nth(1).is_some_and(|word| word == "demo") {
+        return demo::run(words);
+    }
+    // What is not UTF-8 is no option of ours; the message shows it with replacement characters.
+    let words = name.into_iter().chain(words).map(|word| word.to_string_lossy().into_owned());
+    tcpcopy::main(words, built_in)
+}
