@@ -44,6 +44,7 @@ if [ "$purpose" = test ]; then
     need nginx has nginx
     need wrk has wrk
     need iptables has iptables
+    need dnsmasq-base has dnsmasq
     need procps has kill
 fi
 

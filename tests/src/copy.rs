@@ -45,6 +45,28 @@ impl<'a> Setup<'a> {
         Self::with(programs, folder, &map, &format!("[{}]", lab.assistant.ipv6), "fd78::1-fd78::40")
     }
 
+    /// The command lines of a copy of datagrams by these maps, over IPv4 and IPv6. `answers_of`: the target's port, when
+    /// intercept is to report what comes from there.
+    pub fn udp(programs: &'a Programs, folder: &'a Path, lab: &Lab, maps: &str, answers_of: Option<u16>) -> Self {
+        let mut setup = Self::with(programs, folder, maps, "", "10.78.0.x,fd78::1-fd78::40");
+        match answers_of {
+            Some(port) => {
+                setup.set("-s", &lab.assistant.ipv4.to_string());
+                setup.intercept = ["-i", "eth0", "-F", &format!("udp and src port {port}")].map(str::to_owned).to_vec();
+            }
+            None => drop(setup.tcpcopy.drain(2..4)),
+        }
+        setup
+    }
+
+    /// Gives an option of tcpcopy that takes a value another one, or adds it.
+    pub fn set(&mut self, option: &str, value: &str) {
+        match self.tcpcopy.iter().position(|word| word == option) {
+            Some(at) => value.clone_into(&mut self.tcpcopy[at + 1]),
+            None => self.tcpcopy.extend([option.to_owned(), value.to_owned()]),
+        }
+    }
+
     fn with(programs: &'a Programs, folder: &'a Path, map: &str, intercept: &str, sources: &str) -> Self {
         Self {
             programs,
@@ -63,11 +85,12 @@ impl<'a> Setup<'a> {
         intercept
     }
 
-    /// Starts tcpcopy, and waits until it captures and is connected.
+    /// Starts tcpcopy, and waits until it captures and is connected, if there is an intercept.
     pub fn start_tcpcopy(&self, host: &Host) -> Process {
         let mut tcpcopy = start(host, &self.programs.tcpcopy, &self.tcpcopy, &self.tcpcopy_log());
+        let is_alone = !self.tcpcopy.iter().any(|word| word == "-s");
         wait_until(&mut tcpcopy, "tcpcopy is connected", self.folder, |process| {
-            process.connections_to(INTERCEPT_PORT) > 0 && process.captures() > 0
+            (is_alone || process.connections_to(INTERCEPT_PORT) > 0) && process.captures() > 0
         });
         tcpcopy
     }
@@ -119,13 +142,17 @@ impl Copy {
 
     /// Ends both programs as an administrator would; both must end well. Returns what tcpcopy logged.
     pub fn stop(mut self) -> String {
-        for (name, process) in [("tcpcopy", &mut self.tcpcopy), ("intercept", &mut self.intercept)] {
-            let status = process.stop(START_PATIENCE);
-            let ended_well = status.is_some_and(|status| status.success());
-            assert!(ended_well, "{name} did not end well after SIGTERM: {status:?}");
-        }
+        stop("tcpcopy", &mut self.tcpcopy);
+        stop("intercept", &mut self.intercept);
         fs::read_to_string(&self.tcpcopy_log).expect("tcpcopy's log")
     }
+}
+
+/// Ends a program as an administrator would; it must end well.
+pub fn stop(name: &str, process: &mut Process) {
+    let status = process.stop(START_PATIENCE);
+    let ended_well = status.is_some_and(|status| status.success());
+    assert!(ended_well, "{name} did not end well after SIGTERM: {status:?}");
 }
 
 fn start(host: &Host, program: &Path, arguments: &[String], log: &Path) -> Process {

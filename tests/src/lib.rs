@@ -6,9 +6,11 @@
 
 pub mod copy;
 pub mod counters;
+pub mod dns;
 pub mod load;
 pub mod nginx;
 pub mod programs;
+pub mod udp;
 
 use std::time::{Duration, Instant};
 

@@ -21,6 +21,8 @@ pub(crate) enum Needs {
     Servers,
     /// The same, nginx and wrk.
     Wrk,
+    /// Hosts, and dnsmasq.
+    Dns,
 }
 
 impl Needs {
@@ -30,6 +32,7 @@ impl Needs {
             Self::Hosts => &["ip", "iptables"],
             Self::Servers => &["ip", "iptables", "nginx"],
             Self::Wrk => &["ip", "iptables", "nginx", "wrk"],
+            Self::Dns => &["ip", "dnsmasq"],
         }
     }
 }

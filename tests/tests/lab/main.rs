@@ -7,6 +7,7 @@ mod bad_days;
 mod harness;
 mod programs;
 mod source;
+mod udp;
 mod workloads;
 
 use std::process::ExitCode;
@@ -31,6 +32,13 @@ fn main() -> ExitCode {
     suite.add("workload 11: 400 source ports used again and again", Needs::Servers, workloads::port_reuse);
     suite.add("IPv6", Needs::Servers, workloads::ipv6);
     suite.add("two labs at once", Needs::Hosts, workloads::two_labs_at_once);
+
+    suite.add("UDP: DNS, query by query", Needs::Dns, udp::dns);
+    suite.add("UDP: datagrams of up to 60 KB", Needs::Hosts, udp::large_datagrams);
+    suite.add("UDP: one way, 50,000 a second", Needs::Hosts, udp::one_way);
+    suite.add("UDP: several targets, some missing", Needs::Hosts, udp::several_targets);
+    suite.add("UDP: beside TCP", Needs::Hosts, udp::beside_tcp);
+    suite.add("UDP: several copies, another instance, a sample", Needs::Hosts, udp::how_much);
 
     suite.add("intercept restarts under load", Needs::Hosts, bad_days::intercept_restart);
     suite.add("target restarts under load", Needs::Servers, bad_days::target_restart);

@@ -1,5 +1,6 @@
 //! The four hosts of a copy on one switch.
 
+use std::fs;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Deref;
@@ -121,6 +122,19 @@ impl Lab {
         [&self.client, &self.online, &self.target, &self.assistant]
     }
 
+    /// Packets that the devices of all hosts and of the switch have dropped since it was built: where programs are slower
+    /// than what is sent to them, some are.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn device_drops(&self) -> Result<u64, NetnsError> {
+        let mut drops = device_drops(&self.switch)?;
+        for host in self.hosts() {
+            drops += device_drops(host)?;
+        }
+        Ok(drops)
+    }
+
     /// Drops packets at random between tcpcopy and the target, in both directions. `probability` is from 0 to 1. Needs
     /// the program `iptables`.
     ///
@@ -135,6 +149,21 @@ impl Lab {
         }
         Ok(())
     }
+}
+
+/// Packets that the devices of a namespace have dropped, in either direction.
+fn device_drops(namespace: &Namespace) -> Result<u64, NetnsError> {
+    // /proc/thread-self/net shows the namespace of the thread that opens it.
+    let table = namespace
+        .run(|| fs::read_to_string("/proc/thread-self/net/dev"))
+        .and_then(|table| table)
+        .map_err(|source| NetnsError::step("read the counters of devices", source))?;
+    // `device: received: bytes packets errs drop fifo frame compressed multicast, transmitted: bytes packets errs drop …`
+    let drops = |line: &str| {
+        let fields: Vec<u64> = line.split_once(':')?.1.split_whitespace().map_while(|n| n.parse().ok()).collect();
+        Some(fields.get(3)? + fields.get(11)?)
+    };
+    Ok(table.lines().filter_map(drops).sum())
 }
 
 fn address_line(address: IpAddr) -> String {
