@@ -1,4 +1,4 @@
-//! A module of lines that says in its counters which hooks ran, and fails where it is told to.
+//! A module of lines that uses all of the API, and fails where it is told to.
 
 use tcpcopy_module_api::framing::{Lines, messages};
 use tcpcopy_module_api::{
@@ -75,22 +75,21 @@ impl Drop for Dropped {
 }
 
 impl SampleSession {
-    fn ran(&self, ctx: &mut Ctx<'_>, hook: &str) {
-        ctx.count(hook, 1);
+    fn reached(&self, hook: &str) {
         assert!(self.panic_in.as_deref() != Some(hook), "told to panic in {hook}");
     }
 }
 
 impl Session for SampleSession {
     fn on_open(&mut self, ctx: &mut Ctx<'_>) {
-        self.ran(ctx, "on_open");
+        self.reached("on_open");
         ctx.want_payload(Payload::First(100));
         let text = format!("{} {} {}", ctx.info().online, ctx.info().target, ctx.info().joined);
         ctx.log(LogLevel::Info, &text);
     }
 
     fn on_client_data(&mut self, ctx: &mut Ctx<'_>, data: &[u8]) {
-        self.ran(ctx, "on_client_data");
+        self.reached("on_client_data");
         for line in messages(&Lines::new(1_000), data) {
             match line {
                 Ok(line) if line.bytes.starts_with(self.prefix.as_bytes()) => {
@@ -106,7 +105,7 @@ impl Session for SampleSession {
     }
 
     fn on_target_data(&mut self, ctx: &mut Ctx<'_>, data: TargetData<'_>) {
-        self.ran(ctx, "on_target_data");
+        self.reached("on_target_data");
         ctx.count("hidden", u64::from(data.hidden));
         for _ in data.bytes.iter().filter(|byte| **byte == b'\n') {
             ctx.response_complete();
@@ -114,19 +113,21 @@ impl Session for SampleSession {
     }
 
     fn on_online_data(&mut self, ctx: &mut Ctx<'_>, data: &[u8], lost: u64) {
-        self.ran(ctx, "on_online_data");
+        self.reached("on_online_data");
         ctx.count("lost", lost);
         ctx.count("online", data.len() as u64);
     }
 
     fn on_resume(&mut self, ctx: &mut Ctx<'_>) {
-        self.ran(ctx, "on_resume");
+        self.reached("on_resume");
+        ctx.count("resumed", 1);
         ctx.send(b"hello\n");
         ctx.ready();
     }
 
     fn on_close(&mut self, ctx: &mut Ctx<'_>, reason: Option<&str>) {
-        self.ran(ctx, "on_close");
+        self.reached("on_close");
+        ctx.count("closed", 1);
         ctx.log(LogLevel::Debug, reason.unwrap_or("copied to its end"));
     }
 }
