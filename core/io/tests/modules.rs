@@ -342,7 +342,7 @@ fn c_example_leaves_lines_out() {
     assert_eq!(conversation.to_target(), b"get a\r\nquitter\nflush_al\n\n");
     assert_eq!(conversation.dropped("begins with a word of the list"), 18);
     assert_eq!(conversation.held(), b"quit");
-    conversation.client(&[b'x'; 65_536]);
+    conversation.client(&vec![b'x'; 65_536]);
     assert_eq!(*conversation.state(), State::Ended("a line of more than 64 KB".to_owned()));
     assert_eq!(module.module.join_at(b"rest\nquit\n"), Some(5));
     assert_eq!(module.module.join_at(b"rest"), None);

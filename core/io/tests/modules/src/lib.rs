@@ -93,7 +93,7 @@ impl Session for SampleSession {
         for line in messages(&Lines::new(1_000), data) {
             match line {
                 Ok(line) if line.bytes.starts_with(self.prefix.as_bytes()) => {
-                    ctx.drop(line.len, "begins with the prefix")
+                    ctx.drop(line.len, "begins with the prefix");
                 }
                 Ok(line) => {
                     ctx.pass(line.len);
