@@ -26,6 +26,10 @@ use crate::logging::Log;
 
 /// Bytes kept of each packet: link header with VLAN tags, IPv6 header with some extensions, longest TCP header.
 const SNAPLEN: usize = 192;
+/// The same from the moment that a tcpcopy wants payload: merged segments whole.
+const WHOLE_SNAPLEN: usize = 262_144;
+/// Packets that a ring can hold, by far.
+const LEFT_IN_RING: usize = 1 << 20;
 /// Packets read from one capture before the tcpcopys get their turn.
 const DRAIN_BUDGET: usize = 2048;
 /// Bytes of responses that are collected before they are written, when the capture does not run empty.
@@ -71,6 +75,8 @@ pub(super) struct Intercept {
     clock: MonotonicClock,
     sources: Vec<Source>,
     desk: Desk,
+    /// The captures take whole packets, not just headers.
+    whole_packets: bool,
     stats_interval: Option<Duration>,
     next_stats: Timestamp,
     next_peer_stats: Timestamp,
@@ -137,6 +143,7 @@ impl Intercept {
                 undelivered: Vec::new(),
                 next_rejection_told: now,
             },
+            whole_packets: false,
             stats_interval: options.stats_interval,
             next_stats: options.stats_interval.map_or(Timestamp::NEVER, |interval| now + interval),
             next_peer_stats: now + STATS_FOR_PEERS,
@@ -174,6 +181,9 @@ impl Intercept {
             if signalled && self.take_signals(log) {
                 self.stop();
                 return Ok(());
+            }
+            if self.desk.relay.wants_payload() && !self.whole_packets {
+                self.capture_whole_packets(now);
             }
             self.read_captures(now);
             self.desk.flush(now);
@@ -217,6 +227,30 @@ impl Intercept {
                     source.lose(now);
                 }
             }
+        }
+    }
+
+    /// A tcpcopy wants payload, which the captures have cut off so far: opens each once more, with room for it. What the
+    /// old one still holds is read from it; a few packets may come from both, which costs an acknowledgement each.
+    #[cold]
+    fn capture_whole_packets(&mut self, now: Timestamp) {
+        self.whole_packets = true;
+        log::info!("a tcpcopy wants the payload of responses: capturing whole packets from now on");
+        for (index, source) in self.sources.iter_mut().enumerate() {
+            source.config.snaplen = WHOLE_SNAPLEN;
+            let Some(mut old) = source.capture.take() else { continue };
+            let before = source.before;
+            if let Err(e) = source.open(&self.poll, Token(FIRST_CAPTURE + index)) {
+                log::error!("{e}; sessions that need payload wait in vain");
+                source.capture = Some(old);
+                continue;
+            }
+            let (link, desk) = (old.link_type(), &mut self.desk);
+            let _ = old.drain(LEFT_IN_RING, |bytes, wire_len| {
+                desk.relay.handle(now, RelayInput::Frame { link, bytes, wire_len }, &mut desk.outbox);
+            });
+            source.before = before;
+            source.before += old.stats();
         }
     }
 

@@ -26,7 +26,7 @@ use tcpcopy_io::process::{self, Daemonized, PidFile, Readiness, SIGHUP, Signals,
 use tcpcopy_io::transmit::{TransmitError, Transmitter};
 use tcpcopy_module_api::ModuleHandle;
 use tcpcopy_module_tcp::PlainTcp;
-use tcpcopy_wire::control::Hello;
+use tcpcopy_wire::control::{FEATURE_PAYLOAD, FEATURE_UDP, Hello};
 
 use crate::config;
 use crate::exit::{self, Exit, Failure};
@@ -193,7 +193,8 @@ fn start(options: &Options) -> Result<Option<Running>, Failure> {
                 TransmitError::NoPermission => Failure::new(Exit::Permission, e),
                 TransmitError::Open { .. } => Failure::new(Exit::Failure, e),
             })?;
-        let hello = Hello { route_ttl: options.idle_timeout, ..Hello::default() };
+        let features = FEATURE_PAYLOAD | FEATURE_UDP;
+        let hello = Hello { features, route_ttl: options.idle_timeout, ..Hello::default() };
         let links = LinksConfig::new(options.intercepts.clone(), options.links_per_intercept, hello);
         let engine = engine_config(options, number);
         let made = Worker::new(number, clock, engine, links, transmitter, options.devices.len())

@@ -31,6 +31,7 @@ use tcpcopy_io::capture::{Capture, CaptureConfig, CaptureError, CaptureStats};
 use tcpcopy_io::clock::MonotonicClock;
 use tcpcopy_io::control::{ControlLinks, LinkEvent, LinksConfig, SendError};
 use tcpcopy_io::transmit::Transmitter;
+use tcpcopy_module_api::LogLevel;
 use tcpcopy_wire::Timestamp;
 use tcpcopy_wire::control::{LinkStats, RouteChange};
 use tcpcopy_wire::link::LinkType;
@@ -156,6 +157,8 @@ struct Delivery {
     relays: Vec<(SocketAddr, LinkStats)>,
     named_ends: HashSet<u8>,
     next_source_notice: Timestamp,
+    module_lines: ModuleLines,
+    told_not_supported: bool,
 }
 
 impl Worker {
@@ -192,6 +195,8 @@ impl Worker {
                 relays,
                 named_ends: HashSet::new(),
                 next_source_notice: Timestamp::ZERO,
+                module_lines: ModuleLines::default(),
+                told_not_supported: false,
             },
             engine: Copier::new(engine),
             stop_at: None,
@@ -447,6 +452,44 @@ impl Device {
     }
 }
 
+/// Lines of modules in the log, so many in a second at most: a module speaks for each session if it likes.
+#[derive(Default)]
+struct ModuleLines {
+    second: u64,
+    written: u32,
+    left_out: u64,
+}
+
+impl ModuleLines {
+    /// Lines in a second.
+    const LIMIT: u32 = 20;
+
+    fn log(&mut self, now: Timestamp, level: LogLevel, text: std::fmt::Arguments<'_>) {
+        let level = match level {
+            LogLevel::Error => log::Level::Error,
+            LogLevel::Warn => log::Level::Warn,
+            LogLevel::Info => log::Level::Info,
+            LogLevel::Debug => log::Level::Debug,
+        };
+        if !log::log_enabled!(level) {
+            return;
+        }
+        let second = now.as_millis() / 1000;
+        if second != self.second {
+            if self.left_out > 0 {
+                log::warn!("{} lines of modules were left out: more than {} in a second", self.left_out, Self::LIMIT);
+            }
+            *self = Self { second, ..Self::default() };
+        }
+        if self.written == Self::LIMIT {
+            self.left_out += 1;
+            return;
+        }
+        self.written += 1;
+        log::log!(level, "{text}");
+    }
+}
+
 impl Delivery {
     /// Where a link leads.
     fn address(&self, link: LinkId) -> SocketAddr {
@@ -466,6 +509,17 @@ impl Delivery {
                 Ok(()) => {}
                 // All live routes are added when the link is up again.
                 Err(SendError::Down | SendError::Full) => self.routes_unsent += 1,
+                Err(SendError::NotSupported) => {
+                    self.routes_unsent += 1;
+                    if std::mem::replace(&mut self.told_not_supported, true) {
+                        continue;
+                    }
+                    let address = self.relays[usize::from(link.0)].0;
+                    log::error!(
+                        "intercept {address} is of a release that reports neither the target's payload, which a module \
+                         wants, nor UDP: sessions that need it wait in vain; use one of this release"
+                    );
+                }
             }
         }
         // The end of a route can wait for the end of the round; its beginning must be there before the packets.
@@ -493,12 +547,27 @@ impl Delivery {
                         log::debug!("session {flow} ended early: {reason}");
                     }
                 }
-                Notice::ModuleAborted { flow, reason } => {
+                Notice::ModuleAborted { module, flow, reason } => {
                     if self.named_ends.insert(SessionEnd::Module as u8) {
-                        log::warn!("session {flow} was given up by the module: {reason}; further ones are counted");
+                        log::warn!(
+                            "session {flow} was given up by module `{module}`: {reason}; further ones are counted"
+                        );
                     } else {
-                        log::debug!("session {flow} was given up by the module: {reason}");
+                        log::debug!("session {flow} was given up by module `{module}`: {reason}");
                     }
+                }
+                Notice::ModulePanicked { module, flow, message } => {
+                    if self.named_ends.insert(SessionEnd::ModulePanicked as u8) {
+                        log::error!(
+                            "module `{module}` failed by a mistake in it ({message}); session {flow} is given up, and so \
+                             is each one that this happens to: further ones are counted"
+                        );
+                    } else {
+                        log::debug!("module `{module}` panicked in session {flow}: {message}");
+                    }
+                }
+                Notice::ModuleLog { module, flow, level, text } => {
+                    self.module_lines.log(now, *level, format_args!("{module}: session {flow}: {text}"));
                 }
                 Notice::NoFreeSource { client, target } => {
                     if self.next_source_notice <= now {
@@ -523,6 +592,7 @@ impl Delivery {
 fn on_link_event(now: Timestamp, event: &LinkEvent<'_>, engine: &mut Copier, io: &mut Delivery) {
     match *event {
         LinkEvent::Response { header, .. } => engine.handle(now, Input::Response(header), &mut io.outbox),
+        LinkEvent::Datagram { datagram, .. } => engine.handle(now, Input::Datagram(datagram), &mut io.outbox),
         LinkEvent::Up { link, .. } => {
             log::info!("link {} to intercept {} is up", link.0, io.address(link));
             engine.handle(now, Input::LinkUp(link), &mut io.outbox);

@@ -4,12 +4,13 @@
 //!
 //! ```text
 //! packets  captured            = used + sum(dropped by reason)
-//! bytes    captured + inserted = copied + sum(dropped by reason) + pending
+//! bytes    captured + inserted + multiplied = copied + sum(dropped by reason) + pending
 //! sessions seen                = completed + sum(ended by reason) + alive
 //! ```
 //!
 //! A packet is *used* when the client half took something new from it: a SYN, data, an acknowledgement, a FIN or a RST.
-//! A byte is *copied* when the target has acknowledged it. *Pending* bytes wait in a session.
+//! A byte is *copied* when the target has acknowledged it; of a datagram, when it was sent. *Multiplied* bytes were captured
+//! once and go to further targets. *Pending* bytes wait in a session.
 
 use std::fmt;
 use std::ops::AddAssign;
@@ -46,10 +47,12 @@ reasons! {
         Truncated = "truncated by the capture",
         /// A header contradicts itself.
         Malformed = "malformed",
-        /// A part of an IP packet.
+        /// A part of an IP packet that no UDP map can be for.
         Fragment = "IP fragment",
-        /// Not IP, or not TCP.
-        OtherProtocol = "not TCP over IP",
+        /// A fragment that contradicts others of its datagram, which is given up with it.
+        FragmentRefused = "IP fragment that overlaps others",
+        /// Not IP, or neither TCP nor UDP, or UDP where only TCP is copied.
+        OtherProtocol = "of another protocol",
         /// No `-x` map matches.
         NoMap = "no map matches",
         /// One of our own packets to the target, seen by the capture.
@@ -66,6 +69,12 @@ reasons! {
         Shed = "shed for memory",
         /// A new session for which no source address and port is free.
         NoSource = "no free source address",
+        /// Of a client that is not in the sample (`-r`).
+        NotSampled = "not in the sample",
+        /// Above `--max-rate`.
+        OverRate = "above the rate limit",
+        /// More than a datagram to the target can hold.
+        TooLarge = "larger than a datagram can be",
         /// Captured after the order to stop.
         Stopping = "captured while stopping",
     }
@@ -82,6 +91,8 @@ reasons! {
         SessionEnded = "waiting when their session ended",
         /// Sent to a target that closed the connection before it acknowledged them.
         TargetClosed = "unacknowledged when the target closed",
+        /// In fragments of a datagram that did not become whole.
+        IncompleteDatagram = "in fragments of incomplete datagrams",
         /// Taken out by the protocol module.
         Module = "dropped by the module",
     }
@@ -110,6 +121,8 @@ reasons! {
         CaptureCut = "packet cut by the capture",
         /// The module gave the session up.
         Module = "given up by the module",
+        /// A hook of the module panicked.
+        ModulePanicked = "the module panicked",
         /// tcpcopy was told to stop.
         Stopped = "stopped",
     }
@@ -156,7 +169,9 @@ counters! {
     bytes_captured,
     /// Bytes that a module sent of its own.
     bytes_inserted,
-    /// Bytes that the target acknowledged.
+    /// Bytes of datagrams that were copied once more, to another target or from another source.
+    bytes_multiplied,
+    /// Bytes that the target acknowledged, and those of datagrams sent.
     bytes_copied,
     /// Bytes that wait in sessions now.
     pending_bytes,
@@ -186,6 +201,8 @@ counters! {
     gate_by_bytes,
     /// Held requests released at the end of a burst.
     gate_by_push,
+    /// Held requests released because the module called the responses before them complete.
+    gate_by_module,
     /// Held requests released after a quiet time.
     gate_by_quiet,
     /// Packets sent.
@@ -208,6 +225,14 @@ counters! {
     responses,
     /// Responses with payload.
     data_responses,
+    /// Responses that came without the payload that the module wants, and count as lost.
+    responses_without_payload,
+    /// Packets of online from which something new was taken, for a module that sees them.
+    online_packets,
+    /// Bytes of online shown to modules.
+    online_bytes,
+    /// Bytes of online that are missing from the capture.
+    online_bytes_lost,
     /// Bytes of payload in responses, each counted once.
     response_bytes,
     /// Connections that the target accepted.
@@ -218,6 +243,36 @@ counters! {
     response_resets,
     /// Responses for sessions that are gone.
     stale_responses,
+    /// UDP datagrams of clients that a map matched.
+    udp_datagrams,
+    /// UDP datagrams sent, copies and modules' own.
+    udp_sent,
+    /// IP fragments in which some of them were sent.
+    udp_fragments_sent,
+    /// IP fragments captured that may be parts of such datagrams.
+    udp_fragments,
+    /// Datagrams put together from them.
+    udp_reassembled,
+    /// Datagrams of which fragments were missing or wrong.
+    udp_incomplete,
+    /// Copies that were not made though another copy of the datagram was.
+    udp_copies_left_out,
+    /// UDP clients seen, each for every target and copy.
+    udp_flows,
+    /// Those of them that are remembered now.
+    udp_flows_alive,
+    /// Those that were forgotten to make room.
+    udp_flows_evicted,
+    /// Those that their module gave up.
+    udp_flows_given_up,
+    /// UDP datagrams of targets.
+    udp_responses,
+    /// Those of them that answer a datagram sent.
+    udp_answered,
+    /// Those of them for which there was none.
+    udp_unsolicited,
+    /// Datagrams that were not answered before their flow was forgotten.
+    udp_unanswered,
 }
 
 impl Ledger {
@@ -247,7 +302,7 @@ impl Ledger {
             ("packets", self.packets_captured, self.packets_used + self.packets_dropped.iter().sum::<u64>()),
             (
                 "bytes",
-                self.bytes_captured + self.bytes_inserted,
+                self.bytes_captured + self.bytes_inserted + self.bytes_multiplied,
                 self.bytes_copied + self.bytes_dropped.iter().sum::<u64>() + self.pending_bytes,
             ),
             (

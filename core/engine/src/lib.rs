@@ -15,6 +15,8 @@
 
 mod chunked;
 pub mod copier;
+pub mod counters;
+pub mod latency;
 pub mod ledger;
 pub mod outbox;
 mod ranges;
@@ -25,6 +27,8 @@ mod timer;
 
 pub use copier::config::{CopierConfig, Gate, Map, Rate, Traffic};
 pub use copier::{Copier, Input};
+pub use counters::{ModuleCounter, ModuleCounters};
+pub use latency::Latency;
 pub use ledger::Ledger;
 pub use outbox::{LinkId, Notice, Outbox};
 pub use relay::{PeerId, Relay, RelayConfig, RelayInput, RelayNotice, RelayOutbox};

@@ -84,10 +84,32 @@ pub enum Notice {
     },
     /// The module gave a session up.
     ModuleAborted {
+        /// The module.
+        module: &'static str,
         /// The client's connection to online.
         flow: Flow,
         /// The module's own words.
         reason: String,
+    },
+    /// A hook of the module panicked; its session was given up.
+    ModulePanicked {
+        /// The module.
+        module: &'static str,
+        /// The client's connection to online.
+        flow: Flow,
+        /// What the panic said.
+        message: String,
+    },
+    /// The module says something.
+    ModuleLog {
+        /// The module.
+        module: &'static str,
+        /// The client's connection to online.
+        flow: Flow,
+        /// How much it matters.
+        level: tcpcopy_module_api::LogLevel,
+        /// Its words.
+        text: String,
     },
     /// No source address and port is free for a client's session.
     NoFreeSource {

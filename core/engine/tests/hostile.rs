@@ -6,8 +6,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tcpcopy_engine::{Copier, CopierConfig, Gate, Input, LinkId, Map, Outbox};
 use tcpcopy_module_api::{
-    About, AfterTargetClose, Attachment, Ctx, Module, ModuleHandle, Options as ModuleOptions, Session, SessionInfo,
-    Transport,
+    About, AfterTargetClose, Attachment, Ctx, LogLevel, Module, ModuleHandle, Options as ModuleOptions, Payload,
+    Session, SessionInfo, TargetData, Transport,
 };
 use tcpcopy_module_tcp::PlainTcp;
 use tcpcopy_wire::build::TcpRepr;
@@ -35,7 +35,12 @@ struct Packet {
     changes: Vec<(u16, u8)>,
     cut: Option<u16>,
     link: u8,
+    /// It is online's answer instead.
+    from_online: bool,
 }
+
+/// What targets send.
+static PAYLOAD: [u8; 70_000] = [b'y'; 70_000];
 
 /// What the target might send, to whichever session.
 #[derive(Clone, Debug)]
@@ -79,9 +84,10 @@ fn packet() -> impl Strategy<Value = Packet> {
         changes,
         prop_oneof![9 => Just(None), 1 => (0u16..120).prop_map(Some)],
         prop_oneof![8 => Just(0), 1 => 0u8..5],
+        prop_oneof![5 => Just(false), 1 => Just(true)],
     );
     ((0u8..4, any::<bool>(), flags, seq, 0i16..2_000), (len, any::<u16>(), any::<bool>()), odd).prop_map(
-        |((client, ipv6, flags, seq, ack), (len, window, syn_options), (changes, cut, link))| Packet {
+        |((client, ipv6, flags, seq, ack), (len, window, syn_options), (changes, cut, link, from_online))| Packet {
             client,
             ipv6,
             flags,
@@ -93,6 +99,7 @@ fn packet() -> impl Strategy<Value = Packet> {
             changes,
             cut,
             link,
+            from_online,
         },
     )
 }
@@ -131,7 +138,7 @@ struct FussySession {
 
 impl Module for Fussy {
     fn about() -> About {
-        About { name: "fussy", ..About::new(Transport::Tcp, "1") }
+        About { name: "fussy", sees_online: true, ..About::new(Transport::Tcp, "1") }
     }
 
     fn create(_: &ModuleOptions) -> Result<Self, String> {
@@ -154,31 +161,78 @@ impl Module for Fussy {
     }
 }
 
-impl Session for FussySession {
-    fn on_client_data(&mut self, ctx: &mut Ctx<'_>, data: &[u8]) {
+impl FussySession {
+    /// Something that a module may do in any hook.
+    fn fuss(&mut self, ctx: &mut Ctx<'_>, held: usize) {
         self.seen += 1;
-        match self.seen % 9 {
-            // Waits for more.
-            0 => {}
-            1 => ctx.pass(data.len() / 2),
+        match self.seen.wrapping_mul(2_654_435_761) >> 7 & 31 {
+            0 => ctx.pass(held / 2),
+            1 => {
+                ctx.drop(held.min(7), "seven");
+                ctx.pass(held.saturating_sub(7));
+            }
             2 => {
-                ctx.drop(data.len().min(7), "seven");
-                ctx.pass(data.len().saturating_sub(7));
-            }
-            3 => {
                 ctx.send(b"of the module's own");
-                ctx.pass(data.len());
+                ctx.pass(held);
+                ctx.expect_response();
             }
-            4 => ctx.drop(data.len(), "all"),
-            5 => {
+            3 => ctx.drop(held, "all"),
+            4 => {
                 ctx.pass(1);
                 ctx.drop(1, "one");
                 ctx.send(b"between");
             }
-            6 if data.len().is_multiple_of(5) => ctx.abort("enough"),
-            7 if data.len().is_multiple_of(4) => ctx.bypass(),
-            _ => ctx.pass(data.len()),
+            5 if held.is_multiple_of(50) => ctx.abort("enough"),
+            6 if held.is_multiple_of(4) => ctx.bypass(),
+            7 => ctx.pass(held + 700),
+            8 => ctx.drop(held + 500, "and more"),
+            9 => ctx.want_payload(Payload::Full),
+            10 => ctx.want_payload(Payload::First(10)),
+            11 => ctx.want_payload(Payload::Headers),
+            12 | 13 => ctx.reconnect(),
+            14 | 15 => ctx.ready(),
+            16 => ctx.ask_again(),
+            17 => ctx.watch(),
+            18 => ctx.response_complete(),
+            19 => {
+                ctx.log(LogLevel::Warn, "fuss");
+                ctx.count("fuss", 3);
+            }
+            20 if held.is_multiple_of(40) => std::panic::resume_unwind(Box::new("a module's mistake")),
+            21 => ctx.send(b""),
+            _ => ctx.pass(held),
         }
+    }
+}
+
+impl Session for FussySession {
+    fn on_open(&mut self, ctx: &mut Ctx<'_>) {
+        ctx.want_payload(Payload::Full);
+        self.fuss(ctx, 1);
+    }
+
+    fn on_client_data(&mut self, ctx: &mut Ctx<'_>, data: &[u8]) {
+        self.fuss(ctx, data.len());
+    }
+
+    fn on_client_close(&mut self, ctx: &mut Ctx<'_>, held: &[u8]) {
+        self.fuss(ctx, held.len());
+    }
+
+    fn on_target_data(&mut self, ctx: &mut Ctx<'_>, data: TargetData<'_>) {
+        self.fuss(ctx, data.bytes.len() + data.hidden as usize);
+    }
+
+    fn on_online_data(&mut self, ctx: &mut Ctx<'_>, data: &[u8], lost: u64) {
+        self.fuss(ctx, data.len() + lost as usize);
+    }
+
+    fn on_resume(&mut self, ctx: &mut Ctx<'_>) {
+        self.fuss(ctx, 1);
+    }
+
+    fn on_close(&mut self, ctx: &mut Ctx<'_>, _: Option<&str>) {
+        self.fuss(ctx, 1);
     }
 }
 
@@ -250,7 +304,7 @@ impl Run {
             Step::Target(r) => {
                 let Some(&id) = self.ids.get(usize::from(r.session) % self.ids.len().max(1)) else { return Ok(()) };
                 self.tell(Input::Response(ResponseHeader {
-                    payload: &[],
+                    payload: &PAYLOAD[..(r.len as usize).min(PAYLOAD.len()) >> (r.window & 1)],
                     id: if r.session == 255 { FlowId(u64::MAX - u64::from(r.window)) } else { id },
                     seq: SeqNumber(5_000) + r.seq as u32,
                     ack: SeqNumber(1_000) + r.ack as u32,
@@ -265,7 +319,7 @@ impl Run {
                 let Some(&id) = self.routes.get(&replica) else { return Ok(()) };
                 let syn = flags.contains(Flags::SYN);
                 self.tell(Input::Response(ResponseHeader {
-                    payload: &[],
+                    payload: if syn { &[] } else { &PAYLOAD[..usize::from(*len)] },
                     id,
                     seq: if syn { SeqNumber(5_000) } else { ack },
                     ack: seq + payload_len + u32::from(syn || flags.contains(Flags::FIN)),
@@ -315,11 +369,13 @@ fn frame(p: &Packet) -> (Vec<u8>, usize) {
         LinkType::LinuxSll => [&[0x11; 14][..], if p.ipv6 { &[0x86, 0xdd] } else { &[8, 0] }].concat(),
         LinkType::LinuxSll2 => [if p.ipv6 { &[0x86, 0xdd] } else { &[8, 0][..] }, &[0x11; 18]].concat(),
     };
+    let (client, online) = (Endpoint::new(client, Port(4_000)), Endpoint::new(online(p.ipv6), Port(80)));
+    let (client_seq, online_seq) = (SeqNumber(1_000), SeqNumber(9_000));
     TcpRepr {
-        src: Endpoint::new(client, Port(4_000)),
-        dst: Endpoint::new(online(p.ipv6), Port(80)),
-        seq: SeqNumber(1_000) + p.seq as u32,
-        ack: SeqNumber(9_000) + p.ack as u32,
+        src: if p.from_online { online } else { client },
+        dst: if p.from_online { client } else { online },
+        seq: if p.from_online { online_seq } else { client_seq } + p.seq as u32,
+        ack: if p.from_online { client_seq } else { online_seq } + p.ack as u32,
         flags: Flags(p.flags),
         window: p.window,
         options,
@@ -364,7 +420,7 @@ proptest! {
         prop_assert_eq!(run.copier.ledger().pending_bytes, 0);
         run.step(&Step::Client(Packet {
             client: 0, ipv6: false, flags: 2, seq: 0, ack: 0, len: 0, window: 0, syn_options: true, changes: vec![],
-            cut: None, link: 0,
+            cut: None, link: 0, from_online: false,
         }))?;
         prop_assert!(run.copier.is_finished(), "a session began after the stop");
     }

@@ -98,7 +98,8 @@ impl TcpRepr {
     }
 }
 
-fn as_v6(addr: IpAddr) -> [u8; 16] {
+/// An address in the form of IPv6.
+pub(crate) fn as_v6(addr: IpAddr) -> [u8; 16] {
     match addr {
         IpAddr::V4(a) => a.to_ipv6_mapped().octets(),
         IpAddr::V6(a) => a.octets(),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Why a captured frame is not a TCP segment that can be used.
+/// Why a captured frame is not a packet that can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ParseError {
     /// The capture ends inside a header, or (for payload that is needed) before the packet does.
@@ -13,8 +13,8 @@ pub enum ParseError {
     Fragment,
     /// Not IPv4 or IPv6.
     NotIp,
-    /// Another transport protocol.
-    NotTcp,
+    /// Another transport protocol than the one that is looked for.
+    OtherProtocol,
 }
 
 impl fmt::Display for ParseError {
@@ -24,7 +24,7 @@ impl fmt::Display for ParseError {
             Self::Malformed => "a header contradicts itself",
             Self::Fragment => "an IP fragment",
             Self::NotIp => "not an IP packet",
-            Self::NotTcp => "not TCP",
+            Self::OtherProtocol => "another transport protocol",
         })
     }
 }

@@ -62,6 +62,107 @@ impl<'a> IpPacket<'a> {
     }
 }
 
+/// A part of an IP packet (RFC 791, section 3.2; RFC 8200, section 4.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IpFragment<'a> {
+    /// Source address.
+    pub src: IpAddr,
+    /// Destination address.
+    pub dst: IpAddr,
+    /// The protocol of the whole packet's payload.
+    pub protocol: u8,
+    /// Ties the fragments of one packet together; of IPv4 16 bits.
+    pub id: u32,
+    /// Where in the packet's payload this part begins, in bytes.
+    pub offset: usize,
+    /// Whether others follow this part.
+    pub more: bool,
+    /// The bytes of this part that were captured.
+    pub data: &'a [u8],
+    /// Bytes of this part on the wire.
+    pub len: usize,
+}
+
+impl<'a> IpFragment<'a> {
+    /// Reads a packet of which [`IpPacket::parse`] has said [`ParseError::Fragment`].
+    ///
+    /// # Errors
+    /// As [`IpPacket::parse`]; [`ParseError::Malformed`] also for a part that reaches beyond 64 KB, and for one that
+    /// is not the last and no multiple of eight bytes.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, ParseError> {
+        let version = bytes.first().ok_or(ParseError::Truncated)? >> 4;
+        let fragment = match version {
+            4 => Self::parse_v4(bytes)?,
+            6 => Self::parse_v6(bytes)?,
+            _ => return Err(ParseError::NotIp),
+        };
+        let ends_badly = fragment.more && !fragment.len.is_multiple_of(8);
+        if fragment.len == 0 || ends_badly || fragment.offset + fragment.len > usize::from(u16::MAX) {
+            return Err(ParseError::Malformed);
+        }
+        Ok(fragment)
+    }
+
+    fn parse_v4(bytes: &'a [u8]) -> Result<Self, ParseError> {
+        let h: &[u8; 20] = bytes.first_chunk().ok_or(ParseError::Truncated)?;
+        let header_len = usize::from(h[0] & 0x0f) * 4;
+        let total_len = usize::from(u16::from_be_bytes([h[2], h[3]]));
+        if header_len < 20 || total_len < header_len {
+            return Err(ParseError::Malformed);
+        }
+        let place = u16::from_be_bytes([h[6], h[7]]);
+        Ok(Self {
+            src: IpAddr::V4(Ipv4Addr::new(h[12], h[13], h[14], h[15])),
+            dst: IpAddr::V4(Ipv4Addr::new(h[16], h[17], h[18], h[19])),
+            protocol: h[9],
+            id: u16::from_be_bytes([h[4], h[5]]).into(),
+            offset: usize::from(place & 0x1fff) * 8,
+            more: place & 0x2000 != 0,
+            data: bytes.get(header_len..total_len.min(bytes.len())).ok_or(ParseError::Truncated)?,
+            len: total_len - header_len,
+        })
+    }
+
+    fn parse_v6(bytes: &'a [u8]) -> Result<Self, ParseError> {
+        let (src, dst) = v6_addresses(bytes)?;
+        let h: &[u8; 40] = bytes.first_chunk().ok_or(ParseError::Truncated)?;
+        let total_len = 40 + usize::from(u16::from_be_bytes([h[4], h[5]]));
+        let (mut next, mut at) = (h[6], 40);
+        // What may stand before a fragment header: options for each hop or the destination, and routing.
+        for _ in 0..MAX_EXTENSION_HEADERS {
+            let ext: &[u8; 8] = bytes.get(at..).and_then(|b| b.first_chunk()).ok_or(ParseError::Truncated)?;
+            if next != 44 {
+                if !matches!(next, 0 | 43 | 60) {
+                    return Err(ParseError::Malformed);
+                }
+                next = ext[0];
+                at += (usize::from(ext[1]) + 1) * 8;
+                continue;
+            }
+            at += 8;
+            let place = u16::from_be_bytes([ext[2], ext[3]]);
+            return Ok(Self {
+                src,
+                dst,
+                protocol: ext[0],
+                id: u32::from_be_bytes([ext[4], ext[5], ext[6], ext[7]]),
+                offset: usize::from(place & 0xfff8),
+                more: place & 1 != 0,
+                data: bytes.get(at..total_len.min(bytes.len())).ok_or(ParseError::Truncated)?,
+                len: total_len.checked_sub(at).ok_or(ParseError::Malformed)?,
+            });
+        }
+        Err(ParseError::Malformed)
+    }
+}
+
+fn v6_addresses(bytes: &[u8]) -> Result<(IpAddr, IpAddr), ParseError> {
+    let h: &[u8; 40] = bytes.first_chunk().ok_or(ParseError::Truncated)?;
+    let src: [u8; 16] = h[8..24].try_into().map_err(|_| ParseError::Truncated)?;
+    let dst: [u8; 16] = h[24..40].try_into().map_err(|_| ParseError::Truncated)?;
+    Ok((IpAddr::V6(Ipv6Addr::from(src)), IpAddr::V6(Ipv6Addr::from(dst))))
+}
+
 #[inline]
 fn parse_v4(bytes: &[u8], wire_len: usize) -> Result<IpPacket<'_>, ParseError> {
     let h: &[u8; 20] = bytes.first_chunk().ok_or(ParseError::Truncated)?;
@@ -93,8 +194,7 @@ const MAX_EXTENSION_HEADERS: usize = 8;
 
 fn parse_v6(bytes: &[u8], wire_len: usize) -> Result<IpPacket<'_>, ParseError> {
     let h: &[u8; 40] = bytes.first_chunk().ok_or(ParseError::Truncated)?;
-    let src: [u8; 16] = h[8..24].try_into().map_err(|_| ParseError::Truncated)?;
-    let dst: [u8; 16] = h[24..40].try_into().map_err(|_| ParseError::Truncated)?;
+    let (src, dst) = v6_addresses(bytes)?;
     let payload_len = match usize::from(u16::from_be_bytes([h[4], h[5]])) {
         0 => wire_len.saturating_sub(40),
         n => n,
@@ -125,8 +225,8 @@ fn parse_v6(bytes: &[u8], wire_len: usize) -> Result<IpPacket<'_>, ParseError> {
                 }
                 let end = total_len.min(bytes.len());
                 return Ok(IpPacket {
-                    src: IpAddr::V6(Ipv6Addr::from(src)),
-                    dst: IpAddr::V6(Ipv6Addr::from(dst)),
+                    src,
+                    dst,
                     protocol: next,
                     transport: bytes.get(at..end).ok_or(ParseError::Truncated)?,
                     transport_len: total_len - at,

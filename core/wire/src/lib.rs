@@ -15,10 +15,12 @@ pub mod packet;
 pub mod seq;
 pub mod tcp;
 pub mod time;
+pub mod udp;
 
 pub use address::{Endpoint, Flow, Port};
 pub use error::ParseError;
 pub use ip::Transport;
-pub use packet::TcpSegment;
+pub use packet::{Packet, TcpSegment};
 pub use seq::SeqNumber;
 pub use time::Timestamp;
+pub use udp::UdpDatagram;

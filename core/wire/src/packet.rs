@@ -1,13 +1,44 @@
-//! From a captured frame to a TCP segment, every length checked.
+//! From a captured frame to a TCP segment, a UDP datagram or a fragment of one, every length checked.
 
 use std::fmt;
 
 use crate::address::{Endpoint, Flow};
 use crate::checksum::Sum;
 use crate::error::ParseError;
-use crate::ip::{IpPacket, PROTOCOL_TCP};
+use crate::ip::{IpFragment, IpPacket, PROTOCOL_TCP, PROTOCOL_UDP};
 use crate::link::LinkType;
 use crate::tcp::TcpHeader;
+use crate::udp::UdpDatagram;
+
+/// What a captured frame holds.
+#[derive(Clone, Copy, Debug)]
+pub enum Packet<'a> {
+    /// A TCP segment.
+    Tcp(TcpSegment<'a>),
+    /// A UDP datagram.
+    Udp(UdpDatagram<'a>),
+    /// A part of an IP packet.
+    Fragment(IpFragment<'a>),
+}
+
+impl<'a> Packet<'a> {
+    /// Reads a frame. `wire_len` is the frame's length on the wire, as the capture reports it.
+    ///
+    /// # Errors
+    /// What the frame is instead; see [`ParseError`]. Never [`ParseError::Fragment`].
+    #[inline]
+    pub fn from_frame(link: LinkType, frame: &'a [u8], wire_len: usize) -> Result<Self, ParseError> {
+        let bytes = link.ip_packet(frame)?;
+        let link_len = frame.len() - bytes.len();
+        match IpPacket::parse(bytes, wire_len.saturating_sub(link_len)) {
+            Ok(ip) if ip.protocol == PROTOCOL_TCP => TcpSegment::parse(&ip).map(Self::Tcp),
+            Ok(ip) if ip.protocol == PROTOCOL_UDP => UdpDatagram::parse(&ip).map(Self::Udp),
+            Ok(_) => Err(ParseError::OtherProtocol),
+            Err(ParseError::Fragment) => IpFragment::parse(bytes).map(Self::Fragment),
+            Err(e) => Err(e),
+        }
+    }
+}
 
 /// A TCP segment as it was captured.
 #[derive(Clone, Copy)]
@@ -44,9 +75,15 @@ impl<'a> TcpSegment<'a> {
     #[inline]
     pub fn from_ip_packet(bytes: &'a [u8], wire_len: usize) -> Result<Self, ParseError> {
         let ip = IpPacket::parse(bytes, wire_len)?;
-        if ip.protocol != PROTOCOL_TCP {
-            return Err(ParseError::NotTcp);
-        }
+        if ip.protocol == PROTOCOL_TCP { Self::parse(&ip) } else { Err(ParseError::OtherProtocol) }
+    }
+
+    /// Reads the segment in an IP packet.
+    ///
+    /// # Errors
+    /// [`ParseError::Truncated`] or [`ParseError::Malformed`].
+    #[inline]
+    pub fn parse(ip: &IpPacket<'a>) -> Result<Self, ParseError> {
         let tcp = TcpHeader::parse(ip.transport)?;
         let payload_len = ip.transport_len.checked_sub(tcp.header_len()).ok_or(ParseError::Malformed)?;
         let partial = Sum::default().add_pseudo_header(ip.src, ip.dst, PROTOCOL_TCP, ip.transport_len as u32).folded();

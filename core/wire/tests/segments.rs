@@ -307,7 +307,7 @@ fn headers_that_contradict_themselves_are_malformed() {
     assert_eq!(changed(3, 39), Err(ParseError::Truncated), "total length inside the TCP header");
     assert_eq!(changed(32, 0x40), Err(ParseError::Malformed), "TCP header of 16 bytes");
     assert_eq!(changed(32, 0xf0), Err(ParseError::Truncated), "TCP header beyond the packet");
-    assert_eq!(changed(9, 17), Err(ParseError::NotTcp));
+    assert_eq!(changed(9, 17), Err(ParseError::OtherProtocol));
     assert_eq!(changed(0, 0x55), Err(ParseError::NotIp));
     assert_eq!(TcpSegment::from_ip_packet(&[], 0).unwrap_err(), ParseError::Truncated);
 }

@@ -81,8 +81,8 @@ impl<'a> Ctx<'a> {
     /// The target will answer what was passed or sent last. From the first such call on, a client's next turn (what it
     /// sends after it has received something) goes to the target when [`response_complete`](Self::response_complete) was
     /// called as often as this was for what went before it, and no sooner. A session that never calls this is gated by
-    /// the amount of bytes and by pauses. A new connection owes nothing: a session that still expects responses to what
-    /// is [`waiting`](Self::waiting) says so again.
+    /// the amount of bytes and by pauses. What was expected on a connection that is gone is forgotten, and stays
+    /// expected of the messages that are [`waiting`](Self::waiting) for the new one.
     pub fn expect_response(&mut self) {
         self.host.expect_response();
     }
@@ -99,9 +99,9 @@ impl<'a> Ctx<'a> {
         self.host.reconnect();
     }
 
-    /// How many messages, passed or sent before, the connection to the target has not been given yet. In
-    /// [`on_resume`](crate::Session::on_resume) these are the ones that will go over the new connection, the last that
-    /// were passed; those before them were left to the old one, and nothing more will be heard of them.
+    /// In [`on_resume`](crate::Session::on_resume): how many messages will go over the new connection, once it is
+    /// [`ready`](Self::ready). They are the last ones that were passed or sent; those before them were left to the old
+    /// connection, and nothing more will be heard of them. Elsewhere zero.
     pub fn waiting(&self) -> usize {
         self.host.waiting()
     }
@@ -142,9 +142,7 @@ pub trait Host {
     fn expect_response(&mut self);
     fn response_complete(&mut self);
     fn reconnect(&mut self);
-    fn waiting(&self) -> usize {
-        0
-    }
+    fn waiting(&self) -> usize;
     fn ready(&mut self);
     fn want_payload(&mut self, payload: Payload);
     fn log(&mut self, level: LogLevel, text: &str);

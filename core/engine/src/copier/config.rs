@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use tcpcopy_module_api::{Module, ModuleHandle};
+use tcpcopy_module_api::{About, Module, ModuleHandle};
 use tcpcopy_wire::{Endpoint, Port, Transport};
 
 use super::source::SourcePool;
@@ -24,6 +24,14 @@ pub struct Map {
 }
 
 impl Map {
+    /// Whether what `src` sends to `dst` is copied by this map, going by the addresses.
+    #[inline]
+    pub(crate) fn takes(&self, src: Endpoint, dst: Endpoint) -> bool {
+        // A copy to this host itself can be answered only if it comes from this host.
+        let reachable = !self.target.addr.is_loopback() || src.addr.is_loopback();
+        self.online_port == dst.port && self.online_addr.is_none_or(|addr| addr == dst.addr) && reachable
+    }
+
     /// A map of the first module, over TCP.
     pub const fn tcp(online_addr: Option<IpAddr>, online_port: Port, target: Endpoint) -> Self {
         Self { online_addr, online_port, target, transport: Transport::Tcp, module: 0 }
@@ -112,6 +120,12 @@ pub struct CopierConfig {
 }
 
 impl CopierConfig {
+    /// What users see of the module of a map.
+    #[inline]
+    pub(crate) fn about(&self, map: u16) -> &About {
+        &self.modules[usize::from(self.maps[usize::from(map)].module)].about
+    }
+
     /// The module of a map.
     #[inline]
     pub(crate) fn module(&self, map: u16) -> &dyn Module {

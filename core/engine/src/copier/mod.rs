@@ -3,6 +3,7 @@
 pub mod config;
 pub mod source;
 mod table;
+mod udp;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -10,16 +11,19 @@ use std::time::Duration;
 use tcpcopy_wire::control::{DatagramResponse, ResponseHeader};
 use tcpcopy_wire::link::LinkType;
 use tcpcopy_wire::tcp::Flags;
-use tcpcopy_wire::{Endpoint, Flow, ParseError, SeqNumber, TcpSegment, Timestamp};
+use tcpcopy_wire::{Endpoint, Flow, Packet, ParseError, SeqNumber, TcpSegment, Timestamp, Transport};
 
+use crate::counters::ModuleCounters;
+use crate::latency::Latency;
 use crate::ledger::{ByteDrop, Ledger, PacketDrop};
 use crate::outbox::{LinkId, Notice, Outbox};
 use crate::session::queue::QueuePool;
 use crate::session::{Beginning, Context, NOBODY, Session};
 use crate::target::Offer;
 use crate::timer::TimerWheel;
-use config::CopierConfig;
+use config::{CopierConfig, Map};
 use table::SessionTable;
+use udp::UdpCopier;
 
 /// After [`Input::Stop`], sessions have this long to close.
 const STOP_GRACE: Duration = Duration::from_secs(1);
@@ -62,6 +66,10 @@ pub struct Copier {
     table: SessionTable,
     wheel: TimerWheel,
     ledger: Ledger,
+    counters: ModuleCounters,
+    udp: UdpCopier,
+    /// A module wants to see what online sends.
+    sees_online: bool,
     pool: QueuePool,
     ip_id: u16,
     /// Sessions whose gate waits for the end of a burst of responses.
@@ -79,9 +87,23 @@ macro_rules! context {
             now: $now,
             config: &$engine.config,
             ledger: &mut $engine.ledger,
+            counters: &mut $engine.counters,
             out: $out,
             pool: &mut $engine.pool,
             ip_id: &mut $engine.ip_id,
+        }
+    };
+}
+
+/// The same for UDP, leaving its copier free to be borrowed.
+macro_rules! udp_context {
+    ($engine:ident, $now:expr, $out:expr) => {
+        udp::Context {
+            now: $now,
+            config: &$engine.config,
+            ledger: &mut $engine.ledger,
+            counters: &mut $engine.counters,
+            out: $out,
         }
     };
 }
@@ -92,9 +114,12 @@ impl Copier {
         Self {
             table: SessionTable::new(config.seed),
             ip_id: config.seed as u16,
+            udp: UdpCopier::new(&config),
+            sees_online: (0..config.maps.len()).any(|map| config.about(map as u16).sees_online),
             config,
             wheel: TimerWheel::new(),
             ledger: Ledger::default(),
+            counters: ModuleCounters::default(),
             pool: QueuePool::default(),
             burst: Vec::new(),
             due: Vec::new(),
@@ -110,7 +135,7 @@ impl Copier {
         match input {
             Input::Frame { link, bytes, wire_len } => self.on_frame(now, link, bytes, wire_len, out),
             Input::Response(header) => self.on_response(now, &header, out),
-            Input::Datagram(_) => self.ledger.stale_responses += 1,
+            Input::Datagram(response) => self.udp.on_response(&mut udp_context!(self, now, out), &response),
             Input::Drained => self.on_drained(now, out),
             Input::Timeout => self.on_timeout(now, out),
             Input::LinkUp(link) => {
@@ -120,6 +145,7 @@ impl Copier {
                         session.announce(&self.config, Some(link), out);
                     }
                 }
+                self.udp.on_link_up(&self.config, link, out);
             }
             // Nothing to do: responses are missed until the link is up again, and the target sends them again.
             Input::LinkDown(_) => {}
@@ -129,15 +155,22 @@ impl Copier {
 
     /// When [`Input::Timeout`] is due; `None` while nothing waits.
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        match (self.wheel.next_deadline(), self.stop_at) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        [self.wheel.next_deadline(), self.stop_at, self.udp.next_deadline(&self.config)].into_iter().flatten().min()
     }
 
     /// The counters.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// How long targets took to answer UDP datagrams.
+    pub fn udp_latency(&self) -> &Latency {
+        self.udp.latency()
+    }
+
+    /// The counters that modules have named themselves.
+    pub fn module_counters(&self) -> &ModuleCounters {
+        &self.counters
     }
 
     /// Whether, after [`Input::Stop`], nothing is left to do.
@@ -148,20 +181,21 @@ impl Copier {
     /// Bytes that sessions and what waits in them take, near enough.
     pub fn memory(&self) -> usize {
         let waiting = self.ledger.pending_bytes as usize;
-        self.ledger.sessions_alive as usize * SessionTable::SESSION_BYTES + waiting + waiting / 4
+        self.ledger.sessions_alive as usize * SessionTable::SESSION_BYTES + waiting + waiting / 4 + self.udp.memory()
     }
 
     #[inline]
     fn on_frame(&mut self, now: Timestamp, link: LinkType, bytes: &[u8], wire_len: usize, out: &mut Outbox) {
         self.ledger.packets_captured += 1;
-        let segment = match TcpSegment::from_frame(link, bytes, wire_len) {
-            Ok(segment) => segment,
+        let segment = match Packet::from_frame(link, bytes, wire_len) {
+            Ok(Packet::Tcp(segment)) => segment,
+            Ok(other) => return self.on_other_packet(now, &other, out),
             Err(error) => {
                 self.ledger.drop_packet(match error {
                     ParseError::Truncated => PacketDrop::Truncated,
                     ParseError::Malformed => PacketDrop::Malformed,
                     ParseError::Fragment => PacketDrop::Fragment,
-                    ParseError::NotIp | ParseError::NotTcp => PacketDrop::OtherProtocol,
+                    ParseError::NotIp | ParseError::OtherProtocol => PacketDrop::OtherProtocol,
                 });
                 return;
             }
@@ -169,7 +203,9 @@ impl Copier {
         let map = match self.map_for(&segment) {
             Ok(map) => map,
             Err(reason) => {
-                self.ledger.drop_packet(reason);
+                if !(reason == PacketDrop::NoMap && self.sees_online && self.on_online_segment(now, &segment, out)) {
+                    self.ledger.drop_packet(reason);
+                }
                 return;
             }
         };
@@ -199,26 +235,57 @@ impl Copier {
         }
     }
 
+    /// A datagram, or a part of one.
+    fn on_other_packet(&mut self, now: Timestamp, packet: &Packet<'_>, out: &mut Outbox) {
+        if self.stop_at.is_some() {
+            return self.ledger.drop_packet(PacketDrop::Stopping);
+        }
+        let cx = &mut udp_context!(self, now, out);
+        match packet {
+            Packet::Udp(datagram) => self.udp.on_datagram(cx, datagram),
+            Packet::Fragment(fragment) => self.udp.on_fragment(cx, fragment),
+            Packet::Tcp(_) => {}
+        }
+    }
+
     /// The first map that a packet belongs to.
     #[inline]
     fn map_for(&self, segment: &TcpSegment<'_>) -> Result<u16, PacketDrop> {
         let mut reason = PacketDrop::NoMap;
         for (i, map) in self.config.maps.iter().enumerate() {
             // What goes to a target is ours, even where the target's port is also online's.
-            if segment.dst == map.target {
+            if segment.dst == map.target && map.transport == Transport::Tcp {
                 reason = PacketDrop::OwnCopy;
                 continue;
             }
-            // A copy to this host itself can be answered only if it comes from this host.
-            let reachable = !map.target.addr.is_loopback() || segment.src.addr.is_loopback();
-            let wanted = map.online_port == segment.dst.port
-                && map.online_addr.is_none_or(|addr| addr == segment.dst.addr)
-                && reachable;
+            let wanted = map.transport == Transport::Tcp && map.takes(segment.src, segment.dst);
             if wanted && reason != PacketDrop::OwnCopy {
                 return Ok(i as u16);
             }
         }
         Err(reason)
+    }
+
+    /// A segment that may be online's; tells whether it is.
+    #[cold]
+    fn on_online_segment(&mut self, now: Timestamp, segment: &TcpSegment<'_>, out: &mut Outbox) -> bool {
+        let is_online = |(i, map): (usize, &Map)| {
+            map.transport == Transport::Tcp
+                && map.online_port == segment.src.port
+                && map.online_addr.is_none_or(|addr| addr == segment.src.addr)
+                && self.config.about(i as u16).sees_online
+        };
+        if !self.config.maps.iter().enumerate().any(is_online) {
+            return false;
+        }
+        let Some(id) = self.table.by_client(&segment.flow_from_server()) else {
+            self.ledger.drop_packet(PacketDrop::NoSession);
+            return true;
+        };
+        let mut cx = context!(self, now, out);
+        self.table[id].on_online_segment(&mut cx, segment);
+        self.settle(now, id, out);
+        true
     }
 
     /// A packet of a client that is not used.
@@ -345,7 +412,8 @@ impl Copier {
             offer,
         };
         let mut cx = context!(self, now, out);
-        let session = Session::new(&mut cx, beginning);
+        let mut session = Session::new(&mut cx, beginning);
+        session.open_module(&mut cx);
         let slot = self.table.insert(session);
         if predecessor.is_none() {
             self.start(now, slot, out);
@@ -457,6 +525,7 @@ impl Copier {
         }
         due.clear();
         self.due = due;
+        self.udp.on_timeout(&mut udp_context!(self, now, out));
         if self.stop_at.is_some_and(|at| now >= at) {
             self.stop_at = Some(Timestamp::NEVER);
             self.for_all(now, out, Session::stop_now);
@@ -466,6 +535,7 @@ impl Copier {
     fn on_stop(&mut self, now: Timestamp, out: &mut Outbox) {
         if self.stop_at.is_none() {
             self.stop_at = Some(now + STOP_GRACE);
+            self.udp.stop(&mut udp_context!(self, now, out));
             self.for_all(now, out, Session::stop);
         }
     }

@@ -31,6 +31,11 @@ impl SourcePool {
         self.v4.iter().chain(&self.v6).copied()
     }
 
+    /// How many addresses there are of the family of `addr`.
+    pub(crate) fn len_for(&self, addr: IpAddr) -> usize {
+        if addr.is_ipv4() { self.v4.len() } else { self.v6.len() }
+    }
+
     /// Whether replicas keep their client's address.
     pub fn is_empty(&self) -> bool {
         self.v4.is_empty() && self.v6.is_empty()
@@ -45,6 +50,17 @@ impl SourcePool {
         target: Endpoint,
         is_taken: impl Fn(Endpoint) -> bool,
     ) -> Option<Endpoint> {
+        self.choose_from(0, client, target, is_taken)
+    }
+
+    /// As [`choose`](Self::choose), beginning `turn` places further in the list: each copy of a client has another address.
+    pub(crate) fn choose_from(
+        &self,
+        turn: usize,
+        client: Endpoint,
+        target: Endpoint,
+        is_taken: impl Fn(Endpoint) -> bool,
+    ) -> Option<Endpoint> {
         let own = [client.addr];
         let list = match (self.is_empty(), target.addr) {
             (true, _) if client.addr.is_ipv4() == target.addr.is_ipv4() => &own[..],
@@ -55,7 +71,7 @@ impl SourcePool {
         if list.is_empty() {
             return None;
         }
-        let first = spread(client.addr) as usize % list.len();
+        let first = spread(client.addr) as usize + turn;
         let in_turn = |i: usize| list[(first + i) % list.len()];
         let same_port = (0..list.len()).map(|i| Endpoint::new(in_turn(i), client.port));
         let other_ports = (1..=PORT_TRIES).map(|i| {

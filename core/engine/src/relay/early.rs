@@ -7,15 +7,19 @@ use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 use tcpcopy_wire::control::{FlowId, ResponseHeader};
 use tcpcopy_wire::tcp::{Flags, MAX_OPTIONS_LEN};
-use tcpcopy_wire::{Flow, SeqNumber, Timestamp};
+use tcpcopy_wire::{Flow, SeqNumber, Timestamp, Transport};
 
 use super::routes::hash_flow;
 
+/// Bytes of payload that are kept at most; what comes beyond that is kept without.
+const PAYLOAD_LIMIT: usize = 4 << 20;
 /// Ends the chain of a flow's responses.
 const NO_NEXT: u64 = u64::MAX;
 
 struct Response {
     flow: Flow,
+    transport: Transport,
+    payload: Box<[u8]>,
     came: Timestamp,
     /// The next one of the same flow.
     next: u64,
@@ -46,6 +50,8 @@ pub(super) struct EarlyQueue {
     chains: HashTable<Chain>,
     limit: usize,
     waiting: usize,
+    /// Bytes of payload of those that wait.
+    payload_bytes: usize,
     hash: FixedState,
 }
 
@@ -57,6 +63,7 @@ impl EarlyQueue {
             chains: HashTable::new(),
             limit: limit.max(1),
             waiting: 0,
+            payload_bytes: 0,
             hash: FixedState::with_seed(seed),
         }
     }
@@ -73,15 +80,26 @@ impl EarlyQueue {
     }
 
     /// Keeps a response. Returns the flow of the one that had to make room, if any had.
-    pub(super) fn keep(&mut self, now: Timestamp, flow: &Flow, response: &ResponseHeader<'_>) -> Option<Flow> {
+    pub(super) fn keep(
+        &mut self,
+        now: Timestamp,
+        transport: Transport,
+        flow: &Flow,
+        response: &ResponseHeader<'_>,
+    ) -> Option<Flow> {
         let full = self.waiting == self.limit || self.queue.len() == 2 * self.limit;
         let pushed_out = if full { self.drop_oldest() } else { None };
         let mut options = [0; MAX_OPTIONS_LEN];
         let options_len = response.options.len().min(MAX_OPTIONS_LEN);
         options[..options_len].copy_from_slice(&response.options[..options_len]);
         let number = self.first_number + self.queue.len() as u64;
+        let room = PAYLOAD_LIMIT - self.payload_bytes;
+        let payload = if response.payload.len() <= room { response.payload } else { &[] };
+        self.payload_bytes += payload.len();
         self.queue.push_back(Response {
             flow: *flow,
+            transport,
+            payload: payload.into(),
             came: now,
             next: NO_NEXT,
             released: false,
@@ -95,8 +113,10 @@ impl EarlyQueue {
         });
         self.waiting += 1;
         let Self { queue, first_number, chains, hash, .. } = self;
-        let flow_of = |c: &Chain| queue[(c.first - *first_number) as usize].flow;
-        match chains.entry(hash_flow(hash, flow), |c| flow_of(c) == *flow, |c| hash_flow(hash, &flow_of(c))) {
+        let first_of = |c: &Chain| &queue[(c.first - *first_number) as usize];
+        let is_it = |c: &Chain| first_of(c).flow == *flow && first_of(c).transport == transport;
+        let rehash = |c: &Chain| hash_flow(hash, first_of(c).transport, &first_of(c).flow);
+        match chains.entry(hash_flow(hash, transport, flow), is_it, rehash) {
             Entry::Vacant(entry) => {
                 entry.insert(Chain { first: number, last: number });
             }
@@ -111,9 +131,11 @@ impl EarlyQueue {
     /// Takes the oldest response out of the queue. Returns its flow.
     pub(super) fn drop_oldest(&mut self) -> Option<Flow> {
         let oldest = self.queue.front()?;
-        let (flow, next, number) = (oldest.flow, oldest.next, self.first_number);
+        let (flow, transport, next) = (oldest.flow, oldest.transport, oldest.next);
+        let number = self.first_number;
+        self.payload_bytes -= oldest.payload.len();
         // The oldest of all is the first of its chain.
-        if let Ok(mut entry) = self.chains.find_entry(hash_flow(&self.hash, &flow), |c| c.first == number) {
+        if let Ok(mut entry) = self.chains.find_entry(hash_flow(&self.hash, transport, &flow), |c| c.first == number) {
             if next == NO_NEXT {
                 entry.remove();
             } else {
@@ -136,17 +158,22 @@ impl EarlyQueue {
     }
 
     /// Hands the responses of a flow to `relay`, in order, and forgets them. Their id is left zero.
-    pub(super) fn release(&mut self, flow: &Flow, mut relay: impl FnMut(&ResponseHeader<'_>)) {
+    pub(super) fn release(&mut self, transport: Transport, flow: &Flow, mut relay: impl FnMut(&ResponseHeader<'_>)) {
         let Self { queue, first_number, chains, hash, .. } = self;
-        let is_it = |c: &Chain| queue[(c.first - *first_number) as usize].flow == *flow;
-        let Ok(entry) = chains.find_entry(hash_flow(hash, flow), is_it) else { return };
+        let is_it = |c: &Chain| {
+            let first = &queue[(c.first - *first_number) as usize];
+            first.flow == *flow && first.transport == transport
+        };
+        let Ok(entry) = chains.find_entry(hash_flow(hash, transport, flow), is_it) else { return };
         let (Chain { first: mut number, .. }, _) = entry.remove();
         while number != NO_NEXT {
             let r = &mut queue[(number - *first_number) as usize];
             r.released = true;
             self.waiting -= 1;
+            let payload = std::mem::take(&mut r.payload);
+            self.payload_bytes -= payload.len();
             relay(&ResponseHeader {
-                payload: &[],
+                payload: &payload,
                 id: FlowId(0),
                 seq: r.seq,
                 ack: r.ack,

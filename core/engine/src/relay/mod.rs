@@ -3,8 +3,8 @@
 //! # Theory of operation
 //!
 //! A *peer* is one control connection of one tcpcopy. It adds a *route* before it opens a connection to the target: a
-//! flow, and the id under which it wants to hear of that flow. A *response* is a captured frame with a TCP segment
-//! from a target; its flow is looked up with the sender as the server.
+//! flow, and the id under which it wants to hear of that flow. A *response* is a captured frame with a TCP segment or
+//! a UDP datagram from a target; its flow is looked up with the sender as the server.
 //!
 //! ```text
 //!                       route known
@@ -36,8 +36,10 @@
 //! **Time.** One deadline: that of the oldest early response, or the next step of the hand while there are routes.
 //! Routes measure time in seconds.
 //!
-//! **Memory.** A route costs 56 bytes, a quarter more for room to grow, and two index entries of 5 bytes at a load
-//! between 7/16 and 7/8: at most 93 bytes, whether anything happens on it or not.
+//! **Payload.** A route begins without; its peer may ask for the first bytes of each packet, or for all, at any time.
+//!
+//! **Memory.** A route costs 64 bytes, a quarter more for room to grow, and two index entries of 5 bytes at a load
+//! between 7/16 and 7/8: at most 103 bytes, whether anything happens on it or not.
 //!
 //! **Accounting.** `frames = relayed + dropped by reason + held`, at any moment; see [`RelayStats::check`].
 
@@ -50,9 +52,11 @@ mod tests;
 
 use std::time::Duration;
 
-use tcpcopy_wire::control::{FlowId, LinkStats, ResponseHeader, RouteChange};
+use tcpcopy_wire::control::{FlowId, LinkStats, Payload, ResponseHeader, RouteChange};
+use tcpcopy_wire::ip::PROTOCOL_UDP;
 use tcpcopy_wire::link::LinkType;
-use tcpcopy_wire::{Flow, ParseError, TcpSegment, Timestamp};
+use tcpcopy_wire::tcp::Flags;
+use tcpcopy_wire::{Flow, Packet, ParseError, SeqNumber, Timestamp, Transport, UdpDatagram};
 
 use early::EarlyQueue;
 pub use outbox::{RelayNotice, RelayOutbox};
@@ -168,6 +172,8 @@ pub struct Relay {
     unrouted_since_notice: u64,
     next_unrouted_notice: Timestamp,
     told_table_full: bool,
+    /// A route has asked for payload.
+    payload_wanted: bool,
 }
 
 impl Relay {
@@ -182,6 +188,7 @@ impl Relay {
             unrouted_since_notice: 0,
             next_unrouted_notice: Timestamp::ZERO,
             told_table_full: false,
+            payload_wanted: false,
             config,
         }
     }
@@ -194,9 +201,13 @@ impl Relay {
             RelayInput::Frame { link, bytes, wire_len } => self.on_frame(now, link, bytes, wire_len, out),
             RelayInput::PeerUp { peer, route_ttl, max_batch } => self.on_peer_up(peer, route_ttl, max_batch, out),
             RelayInput::Route { peer, change } => match change {
-                RouteChange::Add { id, flow, .. } => self.on_route_add(now, peer, id, flow, out),
+                RouteChange::Add { id, transport, flow } => self.on_route_add(now, peer, id, transport, flow, out),
                 RouteChange::Remove { id } => self.on_route_remove(peer, id),
-                RouteChange::Payload { .. } => {}
+                RouteChange::Payload { id, payload } => {
+                    if self.is_up(peer) && self.routes.set_payload(peer, id, payload) {
+                        self.payload_wanted |= payload != Payload::Headers;
+                    }
+                }
             },
             RelayInput::Undelivered { peer, responses, reason } => self.undelivered(peer, responses, reason),
             RelayInput::PeerGone { peer } => self.on_peer_gone(peer, out),
@@ -233,6 +244,11 @@ impl Relay {
         }
     }
 
+    /// Whether any route has asked for payload so far: then captures have to take whole packets.
+    pub fn wants_payload(&self) -> bool {
+        self.payload_wanted
+    }
+
     /// Bytes of memory that the routes take, room to grow included.
     pub fn route_memory(&self) -> usize {
         self.routes.memory()
@@ -241,40 +257,84 @@ impl Relay {
     #[inline]
     fn on_frame(&mut self, now: Timestamp, link: LinkType, bytes: &[u8], wire_len: usize, out: &mut RelayOutbox) {
         self.stats.frames += 1;
-        let segment = match TcpSegment::from_frame(link, bytes, wire_len) {
-            Ok(segment) => segment,
-            Err(e) => {
-                return self.stats.drop_frames(
-                    match e {
-                        ParseError::Truncated => RelayDrop::Truncated,
-                        ParseError::Malformed => RelayDrop::Malformed,
-                        ParseError::Fragment => RelayDrop::Fragment,
-                        ParseError::NotIp | ParseError::NotTcp => RelayDrop::OtherProtocol,
-                    },
-                    1,
-                );
+        let error = match Packet::from_frame(link, bytes, wire_len) {
+            Ok(Packet::Tcp(segment)) => {
+                let response = ResponseHeader {
+                    id: FlowId(0),
+                    seq: segment.tcp.seq(),
+                    ack: segment.tcp.ack(),
+                    flags: segment.tcp.flags(),
+                    window: segment.tcp.window(),
+                    payload_len: segment.payload_len,
+                    options: segment.tcp.options_bytes(),
+                    payload: segment.payload,
+                };
+                return self.on_response(now, Transport::Tcp, &segment.flow_from_server(), response, out);
             }
+            Ok(Packet::Udp(datagram)) => return self.on_datagram(now, &datagram, out),
+            // Only the first has the ports; it stands for all of them.
+            Ok(Packet::Fragment(f)) if f.protocol == PROTOCOL_UDP && f.offset == 0 => {
+                match UdpDatagram::from_transport(f.src, f.dst, f.data, usize::from(u16::MAX)) {
+                    Ok(datagram) => return self.on_datagram(now, &datagram, out),
+                    Err(e) => e,
+                }
+            }
+            Ok(Packet::Fragment(_)) => ParseError::Fragment,
+            Err(e) => e,
         };
-        self.stats.responses += 1;
-        let flow = segment.flow_from_server();
-        let mut response = ResponseHeader {
-            payload: &[],
+        self.stats.drop_frames(
+            match error {
+                ParseError::Truncated => RelayDrop::Truncated,
+                ParseError::Malformed => RelayDrop::Malformed,
+                ParseError::Fragment => RelayDrop::Fragment,
+                ParseError::NotIp | ParseError::OtherProtocol => RelayDrop::OtherProtocol,
+            },
+            1,
+        );
+    }
+
+    fn on_datagram(&mut self, now: Timestamp, datagram: &UdpDatagram<'_>, out: &mut RelayOutbox) {
+        self.stats.datagrams += 1;
+        // Of a datagram only this much is told.
+        let response = ResponseHeader {
             id: FlowId(0),
-            seq: segment.tcp.seq(),
-            ack: segment.tcp.ack(),
-            flags: segment.tcp.flags(),
-            window: segment.tcp.window(),
-            payload_len: segment.payload_len,
-            options: segment.tcp.options_bytes(),
+            seq: SeqNumber(0),
+            ack: SeqNumber(0),
+            flags: Flags(0),
+            window: 0,
+            payload_len: datagram.payload_len.into(),
+            options: &[],
+            payload: datagram.payload,
         };
-        if let Some((peer, id)) = self.routes.find_and_touch(&flow, seconds(now)) {
+        self.on_response(now, Transport::Udp, &datagram.flow_from_server(), response, out);
+    }
+
+    #[inline]
+    fn on_response(
+        &mut self,
+        now: Timestamp,
+        transport: Transport,
+        flow: &Flow,
+        mut response: ResponseHeader<'_>,
+        out: &mut RelayOutbox,
+    ) {
+        self.stats.responses += 1;
+        if let Some((peer, id, payload)) = self.routes.find_and_touch(transport, flow, seconds(now)) {
             self.stats.matched += 1;
             response.id = id;
-            self.relay(peer, &response, out);
+            response.payload = match payload {
+                Payload::Headers => &[],
+                Payload::First(n) => &response.payload[..response.payload.len().min(n.into())],
+                Payload::Full => response.payload,
+            };
+            self.relay(peer, transport, &response, out);
         } else {
             self.expire_early(now, out);
             self.stats.early_kept += 1;
-            if let Some(pushed_out) = self.early.keep(now, &flow, &response) {
+            if !self.payload_wanted {
+                response.payload = &[];
+            }
+            if let Some(pushed_out) = self.early.keep(now, transport, flow, &response) {
                 self.count_unrouted(now, pushed_out, RelayDrop::EarlyFull, out);
             }
             self.stats.held = self.early.len() as u64;
@@ -282,8 +342,8 @@ impl Relay {
     }
 
     #[inline]
-    fn relay(&mut self, peer: PeerId, response: &ResponseHeader<'_>, out: &mut RelayOutbox) {
-        out.push(peer, response);
+    fn relay(&mut self, peer: PeerId, transport: Transport, response: &ResponseHeader<'_>, out: &mut RelayOutbox) {
+        out.push(peer, transport, response);
         self.stats.relayed += 1;
         self.peers[peer.0 as usize].relayed += 1;
     }
@@ -300,14 +360,22 @@ impl Relay {
         out.set_max_batch(peer, max_batch);
     }
 
-    fn on_route_add(&mut self, now: Timestamp, peer: PeerId, id: FlowId, flow: Flow, out: &mut RelayOutbox) {
+    fn on_route_add(
+        &mut self,
+        now: Timestamp,
+        peer: PeerId,
+        id: FlowId,
+        transport: Transport,
+        flow: Flow,
+        out: &mut RelayOutbox,
+    ) {
         if !self.is_up(peer) {
             return;
         }
         if self.routes.is_empty() {
             self.next_sweep = now + SWEEP_EVERY;
         }
-        if self.routes.len() >= self.config.route_limit && !self.routes.contains(&flow) {
+        if self.routes.len() >= self.config.route_limit && !self.routes.contains(transport, &flow) {
             self.stats.routes_refused += 1;
             if !self.told_table_full {
                 self.told_table_full = true;
@@ -317,7 +385,7 @@ impl Relay {
         }
         self.stats.routes_added += 1;
         self.peers[peer.0 as usize].routes_alive += 1;
-        let Added { replaced_flow, replaced_id } = self.routes.add(seconds(now), peer, id, flow);
+        let Added { replaced_flow, replaced_id } = self.routes.add(seconds(now), peer, id, transport, flow);
         for owner in [replaced_flow, replaced_id].into_iter().flatten() {
             self.stats.routes_replaced += 1;
             self.peers[owner.0 as usize].routes_alive -= 1;
@@ -325,11 +393,12 @@ impl Relay {
         self.count_routes();
         self.expire_early(now, out);
         let Self { early, stats, peers, .. } = self;
-        early.release(&flow, |response| {
+        early.release(transport, &flow, |response| {
             stats.early_released += 1;
             stats.relayed += 1;
             peers[peer.0 as usize].relayed += 1;
-            out.push(peer, &ResponseHeader { id, ..*response });
+            // How much of its payload is wanted comes behind the route: it goes with all that was kept.
+            out.push(peer, transport, &ResponseHeader { id, ..*response });
         });
         self.stats.held = self.early.len() as u64;
     }

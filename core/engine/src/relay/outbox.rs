@@ -1,7 +1,7 @@
 //! What the relay wants sent.
 
-use tcpcopy_wire::Flow;
-use tcpcopy_wire::control::{BatchEncoder, ResponseHeader};
+use tcpcopy_wire::control::{BatchEncoder, DatagramResponse, ResponseHeader};
+use tcpcopy_wire::{Flow, Transport};
 
 use super::PeerId;
 
@@ -62,13 +62,20 @@ impl RelayOutbox {
     }
 
     #[inline]
-    pub(super) fn push(&mut self, peer: PeerId, response: &ResponseHeader<'_>) {
+    pub(super) fn push(&mut self, peer: PeerId, transport: Transport, response: &ResponseHeader<'_>) {
         let batch = &mut self.batches[peer.0 as usize];
         if batch.responses == 0 {
             self.filled.push(peer);
         }
         let before = batch.bytes.len();
-        batch.encoder.response(response, &mut batch.bytes);
+        match transport {
+            Transport::Tcp => batch.encoder.response(response, &mut batch.bytes),
+            Transport::Udp => {
+                let ResponseHeader { id, payload_len, payload, .. } = *response;
+                let datagram = DatagramResponse { id, payload_len: payload_len as u16, payload };
+                batch.encoder.datagram(&datagram, &mut batch.bytes);
+            }
+        }
         batch.responses += 1;
         self.responses += 1;
         self.bytes += batch.bytes.len() - before;

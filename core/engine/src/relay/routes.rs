@@ -1,12 +1,12 @@
-//! The routes: found by flow for each response, by (peer, id) for each removal.
+//! The routes: found by transport protocol and flow for each response, by (peer, id) for each removal.
 
 use std::hash::{BuildHasher, Hasher};
 use std::net::IpAddr;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
-use tcpcopy_wire::control::FlowId;
-use tcpcopy_wire::{Endpoint, Flow, Port};
+use tcpcopy_wire::control::{FlowId, Payload};
+use tcpcopy_wire::{Endpoint, Flow, Port, Transport};
 
 use super::PeerId;
 
@@ -20,13 +20,16 @@ const GROW_BY_AT_LEAST: usize = 1024;
 /// A route, or a vacant slot: then `peer` is [`VACANT`] and `id` the next vacant slot.
 struct Route {
     flow: Flow,
+    transport: Transport,
+    /// How much of the payload of its responses is wanted.
+    payload: Payload,
     id: FlowId,
     peer: PeerId,
     /// In the seconds of the caller's clock.
     last_used: u32,
 }
 
-const _: () = assert!(size_of::<Route>() == 56, "the memory of an idle session is promised in relay/mod.rs");
+const _: () = assert!(size_of::<Route>() == 64, "the memory of an idle session is promised in relay/mod.rs");
 
 /// Whose routes had to go for a new one.
 #[derive(Debug, PartialEq, Eq)]
@@ -75,28 +78,50 @@ impl RouteTable {
 
     /// Where responses of a flow go; marks the route as used.
     #[inline]
-    pub(super) fn find_and_touch(&mut self, flow: &Flow, now: u32) -> Option<(PeerId, FlowId)> {
-        let hash = hash_flow(&self.hash, flow);
-        let slot = *self.by_flow.find(hash, |slot| self.slots[*slot as usize].flow == *flow)?;
+    pub(super) fn find_and_touch(
+        &mut self,
+        transport: Transport,
+        flow: &Flow,
+        now: u32,
+    ) -> Option<(PeerId, FlowId, Payload)> {
+        let slot = self.slot_of_flow(transport, flow)?;
         let route = &mut self.slots[slot as usize];
         route.last_used = now;
-        Some((route.peer, route.id))
+        Some((route.peer, route.id, route.payload))
     }
 
-    pub(super) fn contains(&self, flow: &Flow) -> bool {
-        let hash = hash_flow(&self.hash, flow);
-        self.by_flow.find(hash, |slot| self.slots[*slot as usize].flow == *flow).is_some()
+    pub(super) fn contains(&self, transport: Transport, flow: &Flow) -> bool {
+        self.slot_of_flow(transport, flow).is_some()
+    }
+
+    #[inline]
+    fn slot_of_flow(&self, transport: Transport, flow: &Flow) -> Option<u32> {
+        let hash = hash_flow(&self.hash, transport, flow);
+        let is_it = |slot: &u32| {
+            let route = &self.slots[*slot as usize];
+            route.flow == *flow && route.transport == transport
+        };
+        self.by_flow.find(hash, is_it).copied()
+    }
+
+    /// Notes how much of the payload of a route's responses is wanted; whether there is such a route.
+    pub(super) fn set_payload(&mut self, peer: PeerId, id: FlowId, payload: Payload) -> bool {
+        let slot = self.slot_of_id(peer, id);
+        if let Some(slot) = slot {
+            self.slots[slot as usize].payload = payload;
+        }
+        slot.is_some()
     }
 
     /// Adds a route in the place of those that have its flow or its id.
-    pub(super) fn add(&mut self, now: u32, peer: PeerId, id: FlowId, flow: Flow) -> Added {
-        let by_flow = hash_flow(&self.hash, &flow);
-        let same_flow = self.by_flow.find(by_flow, |s| self.slots[*s as usize].flow == flow).copied();
+    pub(super) fn add(&mut self, now: u32, peer: PeerId, id: FlowId, transport: Transport, flow: Flow) -> Added {
+        let by_flow = hash_flow(&self.hash, transport, &flow);
+        let same_flow = self.slot_of_flow(transport, &flow);
         let replaced_flow = same_flow.map(|slot| self.vacate(slot));
         let same_id = self.slot_of_id(peer, id);
         let replaced_id = same_id.map(|slot| self.vacate(slot));
 
-        let route = Route { flow, id, peer, last_used: now };
+        let route = Route { flow, transport, payload: Payload::Headers, id, peer, last_used: now };
         let slot = if let Some(vacant) = self.slots.get_mut(self.vacant as usize) {
             let slot = self.vacant as u32;
             self.vacant = vacant.id.0;
@@ -111,7 +136,10 @@ impl RouteTable {
             (self.slots.len() - 1) as u32
         };
         let Self { slots, hash, by_flow: flows, by_id: ids, .. } = self;
-        flows.insert_unique(by_flow, slot, |s| hash_flow(hash, &slots[*s as usize].flow));
+        flows.insert_unique(by_flow, slot, |s| {
+            let r = &slots[*s as usize];
+            hash_flow(hash, r.transport, &r.flow)
+        });
         ids.insert_unique(hash_id(hash, peer, id), slot, |s| {
             let r = &slots[*s as usize];
             hash_id(hash, r.peer, r.id)
@@ -167,15 +195,25 @@ impl RouteTable {
     /// Takes a route out of both indices and frees its slot. Returns its peer.
     fn vacate(&mut self, slot: u32) -> PeerId {
         let route = &self.slots[slot as usize];
-        let (peer, by_flow, by_id) =
-            (route.peer, hash_flow(&self.hash, &route.flow), hash_id(&self.hash, route.peer, route.id));
+        let (peer, by_flow, by_id) = (
+            route.peer,
+            hash_flow(&self.hash, route.transport, &route.flow),
+            hash_id(&self.hash, route.peer, route.id),
+        );
         if let Ok(entry) = self.by_flow.find_entry(by_flow, |s| *s == slot) {
             entry.remove();
         }
         if let Ok(entry) = self.by_id.find_entry(by_id, |s| *s == slot) {
             entry.remove();
         }
-        self.slots[slot as usize] = Route { flow: NO_FLOW, id: FlowId(self.vacant), peer: VACANT, last_used: 0 };
+        self.slots[slot as usize] = Route {
+            flow: NO_FLOW,
+            transport: Transport::Tcp,
+            payload: Payload::Headers,
+            id: FlowId(self.vacant),
+            peer: VACANT,
+            last_used: 0,
+        };
         self.vacant = u64::from(slot);
         peer
     }
@@ -186,7 +224,7 @@ const NO_FLOW: Flow = Flow { client: NO_END, server: NO_END };
 
 /// Hash of a flow. Written out because the derived one feeds lengths and discriminants byte by byte.
 #[inline]
-pub(super) fn hash_flow(state: &FixedState, flow: &Flow) -> u64 {
+pub(super) fn hash_flow(state: &FixedState, transport: Transport, flow: &Flow) -> u64 {
     let mut h = state.build_hasher();
     match (flow.client.addr, flow.server.addr) {
         (IpAddr::V4(c), IpAddr::V4(s)) => h.write_u64(u64::from(u32::from(c)) << 32 | u64::from(u32::from(s))),
@@ -199,7 +237,8 @@ pub(super) fn hash_flow(state: &FixedState, flow: &Flow) -> u64 {
             }
         }
     }
-    h.write_u32(u32::from(flow.client.port.0) << 16 | u32::from(flow.server.port.0));
+    let ports = u32::from(flow.client.port.0) << 16 | u32::from(flow.server.port.0);
+    h.write_u64(u64::from(transport as u8) << 32 | u64::from(ports));
     h.finish()
 }
 

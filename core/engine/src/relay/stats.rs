@@ -12,7 +12,7 @@ pub enum RelayDrop {
     Malformed,
     /// A part of an IP packet.
     Fragment,
-    /// Not IP, or not TCP.
+    /// Not IP, or neither TCP nor UDP.
     OtherProtocol,
     /// No tcpcopy claimed the flow in time.
     NoRoute,
@@ -43,7 +43,7 @@ impl RelayDrop {
             Self::Truncated => "truncated by the capture",
             Self::Malformed => "malformed",
             Self::Fragment => "IP fragment",
-            Self::OtherProtocol => "not TCP over IP",
+            Self::OtherProtocol => "neither TCP nor UDP over IP",
             Self::NoRoute => "no route",
             Self::EarlyFull => "no route (queue full)",
             Self::LinkFull => "link full",
@@ -81,8 +81,10 @@ macro_rules! counters {
 counters! {
     /// Frames given to the relay.
     frames,
-    /// Those of them that are TCP segments.
+    /// Those of them that are TCP segments or UDP datagrams.
     responses,
+    /// Those of them that are UDP datagrams.
+    datagrams,
     /// Responses whose route was known when they came.
     matched,
     /// Responses handed over for a tcpcopy.

@@ -77,6 +77,11 @@ impl ClientHalf {
         self.end
     }
 
+    /// How far the client has received online's stream.
+    pub(crate) fn acknowledged(&self) -> SeqNumber {
+        self.ack_seen
+    }
+
     /// Bytes that wait for a hole to be filled.
     pub(crate) fn waiting(&self) -> u64 {
         self.reassembly.as_ref().map_or(0, |r| r.bytes() as u64)

@@ -10,6 +10,10 @@
 //!   of many segments pauses for one between two flights), with no hole in what it sent, or
 //! - until the target has closed.
 //!
+//! A module that follows the target's responses replaces all of these but the last by an exact rule: it says of each
+//! message that it will be answered and, later, that it has been. A turn then waits until as many answers are complete
+//! as were expected before it, and for nothing else.
+//!
 //! Data that the client sent without waiting belongs to the turn of the data before it and is never held. A server that
 //! speaks first needs no rule of its own: the client's first data comes after its ACK has moved.
 
@@ -38,6 +42,10 @@ pub(crate) struct GateState {
     holding: bool,
     /// When the target last sent data, as far as the quiet time goes; later than now where that is longer.
     last_data: Timestamp,
+    /// The module counts responses: nothing but their number lets a turn through.
+    counted: bool,
+    /// Responses that the module has called complete.
+    completed: u32,
     /// When the quiet time ends; [`Timestamp::NEVER`] while nothing waits for it.
     pub(crate) quiet_at: Timestamp,
 }
@@ -51,6 +59,8 @@ impl GateState {
             skip_turn: false,
             holding: false,
             last_data: Timestamp::ZERO,
+            counted: false,
+            completed: 0,
             quiet_at: Timestamp::NEVER,
         }
     }
@@ -80,15 +90,41 @@ impl GateState {
         self.open = true;
     }
 
-    /// The connection to the target is new: the turn that was under way will not be answered.
-    pub(crate) fn restart(&mut self) {
-        *self = Self { skip_turn: true, ..Self::new() };
+    /// The connection to the target is new: the turn that was under way will not be answered, and neither are the
+    /// messages up to the `completed`th.
+    pub(crate) fn restart(&mut self, completed: u32) {
+        *self = Self { skip_turn: !self.counted, counted: self.counted, completed, ..Self::new() };
+    }
+
+    /// What was sent since the connection is new will be answered, and that is to be waited for.
+    pub(crate) fn await_answer(&mut self) {
+        self.skip_turn = false;
+    }
+
+    /// From now on the bytes of responses count, and their pauses.
+    pub(crate) fn stop_counting(&mut self) {
+        self.counted = false;
+    }
+
+    /// From now on only the number of complete responses counts.
+    pub(crate) fn count_responses(&mut self) {
+        self.counted = true;
+    }
+
+    /// A response is complete.
+    pub(crate) fn complete_response(&mut self) {
+        self.completed = self.completed.wrapping_add(1);
+    }
+
+    /// Responses that are complete.
+    pub(crate) fn completed(&self) -> u32 {
+        self.completed
     }
 
     /// Whether a mark waits for the end of the burst that is being read, so that the session wants to know of it.
     #[inline]
     pub(crate) fn waits_for_drain(&self) -> bool {
-        self.holding && self.push && self.got > 0
+        self.holding && self.push && self.got > 0 && !self.counted
     }
 
     /// Lets through what may go. `drained`: all responses that have arrived have been handled. Returns whether anything
@@ -99,17 +135,21 @@ impl GateState {
         self.quiet_at = Timestamp::NEVER;
         while let Some(mark) = queue.first_held() {
             if mark.need > 0 {
-                if self.open || self.skip_turn || self.got >= mark.need {
+                if self.open || self.skip_turn || (!self.counted && self.got >= mark.need) {
                     ledger.gate_by_bytes += u64::from(self.holding);
+                } else if self.counted {
+                    // Counts wrap, like sequence numbers.
+                    if (self.completed.wrapping_sub(mark.responses) as i32) < 0 {
+                        self.hold(ledger);
+                        return released;
+                    }
+                    ledger.gate_by_module += u64::from(self.holding);
                 } else if self.got > 0 && self.push && (drained || !self.holding) {
                     ledger.gate_by_push += u64::from(self.holding);
                 } else if self.got > 0 && now >= self.last_data + QUIET {
                     ledger.gate_by_quiet += u64::from(self.holding);
                 } else {
-                    if !self.holding {
-                        self.holding = true;
-                        ledger.gate_held += 1;
-                    }
+                    self.hold(ledger);
                     if self.got > 0 {
                         self.quiet_at = self.last_data + QUIET;
                     }
@@ -125,11 +165,18 @@ impl GateState {
         }
         released
     }
+
+    fn hold(&mut self, ledger: &mut Ledger) {
+        if !self.holding {
+            self.holding = true;
+            ledger.gate_held += 1;
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::queue::MarkKind;
+    use super::super::queue::{Mark, MarkKind};
     use super::*;
 
     fn at(ms: u64) -> Timestamp {
@@ -140,7 +187,7 @@ mod tests {
     fn queue(needs: &[u32]) -> StreamQueue {
         let mut queue = StreamQueue::default();
         for &need in needs {
-            queue.push_data(b"request", need, true);
+            queue.push_data(b"request", Mark { need, push: true, ..Mark::default() });
         }
         queue
     }
@@ -214,7 +261,7 @@ mod tests {
     #[test]
     fn the_clients_close_waits_like_its_data() {
         let (mut gate, mut ledger, mut queue) = (GateState::new(), Ledger::default(), queue(&[0]));
-        queue.push_end(MarkKind::Fin, 11);
+        queue.push_end(MarkKind::Fin, 11, 0);
         gate.poll(at(0), true, &mut queue, &mut ledger);
         assert_eq!(released(&mut queue), 1);
         gate.on_target_data(at(1), 11, false);
@@ -233,8 +280,48 @@ mod tests {
     #[test]
     fn a_rebuilt_connection_owes_no_answer_to_the_turn_before() {
         let (mut gate, mut ledger, mut queue) = (GateState::new(), Ledger::default(), queue(&[100, 100]));
-        gate.restart();
+        gate.restart(0);
         gate.poll(at(0), true, &mut queue, &mut ledger);
+        assert_eq!(released(&mut queue), 1);
+    }
+
+    /// A queue with one segment for each pair of needed bytes and expected responses.
+    fn counted_queue(turns: &[(u32, u32)]) -> StreamQueue {
+        let mut queue = StreamQueue::default();
+        for &(need, responses) in turns {
+            queue.push_data(b"request", Mark { need, responses, push: true, ..Mark::default() });
+        }
+        queue
+    }
+
+    #[test]
+    fn where_responses_are_counted_only_their_number_opens() {
+        let mut queue = counted_queue(&[(0, 0), (0, 1), (100, 2), (100, 3)]);
+        let (mut gate, mut ledger) = (GateState::new(), Ledger::default());
+        gate.count_responses();
+        gate.poll(at(0), true, &mut queue, &mut ledger);
+        assert_eq!(released(&mut queue), 2, "two pipelined requests");
+        gate.on_target_data(at(1), 500, true);
+        gate.complete_response();
+        assert!(!gate.waits_for_drain());
+        assert!(!gate.poll(at(60_000), true, &mut queue, &mut ledger), "one of two is answered, however much came");
+        gate.complete_response();
+        assert!(gate.poll(at(60_001), false, &mut queue, &mut ledger));
+        assert_eq!((released(&mut queue), ledger.gate_by_module), (1, 1));
+        gate.complete_response();
+        assert!(gate.poll(at(60_002), false, &mut queue, &mut ledger));
+    }
+
+    #[test]
+    fn counting_goes_on_behind_what_a_rebuilt_connection_lost() {
+        let mut queue = counted_queue(&[(100, 3), (100, 4)]);
+        let (mut gate, mut ledger) = (GateState::new(), Ledger::default());
+        gate.count_responses();
+        gate.restart(3);
+        gate.poll(at(0), true, &mut queue, &mut ledger);
+        assert_eq!(released(&mut queue), 1);
+        gate.complete_response();
+        gate.poll(at(1), true, &mut queue, &mut ledger);
         assert_eq!(released(&mut queue), 1);
     }
 }

@@ -11,7 +11,7 @@
 //!        +-- acknowledgement numbers ---------+------- transmit ------------------+
 //! ```
 //!
-//! Everything a session does ends in [`pump`](Session::pump): the gate looks at what the queue holds back, the target half
+//! What the module decides takes effect in `module`. Everything a session does ends in [`pump`](Session::pump): the gate looks at what the queue holds back, the target half
 //! sends what the queue has released. Phases:
 //!
 //! ```text
@@ -32,26 +32,30 @@
 
 pub(crate) mod client;
 pub(crate) mod gate;
+mod module;
+pub(crate) mod online;
 pub(crate) mod queue;
 pub(crate) mod reassembly;
 pub(crate) mod watch;
 
 use std::time::Duration;
 
-use tcpcopy_module_api::{AfterTargetClose, Attachment, SessionInfo};
+use tcpcopy_module_api::{AfterTargetClose, Attachment, Payload, SessionInfo};
 use tcpcopy_wire::Transport;
 use tcpcopy_wire::control::{FlowId, ResponseHeader, RouteChange};
 use tcpcopy_wire::tcp::Flags;
 use tcpcopy_wire::{Endpoint, Flow, SeqNumber, TcpSegment, Timestamp};
 
 use crate::copier::config::{CopierConfig, Gate};
+use crate::counters::ModuleCounters;
 use crate::ledger::{ByteDrop, Ledger, PacketDrop, SessionEnd};
 use crate::outbox::{LinkId, Notice, Outbox};
 use crate::target::{Closure, Offer, State, TargetHalf, Wire};
 use client::{ClientEnd, ClientHalf};
 use gate::GateState;
-use queue::{MarkKind, QueuePool, StreamQueue};
-use watch::Watch;
+use online::OnlineHalf;
+use queue::{Mark, MarkKind, QueuePool, StreamQueue};
+use watch::{Hook, Watch};
 
 /// A finished session stays this long for the last packets of both sides.
 const LINGER: Duration = Duration::from_secs(2);
@@ -63,6 +67,7 @@ pub(crate) struct Context<'a> {
     pub(crate) now: Timestamp,
     pub(crate) config: &'a CopierConfig,
     pub(crate) ledger: &'a mut Ledger,
+    pub(crate) counters: &'a mut ModuleCounters,
     pub(crate) out: &'a mut Outbox,
     pub(crate) pool: &'a mut QueuePool,
     pub(crate) ip_id: &'a mut u16,
@@ -106,6 +111,7 @@ pub(crate) struct Session {
     gate: GateState,
     queue: Option<Box<StreamQueue>>,
     watch: Option<Box<Watch>>,
+    online: Option<Box<OnlineHalf>>,
     last_activity: Timestamp,
     /// When the queue last became non-empty.
     stalled_since: Timestamp,
@@ -140,6 +146,7 @@ impl Session {
             Attachment::Bypass => None,
             Attachment::Watch(session) => Some(Box::new(Watch::new(session, info))),
         };
+        let sees_online = watch.is_some() && cx.config.about(map).sees_online;
         Self {
             id,
             flow,
@@ -157,6 +164,7 @@ impl Session {
             gate: GateState::new(),
             queue: None,
             watch,
+            online: sees_online.then(Box::default),
             last_activity: cx.now,
             stalled_since: cx.now,
             forget_at: Timestamp::NEVER,
@@ -223,8 +231,14 @@ impl Session {
 
     /// Announces the route on every link that carries it, or only on `link`.
     pub(crate) fn announce(&self, config: &CopierConfig, link: Option<LinkId>, out: &mut Outbox) {
-        let change = RouteChange::Add { id: self.id, transport: Transport::Tcp, flow: self.target_flow(config) };
-        out.routes.extend(self.links(config).filter(|l| link.is_none_or(|only| only == *l)).map(|l| (l, change)));
+        let add = RouteChange::Add { id: self.id, transport: Transport::Tcp, flow: self.target_flow(config) };
+        let payload = self.watch.as_ref().map_or(Payload::Headers, |watch| watch.payload());
+        for to in self.links(config).filter(|l| link.is_none_or(|only| only == *l)) {
+            out.routes.push((to, add));
+            if payload != Payload::Headers {
+                out.routes.push((to, RouteChange::Payload { id: self.id, payload }));
+            }
+        }
     }
 
     /// Takes the route back.
@@ -255,19 +269,12 @@ impl Session {
     pub(crate) fn start(&mut self, cx: &mut Context<'_>) {
         self.enter(Phase::Live);
         self.announce(cx.config, None, cx.out);
+        if self.phase != Phase::Live {
+            return;
+        }
         let (isn, offer) = (self.isn, self.offer);
         let (target, _, mut wire) = self.halves(cx);
         target.open(&mut wire, isn, offer);
-    }
-
-    /// Connects again after the target closed, for what the client still sends.
-    fn reopen(&mut self, cx: &mut Context<'_>) {
-        cx.ledger.reconnects += 1;
-        self.gate.restart();
-        let offer = self.offer;
-        let (target, _, mut wire) = self.halves(cx);
-        let iss = target.next_iss();
-        target.open(&mut wire, iss, offer);
     }
 
     /// A captured segment of the client; a SYN only if it has data.
@@ -310,6 +317,9 @@ impl Session {
             return;
         }
         cx.ledger.pending_bytes += intake.in_order.len() as u64 + u64::from(intake.kept);
+        if self.online.is_some() {
+            self.show_waiting_online_data(cx);
+        }
         let ack = flags.contains(Flags::ACK).then(|| segment.tcp.ack());
         let mut news = false;
         if !intake.in_order.is_empty() {
@@ -354,32 +364,12 @@ impl Session {
             // The module gave up on an earlier piece of the same segment.
             cx.ledger.pending_bytes -= data.len() as u64;
             cx.ledger.drop_bytes(ByteDrop::SessionEnded, data.len() as u64);
-            return;
+        } else if self.watch.is_some() {
+            self.show_client_data(cx, data, need, push);
+        } else {
+            let need = if cx.config.gate == Gate::Off { 0 } else { need };
+            self.queue_for(cx).push_data(data, Mark { need, push, ..Mark::default() });
         }
-        let Some(watch) = &mut self.watch else {
-            self.enqueue(cx, data, need, push);
-            return;
-        };
-        let decision = watch.on_client_data(cx.now, data);
-        cx.ledger.bytes_inserted += decision.inserted;
-        cx.ledger.pending_bytes += decision.inserted;
-        cx.ledger.pending_bytes -= decision.dropped;
-        cx.ledger.drop_bytes(ByteDrop::Module, decision.dropped);
-        if !decision.output.is_empty() {
-            self.enqueue(cx, &decision.output, need, push);
-        }
-        if let Some(reason) = decision.aborted {
-            cx.out.notices.push(Notice::ModuleAborted { flow: self.flow, reason });
-            self.end_early(cx, SessionEnd::Module);
-        } else if decision.bypassed {
-            self.watch = None;
-        }
-    }
-
-    #[inline]
-    fn enqueue(&mut self, cx: &mut Context<'_>, data: &[u8], need: u32, push: bool) {
-        let need = if cx.config.gate == Gate::Off { 0 } else { need };
-        self.queue_for(cx).push_data(data, need, push);
     }
 
     fn queue_for(&mut self, cx: &mut Context<'_>) -> &mut StreamQueue {
@@ -396,7 +386,11 @@ impl Session {
             ClientEnd::Reset(_) => MarkKind::Reset,
         };
         let need = if cx.config.gate == Gate::Off { 0 } else { need };
-        self.queue_for(cx).push_end(kind, need);
+        if self.watch.is_some() {
+            self.show_client_close(cx, kind, need);
+        } else {
+            self.queue_for(cx).push_end(kind, need, 0);
+        }
     }
 
     /// The client opened a new connection on this one's ports: this one is over, whatever of its end was captured.
@@ -429,8 +423,17 @@ impl Session {
         if self.target.has_hole() {
             self.gate.expect_more();
         }
+        if heard.has_payload {
+            self.show_target_data(cx, header, &heard);
+            if self.phase != Phase::Live {
+                return;
+            }
+        }
         if heard.fin {
             self.gate.open_for_good();
+            if self.is_left_at_fin(cx) {
+                self.leave_connection(cx);
+            }
         }
         if let Some(closure) = heard.closure {
             self.on_closure(cx, closure);
@@ -492,15 +495,22 @@ impl Session {
         }
         // What the target had closed before it was sent, nobody has read: it can go again on a new connection. What was
         // sent earlier and not acknowledged may or may not have been read, so it must not go again.
-        let unread = self.target.unacked_before_peer_fin();
-        let lost = self.queue.as_deref_mut().map_or(0, |q| q.rewind(unread));
-        cx.ledger.pending_bytes -= lost;
-        cx.ledger.drop_bytes(ByteDrop::TargetClosed, lost);
+        let lost = if self.watch.is_some() {
+            self.cut_queue(cx)
+        } else {
+            let unread = self.target.unacked_before_peer_fin();
+            let lost = self.queue.as_deref_mut().map_or(0, |q| q.rewind(unread));
+            cx.ledger.pending_bytes -= lost;
+            cx.ledger.drop_bytes(ByteDrop::TargetClosed, lost);
+            lost
+        };
         let ended = self.client.end() != ClientEnd::Open;
-        let waiting = self.queue.as_deref().map_or(0, StreamQueue::byte_count) > 0;
+        let held = self.watch.as_ref().is_some_and(|watch| watch.holds());
+        let waiting = held || self.queue.as_deref().map_or(0, StreamQueue::byte_count) > 0;
         if waiting && self.target.fin_sent() {
             // The FIN that had followed goes again behind them.
-            self.queue_for(cx).push_end(MarkKind::Fin, 0);
+            let expected = self.watch.as_ref().map_or(0, |watch| watch.expected());
+            self.queue_for(cx).push_end(MarkKind::Fin, 0, expected);
         }
         if ended && !waiting && lost == 0 {
             // Everything had been copied; the target only closed harder than the client.
@@ -587,13 +597,16 @@ impl Session {
             Phase::Lingering | Phase::Ended => {}
             Phase::Live if self.target.is_open() => {
                 self.stopping = true;
-                let queue = self.queue_for(cx);
-                let unsent = queue.drop_unsent();
-                let forgotten = unsent + self.client.forget() + self.watch.take().map_or(0, |w| w.undecided());
+                self.consult(cx, Hook::Close(Some(SessionEnd::Stopped.text())));
+                if self.phase != Phase::Live {
+                    return;
+                }
+                let unsent = self.queue_for(cx).drop_unsent();
+                let forgotten = unsent + self.client.forget() + self.watch.take().map_or(0, |w| w.waiting());
                 cx.ledger.pending_bytes -= forgotten;
                 cx.ledger.drop_bytes(ByteDrop::SessionEnded, forgotten);
                 if !self.target.fin_sent() {
-                    self.queue_for(cx).push_end(MarkKind::Fin, 0);
+                    self.queue_for(cx).push_end(MarkKind::Fin, 0, 0);
                 }
                 self.pump(cx, false);
             }
@@ -616,7 +629,8 @@ impl Session {
             cx.ledger.sessions_completed += 1;
         }
         cx.ledger.time_wait += u64::from(self.target.closed_first());
-        self.leave(cx, Phase::Lingering);
+        let reason = self.stopping.then_some(SessionEnd::Stopped.text());
+        self.leave(cx, Phase::Lingering, reason);
         self.forget_at = cx.now + LINGER;
     }
 
@@ -626,14 +640,19 @@ impl Session {
         cx.out.notices.push(Notice::SessionEnded { flow: self.flow, reason });
         let (target, _, mut wire) = self.halves(cx);
         target.reset(&mut wire);
-        self.leave(cx, Phase::Ended);
-        let wait = if reason == SessionEnd::Module { cx.config.idle_timeout } else { RETRY_AFTER };
+        self.leave(cx, Phase::Ended, Some(reason.text()));
+        let by_module = matches!(reason, SessionEnd::Module | SessionEnd::ModulePanicked);
+        let wait = if by_module { cx.config.idle_timeout } else { RETRY_AFTER };
         self.forget_at = cx.now + wait;
     }
 
     /// Gives back everything that only a session under way needs.
-    fn leave(&mut self, cx: &mut Context<'_>, phase: Phase) {
-        let mut bytes = self.client.forget() + self.watch.take().map_or(0, |w| w.undecided());
+    fn leave(&mut self, cx: &mut Context<'_>, phase: Phase, reason: Option<&str>) {
+        // The phase first: a hook that panics must not end the session once more.
+        self.enter(phase);
+        self.consult(cx, Hook::Close(reason));
+        self.online = None;
+        let mut bytes = self.client.forget() + self.watch.take().map_or(0, |w| w.waiting());
         if let Some(queue) = self.queue.take() {
             bytes += queue.byte_count() as u64;
             cx.pool.put(queue);
@@ -641,6 +660,5 @@ impl Session {
         cx.ledger.pending_bytes -= bytes;
         cx.ledger.drop_bytes(ByteDrop::SessionEnded, bytes);
         cx.ledger.sessions_alive -= 1;
-        self.enter(phase);
     }
 }

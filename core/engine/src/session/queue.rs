@@ -9,15 +9,19 @@
 //! marks:                           [data][data] [data, held][data][FIN]
 //! ```
 //!
+//! Where a module watches, the queue also knows where its messages end (*units*), so that a connection that is rebuilt goes
+//! on with a whole one.
+//!
 //! The queue exists only while it holds something: an idle session has none. [`QueuePool`] keeps empty ones for the next
 //! session that needs one, so that a request costs no allocation.
 
 use std::collections::VecDeque;
 
 /// What a mark stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum MarkKind {
     /// Bytes.
+    #[default]
     Data,
     /// The client's FIN.
     Fin,
@@ -26,13 +30,15 @@ pub(crate) enum MarkKind {
 }
 
 /// One of the client's segments, or what is left of it to send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Mark {
     /// Bytes; zero for FIN and RST.
     pub(crate) len: u32,
     /// Bytes of response, FIN counted as one, that the client had acknowledged since its data before this. Zero: the
     /// client did not wait for anything, and neither does the copy.
     pub(crate) need: u32,
+    /// Responses that the module had expected before this.
+    pub(crate) responses: u32,
     pub(crate) kind: MarkKind,
     /// The client set PSH.
     pub(crate) push: bool,
@@ -45,19 +51,30 @@ pub(crate) struct StreamQueue {
     marks: VecDeque<Mark>,
     /// Marks at the front that the gate has let through.
     released: usize,
+    /// Lengths of the module's messages, from the one that the first byte is of; none where no module watches.
+    units: VecDeque<usize>,
+    /// Bytes of the first unit that are gone from the front.
+    unit_gone: usize,
 }
 
 impl StreamQueue {
-    /// Appends a segment of the client.
+    /// Appends a segment of the client; `mark` is all about it but its length.
     #[inline]
-    pub(crate) fn push_data(&mut self, data: &[u8], need: u32, push: bool) {
+    pub(crate) fn push_data(&mut self, data: &[u8], mark: Mark) {
         self.bytes.extend(data);
-        self.marks.push_back(Mark { len: data.len() as u32, need, kind: MarkKind::Data, push });
+        self.marks.push_back(Mark { len: data.len() as u32, ..mark });
+    }
+
+    /// A message of so many bytes begins behind what is here. Its bytes may come later.
+    pub(crate) fn push_unit(&mut self, len: usize) {
+        if len > 0 {
+            self.units.push_back(len);
+        }
     }
 
     /// Appends the client's FIN or RST.
-    pub(crate) fn push_end(&mut self, kind: MarkKind, need: u32) {
-        self.marks.push_back(Mark { len: 0, need, kind, push: false });
+    pub(crate) fn push_end(&mut self, kind: MarkKind, need: u32, responses: u32) {
+        self.marks.push_back(Mark { len: 0, need, responses, kind, push: false });
     }
 
     /// The first mark that the gate has not let through.
@@ -114,10 +131,24 @@ impl StreamQueue {
     /// Forgets `n` bytes at the front: the target has them.
     #[inline]
     pub(crate) fn consume(&mut self, n: u32) {
+        if !self.units.is_empty() {
+            self.consume_units(n as usize);
+        }
         if n as usize >= self.bytes.len() {
             self.bytes.clear();
         } else {
             self.bytes.drain(..n as usize);
+        }
+    }
+
+    fn consume_units(&mut self, n: usize) {
+        self.unit_gone += n;
+        while let Some(len) = self.units.front().filter(|len| **len <= self.unit_gone) {
+            self.unit_gone -= len;
+            self.units.pop_front();
+        }
+        if self.units.is_empty() {
+            self.unit_gone = 0;
         }
     }
 
@@ -140,9 +171,75 @@ impl StreamQueue {
         self.released = 0;
         if sent > lost {
             let len = (sent - lost) as u32;
-            self.marks.push_front(Mark { len, need: 0, kind: MarkKind::Data, push: true });
+            self.marks.push_front(Mark { len, push: true, ..Mark::default() });
         }
         lost as u64
+    }
+
+    /// After a connection of a watched session is gone: forgets everything that was sent, and what follows up to the next
+    /// whole message. Returns the number of bytes that were here, and of those of the same message that are still to come.
+    pub(crate) fn cut_at_unit(&mut self) -> (u64, usize) {
+        let unsent: usize = self.marks.iter().map(|m| m.len as usize).sum();
+        let sent = self.bytes.len() - unsent;
+        // The end of the first unit that was not begun.
+        let mut cut = 0;
+        let mut begun = self.unit_gone > 0;
+        let mut gone = self.unit_gone;
+        while let Some(&len) = self.units.front() {
+            if !begun && cut >= sent {
+                break;
+            }
+            cut += len - gone;
+            gone = 0;
+            begun = false;
+            self.units.pop_front();
+        }
+        let cut = cut.max(sent);
+        self.unit_gone = 0;
+        self.released = 0;
+        let here = cut.min(self.bytes.len());
+        self.bytes.drain(..here);
+        let mut unsent_gone = here - sent;
+        while let Some(mark) = self.marks.front_mut().filter(|m| m.kind == MarkKind::Data && unsent_gone > 0) {
+            let part = unsent_gone.min(mark.len as usize);
+            unsent_gone -= part;
+            mark.len -= part as u32;
+            if mark.len == 0 {
+                self.marks.pop_front();
+            }
+        }
+        (here as u64, cut - here)
+    }
+
+    /// Responses expected before the first mark; `None` without marks.
+    pub(crate) fn responses_before(&self) -> Option<u32> {
+        self.marks.front().map(|m| m.responses)
+    }
+
+    /// Messages of the module that are here, the first perhaps in part.
+    pub(crate) fn unit_count(&self) -> usize {
+        self.units.len()
+    }
+
+    /// Appends all of another queue of which nothing was sent. Its first mark begins a turn, or not, as `need` says.
+    pub(crate) fn append(&mut self, mut other: Self, need: u32, responses: u32) {
+        debug_assert_eq!((other.released, other.unit_gone), (0, 0));
+        if let Some(first) = other.marks.front_mut() {
+            (first.need, first.responses) = (need, responses);
+        }
+        self.bytes.append(&mut other.bytes);
+        self.marks.append(&mut other.marks);
+        self.units.append(&mut other.units);
+    }
+
+    /// Takes the first mark off, with its bytes, whether the gate has let it through or not. Of a queue of datagrams that is
+    /// one of them.
+    pub(crate) fn pop_mark(&mut self, into: &mut Vec<u8>) -> bool {
+        into.clear();
+        self.units.clear();
+        let Some(mark) = self.marks.pop_front() else { return false };
+        into.extend(self.bytes.drain(..mark.len as usize));
+        true
     }
 
     /// Number of bytes held, sent or not.
@@ -186,6 +283,8 @@ impl QueuePool {
             queue.bytes.clear();
             queue.marks.clear();
             queue.released = 0;
+            queue.units.clear();
+            queue.unit_gone = 0;
             self.idle.push(queue);
         }
     }

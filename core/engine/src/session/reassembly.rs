@@ -87,6 +87,11 @@ impl Reassembly {
         before - self.bytes
     }
 
+    /// Where the first piece begins.
+    pub(crate) fn first_seq(&self) -> Option<SeqNumber> {
+        self.pieces.first().map(|p| p.seq)
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }

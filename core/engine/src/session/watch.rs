@@ -1,110 +1,509 @@
-//! A module's session, and the client's bytes that it has not decided about.
+//! The module's session, and the client's bytes that it has not decided about.
+//!
+//! # Theory of operation
+//!
+//! The client's bytes stand in one buffer, `undecided`, with the client's segments beside it. A hook of the module is
+//! given a [`Host`] that takes bytes off its front: what is passed goes into the stream queue, what is dropped is
+//! counted. Either may reach beyond what has come: the rest (`ahead`) is used up by later bytes without asking.
+//!
+//! A *turn* begins with a segment of the client that followed a response (`need` bytes of it). Where the module drops a
+//! whole turn the target will not answer it, so the next turn must not wait for that: it waits, instead, for what the
+//! dropped one would have waited for. Hence `turn_need` and `sent_in_turn`:
+//!
+//! ```text
+//! turn begins with need n:   sent_in_turn? turn_need = n, sent_in_turn = false : (nothing; turn_need stays)
+//! bytes go to the target:    their mark takes turn_need, turn_need = 0, sent_in_turn = true
+//! ```
+//!
+//! Every hook runs under `catch_unwind`: a panic is the module's failure, not the program's.
 
-use tcpcopy_module_api::{Ctx, Host, LogLevel, Payload, Session as ModuleSession, SessionInfo, Timestamp};
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use tcpcopy_module_api::{Ctx, Host, LogLevel, Payload, Session as ModuleSession, SessionInfo, TargetData, Timestamp};
+
+use super::queue::{Mark, MarkKind, StreamQueue};
+use crate::counters::ModuleCounters;
+use crate::ledger::{ByteDrop, Ledger};
+use crate::outbox::Notice;
+
+/// Bytes that a module may leave undecided at most; a module that wants to see more at once does not know its bounds.
+pub(crate) const UNDECIDED_LIMIT: usize = 32 << 20;
+
+/// Why what a module leaves undecided of a datagram is dropped.
+const UNDECIDED: &str = "left undecided";
+
+/// What remains of a segment of the client.
+#[derive(Clone, Copy, Debug)]
+struct Segment {
+    len: usize,
+    need: u32,
+    push: bool,
+    /// Its first byte was decided about.
+    begun: bool,
+}
+
+/// Bytes that are decided before they come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Ahead {
+    Nothing,
+    Pass(usize),
+    Drop(usize, Box<str>),
+}
 
 /// See the [module's documentation](self).
 pub(crate) struct Watch {
     session: Box<dyn ModuleSession>,
-    info: SessionInfo,
+    state: WatchState,
     undecided: Vec<u8>,
+    /// How the client closed behind `undecided`, and the bytes of response it had acknowledged then.
+    pub(crate) closing: Option<(MarkKind, u32)>,
+    /// While a new connection is made ready: what waits for that.
+    pub(crate) parked: Option<Box<StreamQueue>>,
+    /// New connections that were not made ready yet, in a row.
+    pub(crate) rebuilds: u8,
 }
 
-/// What the module decided about the bytes shown.
+/// What hooks change.
+struct WatchState {
+    info: SessionInfo,
+    /// Of `undecided`.
+    segments: VecDeque<Segment>,
+    ahead: Ahead,
+    turn_need: u32,
+    sent_in_turn: bool,
+    /// The client's bytes are not shown.
+    bypassed: bool,
+    payload: Payload,
+    /// Responses that the module expects, from the beginning of the session.
+    expected: u32,
+    /// The gate goes by their number.
+    counted: bool,
+}
+
+/// An occasion on which the module is asked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Hook<'a> {
+    Open,
+    ClientData,
+    ClientClose,
+    TargetData(TargetData<'a>),
+    OnlineData(&'a [u8], u64),
+    Resume,
+    Close(Option<&'a str>),
+}
+
+/// Where the effects of a hook go.
+pub(crate) struct Stage<'a> {
+    pub(crate) now: Timestamp,
+    pub(crate) module: &'static str,
+    /// Nothing is held back by the gate.
+    pub(crate) ungated: bool,
+    pub(crate) ledger: &'a mut Ledger,
+    pub(crate) notices: &'a mut Vec<Notice>,
+    pub(crate) counters: &'a mut ModuleCounters,
+    /// What goes to the target.
+    pub(crate) queue: &'a mut StreamQueue,
+    /// While a new connection is made ready: what waits for that, and what is passed meanwhile.
+    pub(crate) parked: Option<Box<StreamQueue>>,
+    /// What the gate has been told is complete.
+    pub(crate) completed: u32,
+}
+
+/// What the session has to do after a hook.
 #[derive(Debug, Default)]
-pub(crate) struct Decision {
-    /// What goes to the target, in order.
-    pub(crate) output: Vec<u8>,
-    /// Bytes of it that are the module's own.
-    pub(crate) inserted: u64,
-    /// Bytes left out.
-    pub(crate) dropped: u64,
-    /// The module gives the session up, and why.
+pub(crate) struct Verdict {
     pub(crate) aborted: Option<String>,
-    /// It need not be asked again.
-    pub(crate) bypassed: bool,
+    pub(crate) panicked: Option<String>,
+    pub(crate) reconnect: bool,
+    pub(crate) ready: bool,
+    pub(crate) ask_again: bool,
+    /// How much of the target's payload is wanted, if that has changed.
+    pub(crate) payload: Option<Payload>,
+    /// Responses that became complete.
+    pub(crate) completes: u32,
+    /// The gate is to count responses.
+    pub(crate) counted: bool,
 }
 
-struct Pending<'a> {
-    info: &'a SessionInfo,
-    now: Timestamp,
-    decision: Decision,
+impl Stage<'_> {
+    /// What goes behind everything that was passed before.
+    fn tail(&mut self) -> &mut StreamQueue {
+        self.parked.as_deref_mut().unwrap_or(self.queue)
+    }
+}
+
+struct Call<'a, 'b> {
+    stage: &'a mut Stage<'b>,
+    state: &'a mut WatchState,
     data: &'a [u8],
+    verdict: Verdict,
+    /// Only the log and the counters are open.
+    over: bool,
 }
 
-impl Host for Pending<'_> {
+impl WatchState {
+    /// The next undecided byte begins a segment: a turn may begin with it.
+    fn begin_segment(&mut self) {
+        if let Some(first) = self.segments.front_mut().filter(|s| !s.begun) {
+            first.begun = true;
+            if first.need > 0 && self.sent_in_turn {
+                self.turn_need = first.need;
+                self.sent_in_turn = false;
+            }
+        }
+    }
+
+    /// Takes off `n` bytes of one segment; tells whether the client had set PSH at their end.
+    fn take(&mut self, n: usize) -> bool {
+        let Some(first) = self.segments.front_mut() else { return false };
+        first.len -= n;
+        if first.len > 0 {
+            return false;
+        }
+        let push = first.push;
+        self.segments.pop_front();
+        push
+    }
+
+    /// Bytes of the first segment.
+    fn in_segment(&self) -> usize {
+        self.segments.front().map_or(0, |s| s.len)
+    }
+
+    fn mark(&mut self, ungated: bool, push: bool) -> Mark {
+        self.sent_in_turn = true;
+        let need = std::mem::take(&mut self.turn_need);
+        let need = if ungated { 0 } else { need };
+        Mark { need, responses: self.expected, push, ..Mark::default() }
+    }
+
+    /// Moves `data`, which begins at the first segment, to the target.
+    fn pass(&mut self, mut data: &[u8], stage: &mut Stage<'_>) {
+        while !data.is_empty() {
+            self.begin_segment();
+            let (now, later) = data.split_at(self.in_segment().min(data.len()));
+            let push = self.take(now.len());
+            let mark = self.mark(stage.ungated, push);
+            stage.tail().push_data(now, mark);
+            data = later;
+        }
+    }
+
+    /// Leaves `n` bytes out.
+    fn drop(&mut self, mut n: usize, reason: &str, stage: &mut Stage<'_>) {
+        stage.ledger.drop_bytes(ByteDrop::Module, n as u64);
+        stage.ledger.pending_bytes -= n as u64;
+        stage.counters.add_drop(stage.module, reason, n as u64);
+        while n > 0 {
+            self.begin_segment();
+            let part = self.in_segment().min(n);
+            self.take(part);
+            n -= part;
+        }
+    }
+}
+
+impl Host for Call<'_, '_> {
     fn info(&self) -> &SessionInfo {
-        self.info
+        &self.state.info
     }
 
     fn now(&self) -> Timestamp {
-        self.now
+        self.stage.now
     }
-
-    fn ask_again(&mut self) {}
-
-    fn watch(&mut self) {}
-
-    fn expect_response(&mut self) {}
-
-    fn response_complete(&mut self) {}
-
-    fn reconnect(&mut self) {}
-
-    fn ready(&mut self) {}
-
-    fn want_payload(&mut self, _: Payload) {}
-
-    fn log(&mut self, _: LogLevel, _: &str) {}
-
-    fn count(&mut self, _: &str, _: u64) {}
 
     fn pass(&mut self, n: usize) {
+        if self.over || n == 0 || self.state.ahead != Ahead::Nothing {
+            return;
+        }
         let (now, later) = self.data.split_at(n.min(self.data.len()));
-        self.decision.output.extend_from_slice(now);
+        self.stage.tail().push_unit(n);
+        self.state.pass(now, self.stage);
         self.data = later;
+        if n > now.len() {
+            self.state.ahead = Ahead::Pass(n - now.len());
+        }
     }
 
-    fn drop(&mut self, n: usize, _: &str) {
-        let n = n.min(self.data.len());
-        self.decision.dropped += n as u64;
-        self.data = &self.data[n..];
+    fn drop(&mut self, n: usize, reason: &str) {
+        if self.over || n == 0 || self.state.ahead != Ahead::Nothing {
+            return;
+        }
+        let here = n.min(self.data.len());
+        self.stage.counters.add(self.stage.module, reason, 1);
+        self.state.drop(here, reason, self.stage);
+        self.data = &self.data[here..];
+        if n > here {
+            self.state.ahead = Ahead::Drop(n - here, reason.into());
+        }
     }
 
     fn send(&mut self, bytes: &[u8]) {
-        self.decision.output.extend_from_slice(bytes);
-        self.decision.inserted += bytes.len() as u64;
+        if self.over || bytes.is_empty() {
+            return;
+        }
+        self.stage.ledger.bytes_inserted += bytes.len() as u64;
+        self.stage.ledger.pending_bytes += bytes.len() as u64;
+        let mark = if self.stage.parked.is_some() {
+            // In front of everything: it has its place before any turn of the client.
+            Mark { responses: self.state.expected, push: true, ..Mark::default() }
+        } else {
+            // In the place of what is held, it waits for what that would have waited for.
+            self.state.begin_segment();
+            self.state.mark(self.stage.ungated, true)
+        };
+        self.stage.queue.push_unit(bytes.len());
+        self.stage.queue.push_data(bytes, mark);
+    }
+
+    fn ask_again(&mut self) {
+        self.verdict.ask_again = true;
     }
 
     fn abort(&mut self, reason: &str) {
-        self.decision.aborted.get_or_insert_with(|| reason.to_owned());
+        if !self.over {
+            self.verdict.aborted.get_or_insert_with(|| reason.to_owned());
+        }
     }
 
     fn bypass(&mut self) {
-        self.pass(usize::MAX);
-        self.decision.bypassed = true;
+        if self.over {
+            return;
+        }
+        let rest = self.data.len();
+        if rest > 0 {
+            self.pass(rest);
+        }
+        self.state.bypassed = true;
     }
+
+    fn watch(&mut self) {
+        self.state.bypassed = false;
+    }
+
+    fn expect_response(&mut self) {
+        if !self.over {
+            self.state.expected = self.state.expected.wrapping_add(1);
+            self.state.counted = true;
+            self.verdict.counted = true;
+        }
+    }
+
+    fn response_complete(&mut self) {
+        if !self.over && self.stage.completed != self.state.expected {
+            self.stage.completed = self.stage.completed.wrapping_add(1);
+            self.verdict.completes += 1;
+        }
+    }
+
+    fn reconnect(&mut self) {
+        self.verdict.reconnect = !self.over;
+    }
+
+    fn waiting(&self) -> usize {
+        self.stage.parked.as_ref().map_or(0, |parked| parked.unit_count())
+    }
+
+    fn ready(&mut self) {
+        self.verdict.ready = !self.over;
+    }
+
+    fn want_payload(&mut self, payload: Payload) {
+        let payload = if payload == Payload::First(0) { Payload::Headers } else { payload };
+        if !self.over && self.state.payload != payload {
+            self.state.payload = payload;
+            self.verdict.payload = Some(payload);
+        }
+    }
+
+    fn log(&mut self, level: LogLevel, text: &str) {
+        let notice = Notice::ModuleLog {
+            module: self.stage.module,
+            flow: self.state.info.online,
+            level,
+            text: cut(text).to_owned(),
+        };
+        self.stage.notices.push(notice);
+    }
+
+    fn count(&mut self, name: &str, n: u64) {
+        self.stage.counters.add(self.stage.module, name, n);
+    }
+}
+
+/// Longest text taken from a module, in bytes.
+const MAX_TEXT: usize = 1024;
+
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MAX_TEXT)]
 }
 
 impl Watch {
     pub(crate) fn new(session: Box<dyn ModuleSession>, info: SessionInfo) -> Self {
-        Self { session, info, undecided: Vec::new() }
+        Self {
+            session,
+            state: WatchState {
+                info,
+                segments: VecDeque::new(),
+                ahead: Ahead::Nothing,
+                turn_need: 0,
+                sent_in_turn: true,
+                bypassed: false,
+                payload: Payload::Headers,
+                expected: 0,
+                counted: false,
+            },
+            undecided: Vec::new(),
+            closing: None,
+            parked: None,
+            rebuilds: 0,
+        }
     }
 
-    /// Shows the module the next bytes of the client.
-    pub(crate) fn on_client_data(&mut self, now: Timestamp, data: &[u8]) -> Decision {
+    /// Asks the module.
+    pub(crate) fn call(&mut self, hook: Hook<'_>, stage: &mut Stage<'_>) -> Verdict {
+        let Self { session, state, undecided, parked, .. } = self;
+        stage.parked = parked.take();
+        let over = matches!(hook, Hook::Close(_));
+        let mut call = Call { stage, state, data: undecided, verdict: Verdict::default(), over };
+        let held = &undecided[..];
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            let ctx = &mut Ctx::new(&mut call);
+            match hook {
+                Hook::Open => session.on_open(ctx),
+                Hook::ClientData => session.on_client_data(ctx, held),
+                Hook::ClientClose => session.on_client_close(ctx, held),
+                Hook::TargetData(data) => session.on_target_data(ctx, data),
+                Hook::OnlineData(data, lost) => session.on_online_data(ctx, data, lost),
+                Hook::Resume => session.on_resume(ctx),
+                Hook::Close(reason) => session.on_close(ctx, reason),
+            }
+        }));
+        let left = call.data.len();
+        let mut verdict = call.verdict;
+        *parked = stage.parked.take();
+        if let Err(panic) = outcome {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+            verdict.panicked = Some(cut(text).to_owned());
+        }
+        let decided = undecided.len() - left;
+        undecided.drain(..decided);
+        if undecided.is_empty() && undecided.capacity() > 64 << 10 {
+            *undecided = Vec::new();
+        }
+        if undecided.len() > UNDECIDED_LIMIT {
+            verdict.aborted.get_or_insert_with(|| format!("the module holds more than {} MB", UNDECIDED_LIMIT >> 20));
+        }
+        verdict
+    }
+
+    /// Takes the next bytes of the client. Tells whether the module has to be asked about them.
+    #[inline]
+    pub(crate) fn take_client_data(&mut self, data: &[u8], need: u32, push: bool, stage: &mut Stage<'_>) -> bool {
+        stage.parked = self.parked.take();
+        let shown = self.sort_client_data(data, need, push, stage);
+        self.parked = stage.parked.take();
+        shown
+    }
+
+    #[inline]
+    fn sort_client_data(&mut self, mut data: &[u8], need: u32, push: bool, stage: &mut Stage<'_>) -> bool {
+        let mut begun = false;
+        match &mut self.state.ahead {
+            Ahead::Nothing => {}
+            ahead => {
+                let here = match ahead {
+                    Ahead::Pass(n) | Ahead::Drop(n, _) => {
+                        let here = data.len().min(*n);
+                        *n -= here;
+                        here
+                    }
+                    Ahead::Nothing => 0,
+                };
+                let (now, later) = data.split_at(here);
+                self.state.segments.push_back(Segment { len: here, need, push: push && later.is_empty(), begun });
+                match std::mem::replace(&mut self.state.ahead, Ahead::Nothing) {
+                    Ahead::Pass(n) => {
+                        self.state.pass(now, stage);
+                        if n > 0 {
+                            self.state.ahead = Ahead::Pass(n);
+                        }
+                    }
+                    Ahead::Drop(n, reason) => {
+                        self.state.drop(here, &reason, stage);
+                        if n > 0 {
+                            self.state.ahead = Ahead::Drop(n, reason);
+                        }
+                    }
+                    Ahead::Nothing => {}
+                }
+                begun = here > 0;
+                data = later;
+            }
+        }
+        if data.is_empty() {
+            return false;
+        }
+        self.state.segments.push_back(Segment { len: data.len(), need, push, begun });
+        if self.state.bypassed {
+            self.state.pass(data, stage);
+            return false;
+        }
         self.undecided.extend_from_slice(data);
-        let mut pending = Pending { info: &self.info, now, decision: Decision::default(), data: &self.undecided };
-        let shown = self.undecided.len();
-        self.session.on_client_data(&mut Ctx::new(&mut pending), &self.undecided);
-        let decided = shown - pending.data.len();
-        let decision = pending.decision;
-        self.undecided.drain(..decided);
-        decision
+        true
     }
 
-    /// Bytes that wait for the module's decision.
-    pub(crate) fn undecided(&self) -> u64 {
-        self.undecided.len() as u64
+    /// A datagram ends: what is left of it undecided is dropped, and what was decided beyond its end is forgotten.
+    pub(crate) fn end_datagram(&mut self, stage: &mut Stage<'_>) {
+        self.state.ahead = Ahead::Nothing;
+        if !self.undecided.is_empty() {
+            stage.counters.add(stage.module, UNDECIDED, 1);
+            self.state.drop(self.undecided.len(), UNDECIDED, stage);
+            self.undecided.clear();
+        }
+    }
+
+    /// Bytes that wait for the module's decision, or for the connection to be made ready.
+    pub(crate) fn waiting(&self) -> u64 {
+        (self.undecided.len() + self.parked.as_ref().map_or(0, |queue| queue.byte_count())) as u64
+    }
+
+    /// Whether the client's bytes wait for the module's decision.
+    pub(crate) fn holds(&self) -> bool {
+        !self.undecided.is_empty()
+    }
+
+    /// Whether the module has no more wishes: the session can go on without it.
+    pub(crate) fn is_done(&self, sees_online: bool) -> bool {
+        self.state.bypassed
+            && self.state.payload == Payload::Headers
+            && !sees_online
+            && self.state.ahead == Ahead::Nothing
+            && self.parked.is_none()
+    }
+
+    /// How much of the target's payload is wanted.
+    pub(crate) fn payload(&self) -> Payload {
+        self.state.payload
+    }
+
+    /// Responses that the module expects, from the beginning of the session.
+    pub(crate) fn expected(&self) -> u32 {
+        self.state.expected
+    }
+
+    /// What the client's close waits for, given the bytes of response that the client had acknowledged before it.
+    pub(crate) fn need_of_close(&mut self, need: u32) -> u32 {
+        if need > 0 && self.state.sent_in_turn { need } else { std::mem::take(&mut self.state.turn_need) }
+    }
+
+    /// Bytes that the module had passed before they came belong to a message that will not be sent: they are dropped.
+    pub(crate) fn drop_the_rest(&mut self) {
+        if let Ahead::Pass(n) = self.state.ahead {
+            self.state.ahead = Ahead::Drop(n, "of a message that the target's close cut off".into());
+        }
     }
 }
 

@@ -33,6 +33,7 @@
 //! Files: this one opens and closes, `receive` takes the target's packets, `recovery` decides what was lost and how much
 //! may be in flight, `transmit` cuts segments.
 
+mod arrivals;
 mod receive;
 mod recovery;
 mod transmit;
@@ -40,12 +41,14 @@ mod transmit;
 use std::time::Duration;
 
 use tcpcopy_wire::build::ip_header_len;
+use tcpcopy_wire::control::Payload;
 use tcpcopy_wire::tcp::Options;
 use tcpcopy_wire::{Endpoint, SeqNumber, Timestamp};
 
 use crate::Ledger;
 use crate::Outbox;
 use crate::ranges::RangeSet;
+use arrivals::Arrivals;
 use recovery::{Congestion, RoundTrip};
 
 /// First SYN time-out (RFC 6298, section 2.1).
@@ -124,6 +127,11 @@ pub(crate) struct Heard {
     pub(crate) fin: bool,
     /// The connection is gone.
     pub(crate) closure: Option<Closure>,
+    /// The packet brought payload that was asked for: `fresh_len` new bytes begin at `fresh_at` of its payload, and more
+    /// may have waited for them: see [`TargetHalf::take_arrived`].
+    pub(crate) has_payload: bool,
+    pub(crate) fresh_at: u32,
+    pub(crate) fresh_len: u32,
 }
 
 /// The sending and receiving state of one connection to the target.
@@ -165,6 +173,11 @@ pub(crate) struct TargetHalf {
     /// The acknowledgement we sent last.
     rcv_acked: SeqNumber,
     ahead: Option<Box<RangeSet>>,
+    /// How much of what the target sends is wanted, and what of it came ahead of its turn.
+    payload: Payload,
+    arrivals: Option<Box<Arrivals>>,
+    /// The end of what was shown in order.
+    shown: SeqNumber,
     /// Where the target's FIN stands, if it came ahead of its turn.
     fin_ahead: Option<SeqNumber>,
 
@@ -209,6 +222,9 @@ impl TargetHalf {
             rcv_nxt: zero,
             rcv_acked: zero,
             ahead: None,
+            payload: Payload::Headers,
+            arrivals: None,
+            shown: zero,
             fin_ahead: None,
             timestamp_recent: 0,
             round_trip: RoundTrip::new(),
@@ -221,7 +237,8 @@ impl TargetHalf {
 
     /// Sends the SYN, with `iss` as initial sequence number.
     pub(crate) fn open(&mut self, wire: &mut Wire<'_>, iss: SeqNumber, offer: Offer) {
-        *self = Self::new();
+        // What the module wants to see, it wants of every connection.
+        *self = Self { payload: self.payload, ..Self::new() };
         self.state = State::SynSent;
         self.iss = iss;
         self.una = iss;
@@ -287,6 +304,30 @@ impl TargetHalf {
         self.round_trip.twice()
     }
 
+    /// How much of the target's payload is wanted from now on. What came ahead of its turn without it counts as lost: the
+    /// target sends it again (RFC 2018, section 8, allows a receiver to change its mind).
+    pub(crate) fn want_payload(&mut self, payload: Payload) {
+        self.payload = payload;
+        self.shown = self.rcv_nxt;
+        self.arrivals = None;
+        if payload != Payload::Headers {
+            self.ahead = None;
+            self.fin_ahead = None;
+        }
+    }
+
+    /// What came ahead of its turn and is next to be shown: its bytes, and how many hidden ones follow.
+    pub(crate) fn take_arrived(&mut self) -> Option<(Vec<u8>, u32)> {
+        let arrivals = self.arrivals.as_mut()?;
+        let next = arrivals.take_at(self.shown);
+        if arrivals.is_empty() {
+            self.arrivals = None;
+        }
+        let (bytes, hidden) = next?;
+        self.shown += bytes.len() as u32 + hidden;
+        Some((bytes, hidden))
+    }
+
     /// Whether our FIN went out.
     pub(crate) fn fin_sent(&self) -> bool {
         self.fin_sent
@@ -320,6 +361,7 @@ impl TargetHalf {
         self.ack_at = Timestamp::NEVER;
         self.sacked = None;
         self.ahead = None;
+        self.arrivals = None;
     }
 
     /// Tells the target with a RST that the connection is over, and forgets it.

@@ -1,7 +1,7 @@
 //! Packets of the target: handshake, acknowledgements, data, FIN and RST (RFC 9293, section 3.10.7).
 
 use tcpcopy_wire::Timestamp;
-use tcpcopy_wire::control::ResponseHeader;
+use tcpcopy_wire::control::{Payload, ResponseHeader};
 use tcpcopy_wire::tcp::{Flags, Options};
 
 use super::{Closure, DELAYED_ACK, Heard, State, TargetHalf, Wire};
@@ -124,6 +124,13 @@ impl TargetHalf {
 
     fn on_data(&mut self, wire: &mut Wire<'_>, header: &ResponseHeader<'_>, fin: bool, heard: &mut Heard) {
         let end = header.seq + header.payload_len;
+        let shown = self.payload != Payload::Headers;
+        if shown && !self.has_wanted(header) {
+            // Asked for a moment ago; what comes without it is as good as lost, and the target sends it again.
+            wire.ledger.responses_without_payload += 1;
+            self.ack_at = wire.now;
+            return;
+        }
         if fin && !self.peer_fin {
             self.fin_ahead = Some(end);
         }
@@ -131,13 +138,22 @@ impl TargetHalf {
         if header.seq.is_after(self.rcv_nxt) {
             // A hole before it: say so at once, with what we have (RFC 5681, section 4.2).
             let ranges = self.ahead.get_or_insert_default();
-            if ranges.len() < MAX_RANGES {
+            let room = ranges.len() < MAX_RANGES
+                && (!shown
+                    || self.arrivals.get_or_insert_default().keep(header.seq, header.payload_len, header.payload));
+            if room {
                 ranges.insert(header.seq, end);
             }
             self.ack_at = wire.now;
             return;
         }
         if end.is_after(self.rcv_nxt) {
+            if shown {
+                heard.fresh_at = self.rcv_nxt.distance_from(header.seq) as u32;
+                heard.fresh_len = end.distance_from(self.rcv_nxt) as u32;
+                heard.has_payload = true;
+                self.shown = end;
+            }
             self.rcv_nxt = end;
         } else if self.fin_ahead != Some(self.rcv_nxt) {
             // Nothing new: our acknowledgement was lost.
@@ -177,5 +193,15 @@ impl TargetHalf {
         } else {
             self.ack_at = self.ack_at.min(wire.now + DELAYED_ACK);
         }
+    }
+
+    /// Whether a response has as much of its payload as is wanted.
+    fn has_wanted(&self, header: &ResponseHeader<'_>) -> bool {
+        let wanted = match self.payload {
+            Payload::Headers => 0,
+            Payload::First(n) => header.payload_len.min(u32::from(n)),
+            Payload::Full => header.payload_len,
+        };
+        header.payload.len() >= wanted as usize
     }
 }

@@ -1,13 +1,14 @@
 //! The applications: a server that answers by count of bytes, and the clients that ask it.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
-use smoltcp::socket::tcp::{Socket, State};
+use tcpcopy_netsim::{Application, Chance, Service, Socket, State};
 use tcpcopy_wire::Timestamp;
 
 use crate::case::{Case, ClientEnd, Fault, Server, Turn};
-use crate::chance::Chance;
 
 /// The bytes that a client sends on its connection number `session`. The first byte tells the number.
 pub(crate) fn client_stream(session: usize, len: usize) -> Vec<u8> {
@@ -24,7 +25,36 @@ pub(crate) fn client_stream(session: usize, len: usize) -> Vec<u8> {
 }
 
 /// Order of events over the whole run, finer than time.
-pub(crate) type Ordinal = u64;
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ordinal(Rc<Cell<u64>>);
+
+impl Ordinal {
+    fn next(&self) -> u64 {
+        self.0.set(self.0.get() + 1);
+        self.0.get()
+    }
+}
+
+/// What online or the target does with each connection.
+pub(crate) struct Answers {
+    behaviour: Server,
+    turns: Vec<Turn>,
+    ordinal: Ordinal,
+}
+
+impl Answers {
+    pub(crate) fn new(behaviour: Server, case: &Case, ordinal: &Ordinal) -> Self {
+        Self { behaviour, turns: case.turns.clone(), ordinal: ordinal.clone() }
+    }
+}
+
+impl Service for Answers {
+    type Connection = ServerApp;
+
+    fn accept(&mut self, _: Timestamp, remote: SocketAddr) -> ServerApp {
+        ServerApp::new(self.behaviour, &self.turns, self.ordinal.clone(), remote)
+    }
+}
 
 /// A part of a response that is to be written.
 #[derive(Debug)]
@@ -39,12 +69,13 @@ struct Part {
 pub(crate) struct ServerApp {
     behaviour: Server,
     turns: Vec<Turn>,
+    ordinal: Ordinal,
     pub(crate) remote: SocketAddr,
     pub(crate) received: Vec<u8>,
     /// When the first byte of each request was read.
-    pub(crate) request_begun: Vec<Ordinal>,
+    pub(crate) request_begun: Vec<u64>,
     /// When the last byte of each response was written.
-    pub(crate) response_done: Vec<Ordinal>,
+    pub(crate) response_done: Vec<u64>,
     asked: usize,
     parts: std::collections::VecDeque<Part>,
     last_due: Timestamp,
@@ -53,10 +84,11 @@ pub(crate) struct ServerApp {
 }
 
 impl ServerApp {
-    pub(crate) fn new(behaviour: Server, turns: &[Turn], remote: SocketAddr) -> Self {
+    fn new(behaviour: Server, turns: &[Turn], ordinal: Ordinal, remote: SocketAddr) -> Self {
         Self {
             behaviour,
             turns: turns.to_vec(),
+            ordinal,
             remote,
             received: Vec::new(),
             request_begun: Vec::new(),
@@ -67,24 +99,6 @@ impl ServerApp {
             deaf_until: None,
             closed: false,
         }
-    }
-
-    /// Reads, writes and closes what is due. Returns when it wants to run again, if nothing happens before.
-    pub(crate) fn step(&mut self, now: Timestamp, ordinal: &mut Ordinal, socket: &mut Socket<'_>) -> Option<Timestamp> {
-        let mut wake: Option<Timestamp> = None;
-        if let Some(until) = self.read(now, socket) {
-            wake = Some(until);
-        }
-        self.count_requests(now, ordinal, socket);
-        if let Some(due) = self.write(now, ordinal, socket) {
-            wake = Some(wake.map_or(due, |w| w.min(due)));
-        }
-        let client_is_done = !socket.may_recv() && socket.state() == State::CloseWait;
-        if client_is_done && self.parts.is_empty() && !self.closed {
-            self.closed = true;
-            socket.close();
-        }
-        wake
     }
 
     fn read(&mut self, now: Timestamp, socket: &mut Socket<'_>) -> Option<Timestamp> {
@@ -110,12 +124,11 @@ impl ServerApp {
     }
 
     /// Plans a response for each request that has arrived whole.
-    fn count_requests(&mut self, now: Timestamp, ordinal: &mut Ordinal, socket: &mut Socket<'_>) {
+    fn count_requests(&mut self, now: Timestamp, socket: &mut Socket<'_>) {
         let mut begins = 0;
         for (k, turn) in self.turns.iter().enumerate() {
             if self.received.len() > begins && self.request_begun.len() == k {
-                *ordinal += 1;
-                self.request_begun.push(*ordinal);
+                self.request_begun.push(self.ordinal.next());
             }
             begins += turn.request;
             if self.received.len() < begins {
@@ -146,7 +159,7 @@ impl ServerApp {
         }
     }
 
-    fn write(&mut self, now: Timestamp, ordinal: &mut Ordinal, socket: &mut Socket<'_>) -> Option<Timestamp> {
+    fn write(&mut self, now: Timestamp, socket: &mut Socket<'_>) -> Option<Timestamp> {
         while let Some(part) = self.parts.front_mut() {
             if self.closed || !socket.may_send() {
                 self.parts.clear();
@@ -165,8 +178,7 @@ impl ServerApp {
             let ends_turn = part.ends_turn;
             self.parts.pop_front();
             if ends_turn {
-                *ordinal += 1;
-                self.response_done.push(*ordinal);
+                self.response_done.push(self.ordinal.next());
                 match self.behaviour.fault {
                     Fault::CloseAfter(n) if n == self.response_done.len() => {
                         socket.close();
@@ -184,10 +196,31 @@ impl ServerApp {
     }
 }
 
+impl Application for ServerApp {
+    fn step(&mut self, now: Timestamp, socket: &mut Socket<'_>) -> Option<Timestamp> {
+        let mut wake: Option<Timestamp> = None;
+        if let Some(until) = self.read(now, socket) {
+            wake = Some(until);
+        }
+        self.count_requests(now, socket);
+        if let Some(due) = self.write(now, socket) {
+            wake = Some(wake.map_or(due, |w| w.min(due)));
+        }
+        let client_is_done = !socket.may_recv() && socket.state() == State::CloseWait;
+        if client_is_done && self.parts.is_empty() && !self.closed {
+            self.closed = true;
+            socket.close();
+        }
+        wake
+    }
+}
+
 /// One connection of a client.
 #[derive(Debug)]
 pub(crate) struct ClientApp {
     turns: Vec<Turn>,
+    /// Length of all of online's responses, if they do not have their turn's.
+    response: Option<usize>,
     end: ClientEnd,
     pipelined: bool,
     think: Duration,
@@ -196,7 +229,7 @@ pub(crate) struct ClientApp {
     received: usize,
     may_write_from: Timestamp,
     turns_answered: usize,
-    pub(crate) closed: bool,
+    closed: bool,
 }
 
 impl ClientApp {
@@ -204,6 +237,7 @@ impl ClientApp {
         let total = case.turns.iter().map(|t| t.request).sum();
         Self {
             turns: case.turns.clone(),
+            response: case.online.response,
             end: case.client_end,
             pipelined: case.pipelined,
             think: case.client_think,
@@ -216,7 +250,26 @@ impl ClientApp {
         }
     }
 
-    pub(crate) fn step(&mut self, now: Timestamp, online: &Server, socket: &mut Socket<'_>) -> Option<Timestamp> {
+    fn end_if_due(&mut self, socket: &mut Socket<'_>) {
+        if self.closed {
+            return;
+        }
+        let answered = self.turns_answered == self.turns.len();
+        let server_closed = socket.state() == State::CloseWait && !socket.can_recv();
+        match self.end {
+            ClientEnd::Reset if answered => socket.abort(),
+            ClientEnd::ResetAfter(n) if self.written >= n && socket.send_queue() == 0 => socket.abort(),
+            ClientEnd::HalfClose if self.written == self.stream.len() => socket.close(),
+            ClientEnd::Close if answered => socket.close(),
+            _ if server_closed && self.end != ClientEnd::StayOpen => socket.close(),
+            _ => return,
+        }
+        self.closed = true;
+    }
+}
+
+impl Application for ClientApp {
+    fn step(&mut self, now: Timestamp, socket: &mut Socket<'_>) -> Option<Timestamp> {
         if socket.state() == State::SynSent || self.closed && !socket.can_recv() {
             return None;
         }
@@ -230,7 +283,7 @@ impl ClientApp {
             };
         }
         // How many responses have come in whole.
-        let response = |turn: &Turn| online.response.unwrap_or(turn.response);
+        let response = |turn: &Turn| self.response.unwrap_or(turn.response);
         let mut whole = 0;
         let mut sum = 0;
         for turn in &self.turns {
@@ -265,22 +318,5 @@ impl ClientApp {
         }
         self.end_if_due(socket);
         wake
-    }
-
-    fn end_if_due(&mut self, socket: &mut Socket<'_>) {
-        if self.closed {
-            return;
-        }
-        let answered = self.turns_answered == self.turns.len();
-        let server_closed = socket.state() == State::CloseWait && !socket.can_recv();
-        match self.end {
-            ClientEnd::Reset if answered => socket.abort(),
-            ClientEnd::ResetAfter(n) if self.written >= n && socket.send_queue() == 0 => socket.abort(),
-            ClientEnd::HalfClose if self.written == self.stream.len() => socket.close(),
-            ClientEnd::Close if answered => socket.close(),
-            _ if server_closed && self.end != ClientEnd::StayOpen => socket.close(),
-            _ => return,
-        }
-        self.closed = true;
     }
 }

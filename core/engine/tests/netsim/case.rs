@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use tcpcopy_engine::Gate;
 use tcpcopy_engine::ledger::SessionEnd;
-
-use crate::chance::Quality;
+use tcpcopy_netsim::{Capture, Quality};
 
 /// A request and the response to it, in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -79,18 +78,6 @@ impl Default for Server {
             fault: Fault::None,
         }
     }
-}
-
-/// What the capture does to the packets of the clients. Shares are per mille.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Capture {
-    pub(crate) loss: u32,
-    pub(crate) duplication: u32,
-    pub(crate) reordering: u32,
-    /// It sees segments merged up to 64 KB, as behind GRO.
-    pub(crate) merging: bool,
-    /// It begins so late.
-    pub(crate) begins: Duration,
 }
 
 /// What must have come of the sessions at the end.

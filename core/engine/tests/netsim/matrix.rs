@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tcpcopy_engine::Gate;
 use tcpcopy_engine::ledger::SessionEnd;
+use tcpcopy_netsim::Quality;
 
 use crate::case::{Case, ClientEnd, Expect, Fault};
-use crate::chance::Quality;
-use crate::run_all;
+use crate::run::{Run, run_all};
 
 fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
@@ -22,9 +22,9 @@ fn lossy(per_mille: u32) -> Quality {
 fn the_network_works_without_the_engine() {
     // The capture sees nothing, so nothing is copied; clients and online finish all the same.
     let case = Case::new("no-capture").with(|c| c.capture.loss = 1000).expecting(Expect::Accounted);
-    let mut network = crate::network::Network::new(&case, false);
-    network.run().unwrap();
-    assert!(network.client_apps.iter().all(|(_, app)| app.closed), "a client did not finish");
+    let mut run = Run::new(&case, false);
+    run.run().unwrap();
+    assert!((0..case.sessions()).all(|session| run.network.is_client_over(session)), "a client did not finish");
 }
 
 #[test]

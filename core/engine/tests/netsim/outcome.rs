@@ -1,55 +1,35 @@
-//! The judge: what must be true of every packet, and of every run.
+//! The judge: what must be true of every run.
 
 use std::net::SocketAddr;
 
 use tcpcopy_engine::Gate;
 use tcpcopy_engine::ledger::PacketDrop;
-use tcpcopy_wire::TcpSegment;
-use tcpcopy_wire::checksum::Sum;
-use tcpcopy_wire::ip::{IpPacket, PROTOCOL_TCP};
+use tcpcopy_netsim::Failure;
 
 use crate::apps::ServerApp;
 use crate::case::{ClientEnd, Expect, Fault};
-use crate::network::{Failure, Network};
-
-/// A packet of the engine: whole, with right checksums, not larger than the path takes.
-pub(crate) fn check_packet(packet: &[u8], mtu: u16) -> Result<(), Failure> {
-    let segment = TcpSegment::from_ip_packet(packet, packet.len()).map_err(|e| format!("sent a packet that is {e}"))?;
-    if packet.len() > usize::from(mtu) {
-        return Err(format!("sent {} bytes where the MTU is {mtu}: {segment:?}", packet.len()));
-    }
-    let ip = IpPacket::parse(packet, packet.len()).map_err(|e| e.to_string())?;
-    let tcp = Sum::default()
-        .add_pseudo_header(ip.src, ip.dst, PROTOCOL_TCP, ip.transport_len as u32)
-        .add_bytes(ip.transport)
-        .finish();
-    let header = if ip.src.is_ipv4() { Sum::default().add_bytes(&packet[..20]).finish() } else { 0 };
-    if tcp != 0 || header != 0 || ip.transport.len() != ip.transport_len {
-        return Err(format!("sent a packet with a wrong checksum or length: {segment:?}"));
-    }
-    Ok(())
-}
+use crate::run::Run;
 
 /// Everything that must hold at the end of a run.
-pub(crate) fn judge(network: &Network<'_>) -> Result<(), Failure> {
-    let case = network.case;
-    let ledger = network.copier.ledger();
+pub(crate) fn judge(run: &Run<'_>) -> Result<(), Failure> {
+    let case = run.case;
+    let ledger = run.network.copier().ledger();
     ledger.check()?;
-    let copied = match_streams(network)?;
-    resets(network)?;
-    let whole = |session: usize| copied[session] == network.client_apps[session].1.stream.len();
+    let copied = match_streams(run)?;
+    resets(run)?;
+    let whole = |session: usize| copied[session] == run.network.client(session).stream.len();
     let not_whole: Vec<usize> = (0..case.sessions()).filter(|s| !whole(*s)).collect();
     let tally = || {
         format!(
             "at {:?}: {} sessions, {} seen, {} completed, {} alive, ended {:?}, not whole {:?}, clients not done {:?}",
-            network.now(),
+            run.network.now(),
             case.sessions(),
             ledger.sessions_seen,
             ledger.sessions_completed,
             ledger.sessions_alive,
-            network.ended.iter().map(|(flow, reason)| (flow.client.port, reason.text())).collect::<Vec<_>>(),
+            run.ended().map(|(flow, reason)| (flow.client.port, reason.text())).collect::<Vec<_>>(),
             not_whole.iter().map(|s| (*s, copied[*s])).collect::<Vec<_>>(),
-            (0..case.sessions()).filter(|s| network.client_apps[*s].0.is_some()).collect::<Vec<_>>(),
+            (0..case.sessions()).filter(|s| !run.network.is_client_over(*s)).collect::<Vec<_>>(),
         )
     };
     let resets_early = matches!(case.client_end, ClientEnd::Reset | ClientEnd::ResetAfter(_));
@@ -62,12 +42,10 @@ pub(crate) fn judge(network: &Network<'_>) -> Result<(), Failure> {
         Expect::Accounted => {
             let unseen = (case.sessions() as u64).saturating_sub(ledger.sessions_seen);
             // What a target had not read when it closed goes missing, and is counted byte by byte.
-            let excused = network.ended.len() as u64 + ledger.joined + ledger.reconnects + unseen;
+            let excused = run.ended().count() as u64 + ledger.joined + ledger.reconnects + unseen;
             ledger.sessions_alive == 0 && (resets_early || not_whole.len() as u64 <= excused)
         }
-        Expect::Ended(reason) => {
-            network.ended.len() == case.sessions() && network.ended.iter().all(|(_, r)| *r == reason)
-        }
+        Expect::Ended(reason) => run.ended().count() == case.sessions() && run.ended().all(|(_, r)| r == reason),
         Expect::Alive => ledger.sessions_alive == case.sessions() as u64 && not_whole.is_empty(),
     };
     if !fine {
@@ -77,23 +55,23 @@ pub(crate) fn judge(network: &Network<'_>) -> Result<(), Failure> {
     if nobody > 0 {
         return Err(format!("{nobody} packets found no map"));
     }
-    turns(network)
+    turns(run)
 }
 
 /// Finds the client's connection behind each of the target's, and returns how much of each client's stream has arrived:
 /// in order, each byte once.
-fn match_streams(network: &Network<'_>) -> Result<Vec<usize>, Failure> {
-    let case = network.case;
+fn match_streams(run: &Run<'_>) -> Result<Vec<usize>, Failure> {
+    let case = run.case;
     let mut copied = vec![0; case.sessions()];
     let mapped = !case.sources.is_empty();
-    let ledger = network.copier.ledger();
-    for connection in network.target.connections() {
+    let ledger = run.network.copier().ledger();
+    for connection in run.network.target_connections() {
         let received = &connection.received[..];
         if received.is_empty() {
             continue;
         }
-        let same_client = |session: &usize| mapped || network.client_address(*session) == connection.remote;
-        let stream = |session: usize| &network.client_apps[session].1.stream[..];
+        let same_client = |session: &usize| mapped || run.client_address(*session) == connection.remote;
+        let stream = |session: usize| &run.network.client(session).stream[..];
         let from_start =
             (0..case.sessions()).filter(same_client).find(|s| copied[*s] == 0 && stream(*s).starts_with(received));
         if let Some(session) = from_start {
@@ -111,17 +89,17 @@ fn match_streams(network: &Network<'_>) -> Result<Vec<usize>, Failure> {
             })
             .flatten();
         let Some((session, end)) = from_later else {
-            return Err(describe_mismatch(network, connection, &copied));
+            return Err(describe_mismatch(run, connection, &copied));
         };
         copied[session] = end;
     }
     Ok(copied)
 }
 
-fn describe_mismatch(network: &Network<'_>, connection: &ServerApp, copied: &[usize]) -> Failure {
+fn describe_mismatch(run: &Run<'_>, connection: &ServerApp, copied: &[usize]) -> Failure {
     let received = &connection.received;
     let session = usize::from(received[0]);
-    let Some((_, client)) = network.client_apps.get(session) else {
+    let Some(client) = (session < run.case.sessions()).then(|| run.network.client(session)) else {
         return format!("{} bytes from {} that no client sent", received.len(), connection.remote);
     };
     let same = received.iter().zip(&client.stream).take_while(|(a, b)| a == b).count();
@@ -130,7 +108,7 @@ fn describe_mismatch(network: &Network<'_>, connection: &ServerApp, copied: &[us
          copied before)",
         connection.remote,
         received.len(),
-        network.client_address(session),
+        run.client_address(session),
         client.stream.len(),
         copied[session],
     )
@@ -138,14 +116,14 @@ fn describe_mismatch(network: &Network<'_>, connection: &ServerApp, copied: &[us
 
 /// No RST that the client did not send, unless the session was given up, or an older connection on the same ports was in
 /// the way of a new one.
-fn resets(network: &Network<'_>) -> Result<(), Failure> {
-    let ports_used_again = network.case.connections_per_port > 1 || network.copier.ledger().reconnects > 0;
-    if !network.case.sources.is_empty() || ports_used_again {
+fn resets(run: &Run<'_>) -> Result<(), Failure> {
+    let ports_used_again = run.case.connections_per_port > 1 || run.network.copier().ledger().reconnects > 0;
+    if !run.case.sources.is_empty() || ports_used_again {
         return Ok(());
     }
-    for (replica, sent) in &network.resets_sent {
-        let of_client = network.seen.get(replica).map_or(0, |seen| seen.resets);
-        let given_up = network.ended.iter().any(|(flow, _)| SocketAddr::from(flow.client) == *replica);
+    for (replica, sent) in &run.network.record().resets_sent {
+        let of_client = run.network.record().resets_captured.get(replica).copied().unwrap_or(0);
+        let given_up = run.ended().any(|(flow, _)| SocketAddr::from(flow.client) == *replica);
         if of_client == 0 && !given_up {
             return Err(format!("{sent} RSTs from {replica}, whose client sent none"));
         }
@@ -154,9 +132,9 @@ fn resets(network: &Network<'_>) -> Result<(), Failure> {
 }
 
 /// With the gate, and responses as long as online's, no request overtakes the response before it.
-fn turns(network: &Network<'_>) -> Result<(), Failure> {
-    let case = network.case;
-    let ledger = network.copier.ledger();
+fn turns(run: &Run<'_>) -> Result<(), Failure> {
+    let case = run.case;
+    let ledger = run.network.copier().ledger();
     let comparable = case.gate == Gate::Turns
         && !case.pipelined
         && case.target.bursts == 1
@@ -170,7 +148,7 @@ fn turns(network: &Network<'_>) -> Result<(), Failure> {
     if !comparable {
         return Ok(());
     }
-    for connection in network.target.connections() {
+    for connection in run.network.target_connections() {
         for (k, begun) in connection.request_begun.iter().enumerate().skip(1) {
             if connection.response_done.get(k - 1).is_none_or(|done| done > begun) {
                 return Err(format!(

@@ -8,10 +8,11 @@ use mio::event::Event;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use tcpcopy_engine::LinkId;
-use tcpcopy_wire::Timestamp;
 use tcpcopy_wire::control::{
-    BatchEncoder, Hello, LinkStats, Message, ResponseHeader, Role, RouteChange, encode_hello, encode_ping,
+    BatchEncoder, DatagramResponse, FEATURE_PAYLOAD, FEATURE_UDP, Hello, LinkStats, Message, ResponseHeader, Role,
+    RouteChange, encode_hello, encode_ping,
 };
+use tcpcopy_wire::{Timestamp, Transport};
 
 use super::stream::{READ_SIZE, Received, Stream};
 use super::{CloseReason, HELLO_TIMEOUT, PING_INTERVAL};
@@ -83,6 +84,13 @@ pub enum LinkEvent<'a> {
         /// The packet.
         header: ResponseHeader<'a>,
     },
+    /// An intercept reports a datagram of a target.
+    Datagram {
+        /// The link it came on.
+        link: LinkId,
+        /// The datagram.
+        datagram: DatagramResponse<'a>,
+    },
     /// Counters of an intercept.
     Stats {
         /// The link they came on.
@@ -99,6 +107,8 @@ pub enum SendError {
     Down,
     /// Too much is waiting; the link is given up and connected again, which brings both ends to the same state.
     Full,
+    /// The intercept is of a release that does not know what the change asks for.
+    NotSupported,
 }
 
 #[derive(Debug)]
@@ -119,6 +129,8 @@ struct Link {
     rtt: Option<Duration>,
     unread: bool,
     broken: Option<CloseReason>,
+    /// What the intercept can do beyond the link's version.
+    features: u32,
 }
 
 /// All links of one tcpcopy worker. Uses the tokens from `first_token`, one for each link.
@@ -153,6 +165,7 @@ impl ControlLinks {
                 rtt: None,
                 unread: false,
                 broken: None,
+                features: 0,
             })
             .collect();
         Ok(Self {
@@ -245,6 +258,14 @@ impl ControlLinks {
         if l.broken.is_some() {
             return Err(SendError::Full);
         }
+        let needed = match change {
+            RouteChange::Add { transport: Transport::Udp, .. } => FEATURE_UDP,
+            RouteChange::Payload { .. } => FEATURE_PAYLOAD,
+            _ => 0,
+        };
+        if l.features & needed != needed {
+            return Err(SendError::NotSupported);
+        }
         if stream.out.len() >= limit {
             l.broken = Some(CloseReason::Overflow { limit });
             self.deadline = Some(Timestamp::ZERO);
@@ -302,7 +323,7 @@ impl ControlLinks {
         sink: &mut dyn FnMut(LinkEvent<'_>),
     ) -> Result<(), CloseReason> {
         let (id, interval) = (LinkId(index as u16), self.config.ping_interval);
-        let Link { state, encoder, attempts, next_ping, rtt, unread, .. } = &mut self.links[index];
+        let Link { state, encoder, attempts, next_ping, rtt, unread, features, .. } = &mut self.links[index];
         let State::Open { stream, established, up } = state else { return Ok(()) };
         if !*established {
             if !is_connected(&stream.socket).map_err(|e| CloseReason::io(&e))? {
@@ -316,6 +337,7 @@ impl ControlLinks {
         let received = stream.receive(now, &mut self.scratch, &mut |message, _| match message {
             Message::Hello(hello) => {
                 *up = true;
+                *features = hello.features;
                 *attempts = 0;
                 *next_ping = now;
                 *encoder = BatchEncoder::new(hello.max_batch);
@@ -324,6 +346,11 @@ impl ControlLinks {
             Message::Responses(responses) => {
                 for header in responses {
                     sink(LinkEvent::Response { link: id, header });
+                }
+            }
+            Message::Datagrams(datagrams) => {
+                for datagram in datagrams {
+                    sink(LinkEvent::Datagram { link: id, datagram });
                 }
             }
             Message::Stats(stats) => sink(LinkEvent::Stats { link: id, stats }),

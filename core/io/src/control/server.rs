@@ -12,7 +12,8 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tcpcopy_engine::PeerId;
 use tcpcopy_wire::Timestamp;
 use tcpcopy_wire::control::{
-    DecodeError, FlowId, Hello, LinkStats, Message, Role, RouteChange, encode_error, encode_hello, encode_stats,
+    DecodeError, FEATURE_PAYLOAD, FEATURE_UDP, FlowId, Hello, LinkStats, Message, Role, RouteChange, encode_error,
+    encode_hello, encode_stats,
 };
 
 use super::stream::{READ_SIZE, Received, Stream};
@@ -42,7 +43,7 @@ impl Default for ServerConfig {
         Self {
             address: None,
             port: super::DEFAULT_PORT,
-            hello: Hello::default(),
+            hello: Hello { features: FEATURE_PAYLOAD | FEATURE_UDP, ..Hello::default() },
             max_peers: 256,
             out_limit: 8 << 20,
             silence_timeout: Duration::from_secs(30),
@@ -377,11 +378,13 @@ impl ControlServer {
                 sink(PeerEvent::Up { peer: id, from, hello });
             }
             Message::RouteAdds(adds) => {
-                for (flow_id, flow) in adds {
-                    sink(PeerEvent::Route {
-                        peer: id,
-                        change: RouteChange::Add { id: flow_id, transport: tcpcopy_wire::Transport::Tcp, flow },
-                    });
+                for (flow_id, transport, flow) in adds {
+                    sink(PeerEvent::Route { peer: id, change: RouteChange::Add { id: flow_id, transport, flow } });
+                }
+            }
+            Message::RoutePayloads(wishes) => {
+                for (flow_id, payload) in wishes {
+                    sink(PeerEvent::Route { peer: id, change: RouteChange::Payload { id: flow_id, payload } });
                 }
             }
             Message::RouteRemoves(ids) => {

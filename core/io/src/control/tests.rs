@@ -10,7 +10,8 @@ use mio::{Events, Poll, Token};
 use tcpcopy_engine::{LinkId, PeerId};
 use tcpcopy_wire::Transport;
 use tcpcopy_wire::control::{
-    BatchEncoder, DecodeError, FlowId, Hello, LinkStats, ResponseHeader, RouteChange, encode_hello,
+    BatchEncoder, DatagramResponse, DecodeError, FlowId, Hello, LinkStats, Payload, ResponseHeader, RouteChange,
+    encode_hello,
 };
 use tcpcopy_wire::tcp::Flags;
 use tcpcopy_wire::{Endpoint, Flow, Port, SeqNumber, Timestamp};
@@ -41,7 +42,8 @@ enum Seen {
     LinkUp(LinkId, Hello),
     LinkDown(LinkId, CloseReason),
     LinkFailed(LinkId, u32, CloseReason),
-    Response(LinkId, u64, u32, Vec<u8>),
+    Response(LinkId, u64, u32, Vec<u8>, Vec<u8>),
+    Datagram(LinkId, u64, u16, Vec<u8>),
     Stats(LinkId, LinkStats),
 }
 
@@ -111,7 +113,11 @@ impl Bench {
                 seen.push_back(Seen::LinkFailed(link, attempts, reason.clone()));
             }
             LinkEvent::Response { link, header } => {
-                seen.push_back(Seen::Response(link, header.id.0, header.payload_len, header.options.to_vec()));
+                let payload = header.payload.to_vec();
+                seen.push_back(Seen::Response(link, header.id.0, header.payload_len, header.options.to_vec(), payload));
+            }
+            LinkEvent::Datagram { link, datagram } => {
+                seen.push_back(Seen::Datagram(link, datagram.id.0, datagram.payload_len, datagram.payload.to_vec()));
             }
             LinkEvent::Stats { link, stats } => seen.push_back(Seen::Stats(link, stats)),
         };
@@ -216,7 +222,9 @@ fn links_come_up_and_carry_routes_responses_statistics_and_pings() {
     server.send_stats(from[0], &stats, now);
     for n in 0..3 {
         b.until("a response", |s| match s {
-            Seen::Response(LinkId(2), id, len, options) if *id == n && u64::from(*len) == n && options.len() == 12 => {
+            Seen::Response(LinkId(2), id, len, options, _)
+                if *id == n && u64::from(*len) == n && options.len() == 12 =>
+            {
                 Some(())
             }
             _ => None,
@@ -449,4 +457,56 @@ fn without_an_address_both_families_are_served() {
         v6.write_all(b"x").unwrap();
         b.until_rejected();
     }
+}
+
+#[test]
+fn payload_and_datagrams_pass_in_both_directions() {
+    let mut b = Bench::new().serve(|_| {});
+    let to = [b.address()];
+    b = b.connect(&to, 1, |_| {});
+    b.until_link_up();
+    let links = b.links.as_mut().unwrap();
+    let udp = RouteChange::Add { id: FlowId(9), transport: Transport::Udp, flow: flow(53) };
+    let wish = RouteChange::Payload { id: FlowId(9), payload: Payload::Full };
+    for change in [udp, wish] {
+        links.send(LinkId(0), &change).unwrap();
+    }
+    links.flush(Timestamp::ZERO);
+    let peer = b.until("a UDP route", |s| match s {
+        Seen::Route(peer, c) if *c == udp => Some(*peer),
+        _ => None,
+    });
+    b.until("a wish for payload", |s| matches!(s, Seen::Route(_, c) if *c == wish).then_some(()));
+    let (mut encoder, mut bytes) = (BatchEncoder::default(), Vec::new());
+    let datagram = DatagramResponse { id: FlowId(9), payload_len: 45, payload: b"answer" };
+    encoder.datagram(&datagram, &mut bytes);
+    let header = ResponseHeader {
+        id: FlowId(9),
+        seq: SeqNumber(1),
+        ack: SeqNumber(2),
+        flags: Flags::ACK,
+        window: 3,
+        payload_len: 4,
+        options: &[],
+        payload: b"END\n",
+    };
+    encoder.response(&header, &mut bytes);
+    b.server.as_mut().unwrap().send(peer, &bytes, 2, Timestamp::ZERO).unwrap();
+    b.until("the datagram", |s| matches!(s, Seen::Datagram(_, 9, 45, d) if d == b"answer").then_some(()));
+    b.until("the response", |s| matches!(s, Seen::Response(_, 9, 4, _, d) if d == b"END\n").then_some(()));
+}
+
+#[test]
+fn an_intercept_that_cannot_is_not_asked() {
+    let mut b = Bench::new().serve(|config| config.hello = Hello::default());
+    let to = [b.address()];
+    b = b.connect(&to, 1, |_| {});
+    b.until_link_up();
+    let links = b.links.as_mut().unwrap();
+    let udp = RouteChange::Add { id: FlowId(9), transport: Transport::Udp, flow: flow(53) };
+    let wish = RouteChange::Payload { id: FlowId(9), payload: Payload::Full };
+    for change in [udp, wish] {
+        assert_eq!(links.send(LinkId(0), &change), Err(SendError::NotSupported));
+    }
+    links.send(LinkId(0), &add(1)).unwrap();
 }

@@ -7,11 +7,13 @@ use std::time::Duration;
 use byteorder::{BigEndian, ByteOrder};
 
 use super::frame::{
-    FRAME_HEADER_LEN, HELLO_BODY_LEN, HELLO_HEAD_LEN, Kind, MAGIC, MAX_ERROR_LEN, MAX_HELLO_BODY_LEN, MAY_BE_IGNORED,
-    RESPONSE_FIXED_LEN, ROUTE_ADD_V4_LEN, ROUTE_ADD_V6_LEN, ROUTE_REMOVE_LEN, STATS_LEN, VERSION,
+    DATAGRAM_FIXED_LEN, FRAME_HEADER_LEN, HELLO_BODY_LEN, HELLO_HEAD_LEN, Kind, MAGIC, MAX_ERROR_LEN,
+    MAX_HELLO_BODY_LEN, MAY_BE_IGNORED, RESPONSE_FIXED_LEN, ROUTE_ADD_V4_LEN, ROUTE_ADD_V6_LEN, ROUTE_PAYLOAD_LEN,
+    ROUTE_REMOVE_LEN, STATS_LEN, VERSION,
 };
-use super::{FlowId, Hello, LinkStats, ResponseHeader};
+use super::{DatagramResponse, FlowId, Hello, LinkStats, Payload, ResponseHeader};
 use crate::address::{Endpoint, Flow, Port};
+use crate::ip::Transport;
 use crate::seq::SeqNumber;
 use crate::tcp::{Flags, MAX_OPTIONS_LEN};
 
@@ -33,8 +35,12 @@ pub enum Message<'a> {
     RouteAdds(RouteAdds<'a>),
     /// Routes to remove.
     RouteRemoves(RouteRemoves<'a>),
+    /// Wishes for payload.
+    RoutePayloads(RoutePayloads<'a>),
     /// Packets of targets.
     Responses(Responses<'a>),
+    /// Datagrams of targets.
+    Datagrams(Datagrams<'a>),
     /// Counters of intercept.
     Stats(LinkStats),
     /// Asks for a pong with the same number.
@@ -207,8 +213,19 @@ impl Decoder {
         match (kind, self.role) {
             (None, _) if kind_byte & MAY_BE_IGNORED != 0 => return Ok(None),
             (None, _) => return Err(DecodeError::UnknownKind { kind: kind_byte }),
-            (Some(kind @ (Kind::RouteAddV4 | Kind::RouteAddV6 | Kind::RouteRemove)), Role::Tcpcopy)
-            | (Some(kind @ (Kind::Responses | Kind::Stats)), Role::Intercept) => {
+            (
+                Some(
+                    kind @ (Kind::RouteAddV4
+                    | Kind::RouteAddV6
+                    | Kind::UdpRouteAddV4
+                    | Kind::UdpRouteAddV6
+                    | Kind::RoutePayload
+                    | Kind::RouteRemove),
+                ),
+                Role::Tcpcopy,
+            )
+            | (Some(kind @ (Kind::Responses | Kind::FullResponses | Kind::Datagrams | Kind::Stats)), Role::Intercept) =>
+            {
                 return Err(DecodeError::WrongDirection { kind, role: self.role });
             }
             _ => {}
@@ -249,8 +266,11 @@ fn decode_hello(bytes: &[u8]) -> Result<Option<(Message<'_>, usize)>, DecodeErro
 #[inline]
 fn check_length(kind: Kind, len: usize) -> Result<(), DecodeError> {
     let possible = match kind {
-        Kind::RouteAddV4 => len.is_multiple_of(ROUTE_ADD_V4_LEN) && len > 0,
-        Kind::RouteAddV6 => len.is_multiple_of(ROUTE_ADD_V6_LEN) && len > 0,
+        Kind::RouteAddV4 | Kind::UdpRouteAddV4 => len.is_multiple_of(ROUTE_ADD_V4_LEN) && len > 0,
+        Kind::RoutePayload => len.is_multiple_of(ROUTE_PAYLOAD_LEN) && len > 0,
+        Kind::FullResponses => len >= RESPONSE_FIXED_LEN + 2,
+        Kind::Datagrams => len >= DATAGRAM_FIXED_LEN,
+        Kind::RouteAddV6 | Kind::UdpRouteAddV6 => len.is_multiple_of(ROUTE_ADD_V6_LEN) && len > 0,
         Kind::RouteRemove => len.is_multiple_of(ROUTE_REMOVE_LEN) && len > 0,
         Kind::Responses => len >= RESPONSE_FIXED_LEN,
         Kind::Stats => len >= STATS_LEN,
@@ -263,10 +283,15 @@ fn check_length(kind: Kind, len: usize) -> Result<(), DecodeError> {
 #[inline]
 fn decode_body(kind: Kind, body: &[u8]) -> Result<Message<'_>, DecodeError> {
     Ok(match kind {
-        Kind::RouteAddV4 => Message::RouteAdds(RouteAdds { body, v6: false }),
-        Kind::RouteAddV6 => Message::RouteAdds(RouteAdds { body, v6: true }),
+        Kind::RouteAddV4 => Message::RouteAdds(RouteAdds { body, v6: false, transport: Transport::Tcp }),
+        Kind::RouteAddV6 => Message::RouteAdds(RouteAdds { body, v6: true, transport: Transport::Tcp }),
+        Kind::UdpRouteAddV4 => Message::RouteAdds(RouteAdds { body, v6: false, transport: Transport::Udp }),
+        Kind::UdpRouteAddV6 => Message::RouteAdds(RouteAdds { body, v6: true, transport: Transport::Udp }),
+        Kind::RoutePayload => Message::RoutePayloads(RoutePayloads { body }),
         Kind::RouteRemove => Message::RouteRemoves(RouteRemoves { body }),
-        Kind::Responses => Message::Responses(Responses::checked(body)?),
+        Kind::Responses => Message::Responses(Responses::checked(body, false)?),
+        Kind::FullResponses => Message::Responses(Responses::checked(body, true)?),
+        Kind::Datagrams => Message::Datagrams(Datagrams::checked(body)?),
         Kind::Stats => {
             let mut c = [0u64; STATS_LEN / 8];
             BigEndian::read_u64_into(&body[..STATS_LEN], &mut c);
@@ -290,10 +315,11 @@ fn decode_body(kind: Kind, body: &[u8]) -> Result<Message<'_>, DecodeError> {
 pub struct RouteAdds<'a> {
     body: &'a [u8],
     v6: bool,
+    transport: Transport,
 }
 
 impl Iterator for RouteAdds<'_> {
-    type Item = (FlowId, Flow);
+    type Item = (FlowId, Transport, Flow);
 
     fn next(&mut self) -> Option<Self::Item> {
         let entry_len = if self.v6 { ROUTE_ADD_V6_LEN } else { ROUTE_ADD_V4_LEN };
@@ -301,7 +327,7 @@ impl Iterator for RouteAdds<'_> {
         self.body = rest;
         let id = FlowId(BigEndian::read_u64(e));
         let (client, server) = e[8..].split_at((entry_len - 8) / 2);
-        Some((id, Flow { client: endpoint(client), server: endpoint(server) }))
+        Some((id, self.transport, Flow { client: endpoint(client), server: endpoint(server) }))
     }
 }
 
@@ -313,6 +339,27 @@ fn endpoint(e: &[u8]) -> Endpoint {
         Err(_) => IpAddr::V6(Ipv6Addr::from(BigEndian::read_u128(addr))),
     };
     Endpoint::new(addr, Port(BigEndian::read_u16(port)))
+}
+
+/// The entries of a frame of wishes for payload.
+#[derive(Clone, Debug)]
+pub struct RoutePayloads<'a> {
+    body: &'a [u8],
+}
+
+impl Iterator for RoutePayloads<'_> {
+    type Item = (FlowId, Payload);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (e, rest) = self.body.split_first_chunk::<ROUTE_PAYLOAD_LEN>()?;
+        self.body = rest;
+        let payload = match BigEndian::read_u32(&e[8..]) {
+            0 => Payload::Headers,
+            // A datagram or a segment that is not merged has no more than that.
+            n => u16::try_from(n).map_or(Payload::Full, Payload::First),
+        };
+        Some((FlowId(BigEndian::read_u64(e)), payload))
+    }
 }
 
 /// The entries of a frame of routes to remove.
@@ -335,25 +382,32 @@ impl Iterator for RouteRemoves<'_> {
 #[derive(Clone, Debug)]
 pub struct Responses<'a> {
     body: &'a [u8],
+    /// Each has a payload behind its options.
+    full: bool,
 }
 
 impl<'a> Responses<'a> {
     /// Walks over the entries once, so that handing them out cannot fail.
     #[inline]
-    fn checked(body: &'a [u8]) -> Result<Self, DecodeError> {
+    fn checked(body: &'a [u8], full: bool) -> Result<Self, DecodeError> {
         let mut at = 0;
         while at < body.len() {
-            let wrong = DecodeError::Length { kind: Kind::Responses, len: body.len() };
+            let kind = if full { Kind::FullResponses } else { Kind::Responses };
+            let wrong = DecodeError::Length { kind, len: body.len() };
             let Some(&options_len) = body.get(at + RESPONSE_FIXED_LEN - 1) else { return Err(wrong) };
             if usize::from(options_len) > MAX_OPTIONS_LEN {
                 return Err(DecodeError::OptionsLength { len: options_len });
             }
             at += RESPONSE_FIXED_LEN + usize::from(options_len);
+            if full {
+                let Some(len) = body.get(at..at + 2) else { return Err(wrong) };
+                at += 2 + usize::from(BigEndian::read_u16(len));
+            }
             if at > body.len() {
                 return Err(wrong);
             }
         }
-        Ok(Self { body })
+        Ok(Self { body, full })
     }
 }
 
@@ -364,9 +418,15 @@ impl<'a> Iterator for Responses<'a> {
     fn next(&mut self) -> Option<ResponseHeader<'a>> {
         let (e, rest) = self.body.split_first_chunk::<RESPONSE_FIXED_LEN>()?;
         let (options, rest) = rest.split_at_checked(usize::from(e[23]))?;
+        let (payload, rest) = if self.full {
+            let (len, rest) = rest.split_at_checked(2)?;
+            rest.split_at_checked(usize::from(BigEndian::read_u16(len)))?
+        } else {
+            (&[][..], rest)
+        };
         self.body = rest;
         Some(ResponseHeader {
-            payload: &[],
+            payload,
             id: FlowId(BigEndian::read_u64(&e[0..])),
             seq: SeqNumber(BigEndian::read_u32(&e[8..])),
             ack: SeqNumber(BigEndian::read_u32(&e[12..])),
@@ -374,6 +434,40 @@ impl<'a> Iterator for Responses<'a> {
             window: BigEndian::read_u16(&e[20..]),
             flags: Flags(e[22]),
             options,
+        })
+    }
+}
+
+/// The entries of a frame of datagrams.
+#[derive(Clone, Debug)]
+pub struct Datagrams<'a> {
+    body: &'a [u8],
+}
+
+impl<'a> Datagrams<'a> {
+    fn checked(body: &'a [u8]) -> Result<Self, DecodeError> {
+        let mut entries = Self { body };
+        while entries.next().is_some() {}
+        if entries.body.is_empty() {
+            Ok(Self { body })
+        } else {
+            Err(DecodeError::Length { kind: Kind::Datagrams, len: body.len() })
+        }
+    }
+}
+
+impl<'a> Iterator for Datagrams<'a> {
+    type Item = DatagramResponse<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<DatagramResponse<'a>> {
+        let (e, rest) = self.body.split_first_chunk::<DATAGRAM_FIXED_LEN>()?;
+        let (payload, rest) = rest.split_at_checked(usize::from(BigEndian::read_u16(&e[10..])))?;
+        self.body = rest;
+        Some(DatagramResponse {
+            id: FlowId(BigEndian::read_u64(e)),
+            payload_len: BigEndian::read_u16(&e[8..]),
+            payload,
         })
     }
 }

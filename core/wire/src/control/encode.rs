@@ -5,12 +5,14 @@ use std::net::IpAddr;
 use byteorder::{BigEndian, ByteOrder};
 
 use super::frame::{
-    FRAME_HEADER_LEN, HELLO_BODY_LEN, HELLO_HEAD_LEN, Kind, MAGIC, MAX_BODY_LEN, MAX_ERROR_LEN, RESPONSE_FIXED_LEN,
-    ROUTE_ADD_V4_LEN, ROUTE_ADD_V6_LEN, ROUTE_REMOVE_LEN, STATS_LEN, VERSION,
+    DATAGRAM_FIXED_LEN, EVERYTHING, FRAME_HEADER_LEN, HELLO_BODY_LEN, HELLO_HEAD_LEN, Kind, MAGIC, MAX_BODY_LEN,
+    MAX_ERROR_LEN, MAX_RECORD_PAYLOAD, RESPONSE_FIXED_LEN, ROUTE_ADD_V4_LEN, ROUTE_ADD_V6_LEN, ROUTE_PAYLOAD_LEN,
+    ROUTE_REMOVE_LEN, STATS_LEN, VERSION,
 };
-use super::{Hello, LinkStats, ResponseHeader, RouteChange};
+use super::{DatagramResponse, Hello, LinkStats, Payload, ResponseHeader, RouteChange};
 use crate::address::{Endpoint, Flow};
-use crate::tcp::MAX_OPTIONS_LEN;
+use crate::ip::Transport;
+use crate::tcp::{Flags, MAX_OPTIONS_LEN};
 
 /// Appends a hello.
 pub fn encode_hello(hello: &Hello, out: &mut Vec<u8>) {
@@ -99,7 +101,8 @@ impl BatchEncoder {
     /// as IPv6 with a mapped address).
     pub fn route(&mut self, change: &RouteChange, out: &mut Vec<u8>) {
         match change {
-            RouteChange::Add { id, flow: Flow { client, server }, .. } => {
+            RouteChange::Add { id, transport, flow: Flow { client, server } } => {
+                let tcp = *transport == Transport::Tcp;
                 if let (IpAddr::V4(c), IpAddr::V4(s)) = (client.addr, server.addr) {
                     let mut e = [0u8; ROUTE_ADD_V4_LEN];
                     BigEndian::write_u64(&mut e, id.0);
@@ -107,16 +110,26 @@ impl BatchEncoder {
                     BigEndian::write_u16(&mut e[12..], client.port.0);
                     e[14..18].copy_from_slice(&s.octets());
                     BigEndian::write_u16(&mut e[18..], server.port.0);
-                    self.entry(Kind::RouteAddV4, &e, &[], out);
+                    self.entry(if tcp { Kind::RouteAddV4 } else { Kind::UdpRouteAddV4 }, &e, &[], out);
                 } else {
                     let mut e = [0u8; ROUTE_ADD_V6_LEN];
                     BigEndian::write_u64(&mut e, id.0);
                     write_v6(client, &mut e[8..26]);
                     write_v6(server, &mut e[26..44]);
-                    self.entry(Kind::RouteAddV6, &e, &[], out);
+                    self.entry(if tcp { Kind::RouteAddV6 } else { Kind::UdpRouteAddV6 }, &e, &[], out);
                 }
             }
-            RouteChange::Payload { .. } => {}
+            RouteChange::Payload { id, payload } => {
+                let mut e = [0u8; ROUTE_PAYLOAD_LEN];
+                BigEndian::write_u64(&mut e, id.0);
+                let bytes = match payload {
+                    Payload::Headers => 0,
+                    Payload::First(n) => u32::from(*n),
+                    Payload::Full => EVERYTHING,
+                };
+                BigEndian::write_u32(&mut e[8..], bytes);
+                self.entry(Kind::RoutePayload, &e, &[], out);
+            }
             RouteChange::Remove { id } => {
                 let mut e = [0u8; ROUTE_REMOVE_LEN];
                 BigEndian::write_u64(&mut e, id.0);
@@ -125,24 +138,59 @@ impl BatchEncoder {
         }
     }
 
-    /// Appends a response. Options beyond 40 bytes, which no TCP header has, are left out.
+    /// Appends a response. Options beyond 40 bytes, which no TCP header has, are left out. One with more payload than
+    /// [`MAX_RECORD_PAYLOAD`] is written as several that follow each other in the stream.
     #[inline]
     pub fn response(&mut self, r: &ResponseHeader<'_>, out: &mut Vec<u8>) {
-        let options = &r.options[..r.options.len().min(MAX_OPTIONS_LEN)];
-        let mut e = [0u8; RESPONSE_FIXED_LEN];
-        BigEndian::write_u64(&mut e, r.id.0);
-        BigEndian::write_u32(&mut e[8..], r.seq.0);
-        BigEndian::write_u32(&mut e[12..], r.ack.0);
-        BigEndian::write_u32(&mut e[16..], r.payload_len);
-        BigEndian::write_u16(&mut e[20..], r.window);
-        e[22] = r.flags.0;
-        e[23] = options.len() as u8;
+        if r.payload.is_empty() { self.header(r, out) } else { self.full_response(*r, out) }
+    }
+
+    fn full_response(&mut self, mut r: ResponseHeader<'_>, out: &mut Vec<u8>) {
+        while r.payload.len() > MAX_RECORD_PAYLOAD {
+            let (now, later) = r.payload.split_at(MAX_RECORD_PAYLOAD);
+            let len = now.len() as u32;
+            // What ends the segment comes with its last part.
+            let flags = Flags(r.flags.0 & !(Flags::FIN.0 | Flags::PSH.0));
+            self.full_record(&ResponseHeader { payload: now, payload_len: len, flags, ..r }, out);
+            r = ResponseHeader {
+                payload: later,
+                payload_len: r.payload_len.saturating_sub(len),
+                seq: r.seq + len,
+                ..r
+            };
+        }
+        self.full_record(&r, out);
+    }
+
+    fn full_record(&mut self, r: &ResponseHeader<'_>, out: &mut Vec<u8>) {
+        let (e, options) = fixed_part(r);
+        let len = (r.payload.len() as u16).to_be_bytes();
+        self.entry_of(Kind::FullResponses, &[&e, options, &len, r.payload], out);
+    }
+
+    /// Appends a datagram, with as much of its payload as fits.
+    pub fn datagram(&mut self, d: &DatagramResponse<'_>, out: &mut Vec<u8>) {
+        let shown = &d.payload[..d.payload.len().min(MAX_BODY_LEN - DATAGRAM_FIXED_LEN)];
+        let mut e = [0u8; DATAGRAM_FIXED_LEN];
+        BigEndian::write_u64(&mut e, d.id.0);
+        BigEndian::write_u16(&mut e[8..], d.payload_len);
+        BigEndian::write_u16(&mut e[10..], shown.len() as u16);
+        self.entry(Kind::Datagrams, &e, shown, out);
+    }
+
+    #[inline]
+    fn header(&mut self, r: &ResponseHeader<'_>, out: &mut Vec<u8>) {
+        let (e, options) = fixed_part(r);
         self.entry(Kind::Responses, &e, options, out);
     }
 
     #[inline]
     fn entry(&mut self, kind: Kind, fixed: &[u8], rest: &[u8], out: &mut Vec<u8>) {
-        let len = fixed.len() + rest.len();
+        self.entry_of(kind, &[fixed, rest], out);
+    }
+    #[inline]
+    fn entry_of(&mut self, kind: Kind, parts: &[&[u8]], out: &mut Vec<u8>) {
+        let len: usize = parts.iter().map(|part| part.len()).sum();
         let mut open = match self.open {
             Some(open)
                 if open.kind == kind
@@ -159,14 +207,30 @@ impl BatchEncoder {
                 OpenFrame { kind, start, end: out.len(), entries: 0 }
             }
         };
-        out.extend_from_slice(fixed);
-        out.extend_from_slice(rest);
+        for part in parts {
+            out.extend_from_slice(part);
+        }
         open.end = out.len();
         open.entries += 1;
         let body_len = (open.end - open.start - FRAME_HEADER_LEN) as u16;
         BigEndian::write_u16(&mut out[open.start + 2..], body_len);
         self.open = Some(open);
     }
+}
+
+/// A response up to its options, and its options.
+#[inline]
+fn fixed_part<'a>(r: &ResponseHeader<'a>) -> ([u8; RESPONSE_FIXED_LEN], &'a [u8]) {
+    let options = &r.options[..r.options.len().min(MAX_OPTIONS_LEN)];
+    let mut e = [0u8; RESPONSE_FIXED_LEN];
+    BigEndian::write_u64(&mut e, r.id.0);
+    BigEndian::write_u32(&mut e[8..], r.seq.0);
+    BigEndian::write_u32(&mut e[12..], r.ack.0);
+    BigEndian::write_u32(&mut e[16..], r.payload_len);
+    BigEndian::write_u16(&mut e[20..], r.window);
+    e[22] = r.flags.0;
+    e[23] = options.len() as u8;
+    (e, options)
 }
 
 fn write_v6(e: &Endpoint, out: &mut [u8]) {

@@ -27,6 +27,18 @@ pub const ROUTE_ADD_V6_LEN: usize = 44;
 pub const ROUTE_REMOVE_LEN: usize = 8;
 /// Bytes of a response before its options.
 pub const RESPONSE_FIXED_LEN: usize = 24;
+/// Bytes of a route's wish for payload.
+pub const ROUTE_PAYLOAD_LEN: usize = 12;
+/// In a route's wish for payload: everything.
+pub const EVERYTHING: u32 = u32::MAX;
+/// Bytes of a datagram before its payload.
+pub const DATAGRAM_FIXED_LEN: usize = 12;
+/// Feature: routes may ask for payload, and responses may carry it.
+pub const FEATURE_PAYLOAD: u32 = 1;
+/// Feature: routes of UDP flows, and datagrams.
+pub const FEATURE_UDP: u32 = 2;
+/// Most payload in one record of a response, in bytes; what has more is written as several.
+pub const MAX_RECORD_PAYLOAD: usize = 32 << 10;
 /// Bytes of the statistics of this version. Longer ones are read as far as they are known.
 pub const STATS_LEN: usize = 48;
 /// Longest text of an error, in bytes.
@@ -42,8 +54,18 @@ pub enum Kind {
     RouteAddV6 = 0x02,
     /// Routes to remove.
     RouteRemove = 0x03,
+    /// Wishes for payload.
+    RoutePayload = 0x04,
+    /// IPv4 routes of UDP flows to add.
+    UdpRouteAddV4 = 0x05,
+    /// IPv6 routes of UDP flows to add.
+    UdpRouteAddV6 = 0x06,
     /// Packets of targets.
     Responses = 0x10,
+    /// Packets of targets with payload.
+    FullResponses = 0x12,
+    /// Datagrams of targets.
+    Datagrams = 0x13,
     /// Counters of intercept.
     Stats = 0x11 | MAY_BE_IGNORED,
     /// Asks for a pong.
@@ -61,7 +83,12 @@ impl Kind {
             0x01 => Self::RouteAddV4,
             0x02 => Self::RouteAddV6,
             0x03 => Self::RouteRemove,
+            0x04 => Self::RoutePayload,
+            0x05 => Self::UdpRouteAddV4,
+            0x06 => Self::UdpRouteAddV6,
             0x10 => Self::Responses,
+            0x12 => Self::FullResponses,
+            0x13 => Self::Datagrams,
             0x91 => Self::Stats,
             0x20 => Self::Ping,
             0x21 => Self::Pong,
@@ -77,7 +104,12 @@ impl fmt::Display for Kind {
             Self::RouteAddV4 => "IPv4 route additions",
             Self::RouteAddV6 => "IPv6 route additions",
             Self::RouteRemove => "route removals",
+            Self::RoutePayload => "wishes for payload",
+            Self::UdpRouteAddV4 => "IPv4 UDP route additions",
+            Self::UdpRouteAddV6 => "IPv6 UDP route additions",
             Self::Responses => "responses",
+            Self::FullResponses => "responses with payload",
+            Self::Datagrams => "datagrams",
             Self::Stats => "statistics",
             Self::Ping => "ping",
             Self::Pong => "pong",

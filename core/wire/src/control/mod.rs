@@ -11,11 +11,12 @@ mod frame;
 #[cfg(test)]
 mod tests;
 
-pub use decode::{DecodeError, Decoder, Message, Responses, Role, RouteAdds, RouteRemoves};
+pub use decode::{Datagrams, DecodeError, Decoder, Message, Responses, Role, RouteAdds, RoutePayloads, RouteRemoves};
 pub use encode::{BatchEncoder, encode_error, encode_hello, encode_ping, encode_pong, encode_stats};
 pub use frame::{
-    FRAME_HEADER_LEN, HELLO_BODY_LEN, HELLO_HEAD_LEN, Kind, MAGIC, MAX_BODY_LEN, MAX_ERROR_LEN, MAX_HELLO_BODY_LEN,
-    MAY_BE_IGNORED, RESPONSE_FIXED_LEN, ROUTE_ADD_V4_LEN, ROUTE_ADD_V6_LEN, ROUTE_REMOVE_LEN, STATS_LEN, VERSION,
+    DATAGRAM_FIXED_LEN, EVERYTHING, FEATURE_PAYLOAD, FEATURE_UDP, FRAME_HEADER_LEN, HELLO_BODY_LEN, HELLO_HEAD_LEN,
+    Kind, MAGIC, MAX_BODY_LEN, MAX_ERROR_LEN, MAX_HELLO_BODY_LEN, MAX_RECORD_PAYLOAD, MAY_BE_IGNORED,
+    RESPONSE_FIXED_LEN, ROUTE_ADD_V4_LEN, ROUTE_ADD_V6_LEN, ROUTE_PAYLOAD_LEN, ROUTE_REMOVE_LEN, STATS_LEN, VERSION,
 };
 
 use std::time::Duration;
@@ -105,7 +106,8 @@ pub struct DatagramResponse<'a> {
 /// What each end says first. Both ends send the same fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Hello {
-    /// What the sender can do beyond this version; a feature is used when both ends have its bit. No bit is assigned yet.
+    /// What the sender can do beyond this version; a feature is used when both ends have its bit: [`FEATURE_PAYLOAD`],
+    /// [`FEATURE_UDP`].
     pub features: u32,
     /// From tcpcopy: how long intercept keeps a route for which no response comes, in whole seconds on the wire. Zero
     /// leaves it to intercept. intercept sends zero.

@@ -11,9 +11,11 @@ use crate::address::{Endpoint, Port};
 #[derive(Clone, Debug, PartialEq)]
 enum Owned {
     Hello(Hello),
-    Add(FlowId, Flow),
+    Add(FlowId, Transport, Flow),
+    Payload(FlowId, Payload),
+    Datagram(FlowId, u16, Vec<u8>),
     Remove(FlowId),
-    Response(u64, u32, u32, u8, u16, u32, Vec<u8>),
+    Response(u64, u32, u32, u8, u16, u32, Vec<u8>, Vec<u8>),
     Stats(LinkStats),
     Ping(u64),
     Pong(u64),
@@ -24,10 +26,13 @@ enum Owned {
 fn copy_out(message: Message<'_>, out: &mut Vec<Owned>) {
     match message {
         Message::Hello(h) => out.push(Owned::Hello(h)),
-        Message::RouteAdds(adds) => out.extend(adds.map(|(id, flow)| Owned::Add(id, flow))),
+        Message::RouteAdds(adds) => out.extend(adds.map(|(id, transport, flow)| Owned::Add(id, transport, flow))),
+        Message::RoutePayloads(wishes) => out.extend(wishes.map(|(id, payload)| Owned::Payload(id, payload))),
+        Message::Datagrams(d) => out.extend(d.map(|d| Owned::Datagram(d.id, d.payload_len, d.payload.to_vec()))),
         Message::RouteRemoves(ids) => out.extend(ids.map(Owned::Remove)),
         Message::Responses(r) => out.extend(r.map(|r| {
-            Owned::Response(r.id.0, r.seq.0, r.ack.0, r.flags.0, r.window, r.payload_len, r.options.to_vec())
+            let (options, payload) = (r.options.to_vec(), r.payload.to_vec());
+            Owned::Response(r.id.0, r.seq.0, r.ack.0, r.flags.0, r.window, r.payload_len, options, payload)
         })),
         Message::Stats(s) => out.push(Owned::Stats(s)),
         Message::Ping(n) => out.push(Owned::Ping(n)),
@@ -59,13 +64,17 @@ fn encode(messages: &[Owned], max_batch: u16) -> Vec<u8> {
     for m in messages {
         match m {
             Owned::Hello(h) => encode_hello(h, &mut out),
-            Owned::Add(id, flow) => {
-                batch.route(&RouteChange::Add { id: *id, transport: Transport::Tcp, flow: *flow }, &mut out);
+            Owned::Payload(id, payload) => batch.route(&RouteChange::Payload { id: *id, payload: *payload }, &mut out),
+            Owned::Datagram(id, payload_len, payload) => {
+                batch.datagram(&DatagramResponse { id: *id, payload_len: *payload_len, payload }, &mut out);
+            }
+            Owned::Add(id, transport, flow) => {
+                batch.route(&RouteChange::Add { id: *id, transport: *transport, flow: *flow }, &mut out);
             }
             Owned::Remove(id) => batch.route(&RouteChange::Remove { id: *id }, &mut out),
-            Owned::Response(id, seq, ack, flags, window, payload_len, options) => batch.response(
+            Owned::Response(id, seq, ack, flags, window, payload_len, options, payload) => batch.response(
                 &ResponseHeader {
-                    payload: &[],
+                    payload,
                     id: FlowId(*id),
                     seq: SeqNumber(*seq),
                     ack: SeqNumber(*ack),
@@ -108,9 +117,18 @@ fn flow() -> impl Strategy<Value = Flow> {
         .prop_map(|((a, b), p, q)| Flow { client: Endpoint::new(a, Port(p)), server: Endpoint::new(b, Port(q)) })
 }
 
+fn transport() -> impl Strategy<Value = Transport> {
+    prop_oneof![Just(Transport::Tcp), Just(Transport::Udp)]
+}
+
+fn payload() -> impl Strategy<Value = Payload> {
+    prop_oneof![Just(Payload::Headers), Just(Payload::Full), (1u16..).prop_map(Payload::First)]
+}
+
 fn to_intercept() -> impl Strategy<Value = Vec<Owned>> {
     let message = prop_oneof![
-        3 => (any::<u64>(), flow()).prop_map(|(id, flow)| Owned::Add(FlowId(id), flow)),
+        3 => (any::<u64>(), transport(), flow()).prop_map(|(id, transport, flow)| Owned::Add(FlowId(id), transport, flow)),
+        1 => (any::<u64>(), payload()).prop_map(|(id, payload)| Owned::Payload(FlowId(id), payload)),
         2 => any::<u64>().prop_map(|id| Owned::Remove(FlowId(id))),
         1 => either_way(),
     ];
@@ -121,8 +139,11 @@ fn to_intercept() -> impl Strategy<Value = Vec<Owned>> {
 }
 
 fn to_tcpcopy() -> impl Strategy<Value = Vec<Owned>> {
-    let response = (any::<(u64, u32, u32, u8, u16, u32)>(), prop::collection::vec(any::<u8>(), 0..=40))
-        .prop_map(|((a, b, c, d, e, f), options)| Owned::Response(a, b, c, d, e, f, options));
+    let bytes = |len| prop::collection::vec(any::<u8>(), len);
+    let response = (any::<(u64, u32, u32, u8, u16, u32)>(), bytes(0..=40), bytes(0..=60))
+        .prop_map(|((a, b, c, d, e, f), options, payload)| Owned::Response(a, b, c, d, e, f, options, payload));
+    let datagram = (any::<u64>(), any::<u16>(), prop_oneof![bytes(0..=60), bytes(60_000..=65_000)])
+        .prop_map(|(id, len, payload)| Owned::Datagram(FlowId(id), len, payload));
     let stats = any::<[u64; 6]>().prop_map(|c| {
         Owned::Stats(LinkStats {
             frames_captured: c[0],
@@ -133,7 +154,7 @@ fn to_tcpcopy() -> impl Strategy<Value = Vec<Owned>> {
             routes_alive: c[5],
         })
     });
-    let message = prop_oneof![5 => response, 1 => stats, 1 => either_way()];
+    let message = prop_oneof![5 => response, 1 => datagram, 1 => stats, 1 => either_way()];
     (hello(), prop::collection::vec(message, 0..40)).prop_map(|(h, mut rest)| {
         rest.insert(0, h);
         rest
@@ -165,7 +186,7 @@ proptest! {
 
     #[test]
     fn garbage_gives_the_same_answer_however_it_is_split(
-        mut bytes in prop::collection::vec(any::<u8>(), 0..300), greeted: bool, to_tcpcopy: bool, kind in 0usize..8, cut: prop::sample::Index,
+        mut bytes in prop::collection::vec(any::<u8>(), 0..300), greeted: bool, to_tcpcopy: bool, kind in 0usize..13, cut: prop::sample::Index,
     ) {
         let role = if to_tcpcopy { Role::Tcpcopy } else { Role::Intercept };
         let mut stream = Vec::new();
@@ -173,7 +194,7 @@ proptest! {
             encode_hello(&Hello::default(), &mut stream);
             // Half the time a type that exists, so that the bodies are reached too.
             if let [k, reserved, high, ..] = &mut bytes[..] {
-                *k = [0x01, 0x02, 0x03, 0x10, 0x91, 0x20, 0x22, *k][kind];
+                *k = [0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x10, 0x12, 0x13, 0x91, 0x20, 0x22, *k][kind];
                 (*reserved, *high) = (0, 0);
             }
         }
@@ -233,7 +254,7 @@ fn each_fault_of_a_frame_is_named() {
     use DecodeError as E;
     let wrong_length = |kind, len| E::Length { kind, len };
     let cases: &[(Role, &[u8], E)] = &[
-        (Role::Intercept, &[0x04, 0], E::UnknownKind { kind: 4 }),
+        (Role::Intercept, &[0x07, 0], E::UnknownKind { kind: 7 }),
         (Role::Intercept, &[0x20, 1], E::Reserved { kind: 0x20, byte: 1 }),
         (Role::Intercept, &[0x20, 0, 0, 7], wrong_length(Kind::Ping, 7)),
         (Role::Intercept, &[0x01, 0, 0, 21], wrong_length(Kind::RouteAddV4, 21)),
@@ -242,6 +263,13 @@ fn each_fault_of_a_frame_is_named() {
         (Role::Intercept, &[0x10, 0], E::WrongDirection { kind: Kind::Responses, role: Role::Intercept }),
         (Role::Tcpcopy, &[0x01, 0], E::WrongDirection { kind: Kind::RouteAddV4, role: Role::Tcpcopy }),
         (Role::Tcpcopy, &[0x10, 0, 0, 23], wrong_length(Kind::Responses, 23)),
+        (Role::Intercept, &[0x04, 0, 0, 13], wrong_length(Kind::RoutePayload, 13)),
+        (Role::Intercept, &[0x05, 0, 0, 19], wrong_length(Kind::UdpRouteAddV4, 19)),
+        (Role::Intercept, &[0x13, 0], E::WrongDirection { kind: Kind::Datagrams, role: Role::Intercept }),
+        (Role::Tcpcopy, &[0x04, 0], E::WrongDirection { kind: Kind::RoutePayload, role: Role::Tcpcopy }),
+        (Role::Tcpcopy, &[0x12, 0, 0, 25], wrong_length(Kind::FullResponses, 25)),
+        (Role::Tcpcopy, &[0x13, 0, 0, 11], wrong_length(Kind::Datagrams, 11)),
+        (Role::Tcpcopy, &[0x13, 0, 0, 12, 0, 0, 0, 0, 0, 0, 0, 1, 0, 9, 0, 9], wrong_length(Kind::Datagrams, 12)),
         (Role::Tcpcopy, &[0x91, 0, 0, 40], wrong_length(Kind::Stats, 40)),
         (Role::Tcpcopy, &[0x22, 0, 0xff, 0xff], wrong_length(Kind::Error, 65535)),
         (Role::Tcpcopy, &[0x22, 0, 0, 1, 0xff], E::Text),
@@ -260,13 +288,32 @@ fn each_fault_of_a_frame_is_named() {
 
 #[test]
 fn a_batch_never_outgrows_a_frame_nor_what_the_peer_takes() {
-    let response = |n| Owned::Response(n, 1, 2, 0x10, 3, 4, vec![1; 40]);
+    let response = |n| Owned::Response(n, 1, 2, 0x10, 3, 4, vec![1; 40], vec![]);
     let many: Vec<Owned> = (0..3000).map(response).collect();
     let bytes = encode(&many, 0);
     assert_eq!(greeted(Role::Tcpcopy, &bytes).unwrap(), many);
     // 64 bytes each: 1023 in a frame.
     assert_eq!(bytes.len(), 3000 * 64 + 3 * FRAME_HEADER_LEN);
     assert_eq!(encode(&many[..10], 4).len(), 10 * 64 + 3 * FRAME_HEADER_LEN);
+}
+
+/// A capture shows merged segments of up to 64 KB and more.
+#[test]
+fn a_response_that_no_frame_can_hold_is_written_in_parts() {
+    let bytes: Vec<u8> = (0..70_000u32).map(|i| (i % 251) as u8).collect();
+    // The last 500 bytes were not captured.
+    let whole = Owned::Response(7, u32::MAX - 10, 5, 0x19, 9, 70_500, vec![1; 12], bytes.clone());
+    let parts = greeted(Role::Tcpcopy, &encode(&[whole], 0)).unwrap();
+    let (mut payload, mut next, mut len) = (Vec::new(), u32::MAX - 10, 0);
+    for (i, part) in parts.iter().enumerate() {
+        let Owned::Response(7, seq, 5, flags, 9, part_len, options, part) = part else { panic!("{part:?}") };
+        assert_eq!((*seq, options.len()), (next, 12));
+        assert_eq!(*flags, if i + 1 == parts.len() { 0x19 } else { 0x10 });
+        next = next.wrapping_add(*part_len);
+        len += part_len;
+        payload.extend_from_slice(part);
+    }
+    assert_eq!((len, payload), (70_500, bytes));
 }
 
 #[test]
@@ -307,20 +354,34 @@ fn the_documentation_shows_what_is_sent() {
     let v6 = |last, port| Endpoint::new(IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last)), Port(port));
     let replica = Flow { client: v4(62, 135, 200, 1, 39274), server: v4(10, 1, 0, 2, 18081) };
     let other = Flow { client: v4(62, 135, 200, 1, 39275), server: v4(10, 1, 0, 2, 18081) };
+    let resolver = Flow { client: v4(62, 135, 200, 1, 5353), server: v4(10, 1, 0, 2, 53) };
     let replica_v6 = Flow { client: v6(1, 39274), server: v6(2, 80) };
     let timestamps = vec![1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2];
     let ttl = Duration::from_secs(720);
     let expected: Vec<(&str, Vec<Owned>)> = vec![
-        ("hello-tcpcopy", vec![Owned::Hello(Hello { features: 0, route_ttl: ttl, max_batch: 0 })]),
-        ("hello-intercept", vec![Owned::Hello(Hello::default())]),
-        ("route-add-v4", vec![Owned::Add(FlowId(0x0001_0000_0000_002a), replica), Owned::Add(FlowId(43), other)]),
-        ("route-add-v6", vec![Owned::Add(FlowId(44), replica_v6)]),
+        ("hello-tcpcopy", vec![Owned::Hello(Hello { features: 3, route_ttl: ttl, max_batch: 0 })]),
+        ("hello-intercept", vec![Owned::Hello(Hello { features: 3, ..Hello::default() })]),
+        (
+            "route-add-v4",
+            vec![
+                Owned::Add(FlowId(0x0001_0000_0000_002a), Transport::Tcp, replica),
+                Owned::Add(FlowId(43), Transport::Tcp, other),
+            ],
+        ),
+        ("route-add-v6", vec![Owned::Add(FlowId(44), Transport::Tcp, replica_v6)]),
+        ("udp-route-add-v4", vec![Owned::Add(FlowId(45), Transport::Udp, resolver)]),
+        (
+            "route-payload",
+            vec![Owned::Payload(FlowId(43), Payload::Full), Owned::Payload(FlowId(45), Payload::First(12))],
+        ),
+        ("responses-with-payload", vec![Owned::Response(43, 0x1001, 0x2010, 0x18, 501, 4, vec![], b"END\n".to_vec())]),
+        ("datagrams", vec![Owned::Datagram(FlowId(45), 45, (1..=12).collect())]),
         ("route-remove", vec![Owned::Remove(FlowId(0x0001_0000_0000_002a)), Owned::Remove(FlowId(43))]),
         (
             "responses",
             vec![
-                Owned::Response(43, 0x1000, 0x2000, 0x12, 65535, 0, vec![2, 4, 5, 0xb4]),
-                Owned::Response(43, 0x1001, 0x2010, 0x18, 501, 21, timestamps),
+                Owned::Response(43, 0x1000, 0x2000, 0x12, 65535, 0, vec![2, 4, 5, 0xb4], vec![]),
+                Owned::Response(43, 0x1001, 0x2010, 0x18, 501, 21, timestamps, vec![]),
             ],
         ),
         (

@@ -29,6 +29,7 @@ pub(super) static HOST: HostTable = HostTable {
     expect_response: Some(expect_response),
     response_complete: Some(response_complete),
     reconnect: Some(reconnect),
+    waiting: Some(waiting),
     ready: Some(ready),
     want_payload: Some(want_payload),
     log: Some(log),
@@ -194,6 +195,12 @@ unsafe extern "C" fn info(context: *mut RawContext) -> *const RawSessionInfo {
 
 unsafe extern "C" fn now(context: *mut RawContext) -> u64 {
     let act = |context: &mut Context<'_, '_>| context.ctx.as_ref().map_or(0, |ctx| ctx.now().as_nanos());
+    // SAFETY: a library calls this with what its hook was given.
+    unsafe { with(context, 0, act) }
+}
+
+unsafe extern "C" fn waiting(context: *mut RawContext) -> usize {
+    let act = |context: &mut Context<'_, '_>| context.ctx.as_ref().map_or(0, |ctx| ctx.waiting());
     // SAFETY: a library calls this with what its hook was given.
     unsafe { with(context, 0, act) }
 }

@@ -340,6 +340,10 @@ impl Host for Program<'_> {
         callback!(self.reconnect());
     }
 
+    fn waiting(&self) -> usize {
+        callback!(self.waiting())
+    }
+
     fn ready(&mut self) {
         callback!(self.ready());
     }

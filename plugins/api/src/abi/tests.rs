@@ -174,7 +174,8 @@ impl Module for Caller {
 impl Session for Caller {
     fn on_client_data(&mut self, ctx: &mut Ctx<'_>, data: &[u8]) {
         let first = *ctx.info();
-        let text = format!("{data:?} {} {} {} {}", first.online, first.target, first.joined, ctx.now().as_nanos());
+        let (now, waiting) = (ctx.now().as_nanos(), ctx.waiting());
+        let text = format!("{data:?} {} {} {} {now} {waiting}", first.online, first.target, first.joined);
         ctx.log(LogLevel::Debug, &text);
         ctx.pass(1);
         ctx.drop(usize::MAX, "sch\u{f6}n");
@@ -266,6 +267,10 @@ impl Host for Everything {
         self.calls.push("reconnect".to_owned());
     }
 
+    fn waiting(&self) -> usize {
+        3
+    }
+
     fn ready(&mut self) {
         self.calls.push("ready".to_owned());
     }
@@ -312,7 +317,9 @@ fn every_call_comes_across_in_its_order() {
     let direct = run(&mut Caller);
     assert_eq!(run(&mut *caller()), direct);
     assert_eq!(direct.len(), 36, "{direct:#?}");
-    assert!(direct[0].ends_with("[1, 2, 3] 10.0.0.7:40000 -> 10.0.0.1:80 [fd00::7]:40001 -> [fd00::2]:8080 false 42"));
+    assert!(
+        direct[0].ends_with("[1, 2, 3] 10.0.0.7:40000 -> 10.0.0.1:80 [fd00::7]:40001 -> [fd00::2]:8080 false 42 3")
+    );
 }
 
 /// A panic of the engine below a module's frames is the engine's: it goes on above them, whole.

@@ -6,14 +6,17 @@ use tcpcopy_wire::Timestamp;
 
 /// SplitMix64: small, and the same on every machine.
 #[derive(Clone, Debug)]
-pub(crate) struct Chance(u64);
+pub struct Chance(u64);
 
 impl Chance {
-    pub(crate) fn new(seed: u64) -> Self {
+    /// Chance that plays out the same for the same seed.
+    pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    pub(crate) fn next(&mut self) -> u64 {
+    /// The next number, from the whole range.
+    #[allow(clippy::should_implement_trait)] // an iterator that never ends would only be called through `next().unwrap()`
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -22,30 +25,34 @@ impl Chance {
     }
 
     /// A number below `bound`; zero when `bound` is zero.
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+    pub fn below(&mut self, bound: u64) -> u64 {
         if bound == 0 { 0 } else { self.next() % bound }
     }
 
     /// True `per_mille` times out of a thousand.
-    pub(crate) fn hits(&mut self, per_mille: u32) -> bool {
+    pub fn hits(&mut self, per_mille: u32) -> bool {
         per_mille > 0 && self.below(1000) < u64::from(per_mille)
     }
 }
 
 /// What a link does to packets. Shares are per mille.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Quality {
-    pub(crate) loss: u32,
-    pub(crate) duplication: u32,
+pub struct Quality {
+    /// Packets that are lost.
+    pub loss: u32,
+    /// Packets that arrive twice.
+    pub duplication: u32,
     /// Packets that fall behind those sent after them.
-    pub(crate) reordering: u32,
-    pub(crate) delay: Duration,
+    pub reordering: u32,
+    /// Time that each packet takes.
+    pub delay: Duration,
     /// Added to the delay, from nothing to this much, without changing the order.
-    pub(crate) jitter: Duration,
+    pub jitter: Duration,
 }
 
 impl Quality {
-    pub(crate) const fn delayed(delay: Duration) -> Self {
+    /// Nothing but this delay.
+    pub const fn delayed(delay: Duration) -> Self {
         Self { loss: 0, duplication: 0, reordering: 0, delay, jitter: Duration::ZERO }
     }
 }

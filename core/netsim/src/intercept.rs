@@ -5,10 +5,10 @@ use std::time::Duration;
 use tcpcopy_engine::LinkId;
 use tcpcopy_engine::relay::{PeerId, Relay, RelayConfig, RelayInput, RelayOutbox};
 use tcpcopy_wire::Timestamp;
-use tcpcopy_wire::control::{BatchEncoder, Decoder, Hello, Message, Role, RouteChange, encode_hello};
+use tcpcopy_wire::control::{BatchEncoder, Decoder, FEATURE_PAYLOAD, Hello, Message, Role, RouteChange, encode_hello};
 use tcpcopy_wire::link::LinkType;
 
-use crate::network::Failure;
+use crate::Failure;
 
 /// What intercept's capture keeps of a packet.
 const SNAP_LENGTH: usize = 120;
@@ -25,7 +25,7 @@ pub(crate) struct Intercept {
 pub(crate) fn greeted(role: Role) -> Decoder {
     let mut decoder = Decoder::new(role);
     let mut hello = Vec::new();
-    encode_hello(&Hello::default(), &mut hello);
+    encode_hello(&Hello { features: FEATURE_PAYLOAD, ..Hello::default() }, &mut hello);
     let read = decoder.next(&hello).expect("a hello is valid");
     assert!(matches!(read, Some((Message::Hello(_), n)) if n == hello.len()));
     decoder
@@ -64,14 +64,15 @@ impl Intercept {
             bytes = &bytes[len..];
             match message {
                 Message::RouteAdds(routes) => {
-                    for (id, flow) in routes {
-                        self.tell(
-                            now,
-                            RelayInput::Route {
-                                peer,
-                                change: RouteChange::Add { id, transport: tcpcopy_wire::Transport::Tcp, flow },
-                            },
-                        )?;
+                    for (id, transport, flow) in routes {
+                        let change = RouteChange::Add { id, transport, flow };
+                        self.tell(now, RelayInput::Route { peer, change })?;
+                    }
+                }
+                Message::RoutePayloads(wishes) => {
+                    for (id, payload) in wishes {
+                        let change = RouteChange::Payload { id, payload };
+                        self.tell(now, RelayInput::Route { peer, change })?;
                     }
                 }
                 Message::RouteRemoves(ids) => {
@@ -87,7 +88,9 @@ impl Intercept {
 
     /// A packet of the target passes the capture.
     pub(crate) fn on_packet(&mut self, now: Timestamp, packet: &[u8]) -> Result<(), Failure> {
-        let bytes = &packet[..packet.len().min(SNAP_LENGTH)];
+        // The capture is opened again, for whole packets, as soon as a route wants payload.
+        let snap_length = if self.relay.wants_payload() { usize::MAX } else { SNAP_LENGTH };
+        let bytes = &packet[..packet.len().min(snap_length)];
         self.tell(now, RelayInput::Frame { link: LinkType::Raw, bytes, wire_len: packet.len() })
     }
 

@@ -1,0 +1,105 @@
+//! How long things took, in few bytes and mergeable.
+
+use std::time::Duration;
+
+/// Buckets for each doubling of the time.
+const PER_OCTAVE: u32 = 8;
+/// From 1 microsecond to over an hour.
+const BUCKETS: usize = 33 * PER_OCTAVE as usize;
+
+/// A histogram of durations: each bucket is about 9 % wide.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Latency {
+    buckets: Box<[u64; BUCKETS]>,
+    count: u64,
+}
+
+impl Default for Latency {
+    fn default() -> Self {
+        Self { buckets: Box::new([0; BUCKETS]), count: 0 }
+    }
+}
+
+impl Latency {
+    /// Adds one duration.
+    #[inline]
+    pub fn record(&mut self, time: Duration) {
+        self.buckets[bucket(time.as_micros() as u64)] += 1;
+        self.count += 1;
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The time that `share` (0 to 1) of them did not exceed, to within a bucket; `None` when there are none.
+    pub fn quantile(&self, share: f64) -> Option<Duration> {
+        let rank = ((self.count as f64 * share).ceil() as u64).clamp(1, self.count.max(1));
+        let mut seen = 0;
+        let at = self.buckets.iter().position(|n| {
+            seen += n;
+            seen >= rank
+        })?;
+        Some(Duration::from_micros(upper_end(at)))
+    }
+
+    /// Adds all of another histogram.
+    pub fn merge(&mut self, other: &Self) {
+        for (own, others) in self.buckets.iter_mut().zip(other.buckets.iter()) {
+            *own += others;
+        }
+        self.count += other.count;
+    }
+}
+
+/// Up to 8 us each value has a bucket; above, each octave has eight.
+fn bucket(micros: u64) -> usize {
+    let micros = micros.max(1);
+    let octave = micros.ilog2();
+    if octave < 3 {
+        return micros as usize;
+    }
+    let within = (micros >> (octave - 3)) & 7;
+    (((octave - 2) * PER_OCTAVE) as usize + within as usize).min(BUCKETS - 1)
+}
+
+/// The largest number of microseconds in a bucket.
+fn upper_end(bucket: usize) -> u64 {
+    if bucket < PER_OCTAVE as usize {
+        return bucket as u64;
+    }
+    let (octave, within) = (bucket as u32 / PER_OCTAVE + 2, bucket as u64 % u64::from(PER_OCTAVE));
+    ((8 + within + 1) << (octave - 3)) - 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_time_is_in_a_bucket_of_its_size() {
+        let mut micros = 1;
+        while micros < 1 << 34 {
+            let end = upper_end(bucket(micros));
+            assert!(end >= micros && end <= micros + micros / 8, "{micros}: {end}");
+            micros += 1 + micros / 17;
+        }
+    }
+
+    #[test]
+    fn quantiles_of_two_halves_are_those_of_the_whole() {
+        let (mut a, mut b) = (Latency::default(), Latency::default());
+        assert_eq!(a.quantile(0.5), None);
+        for ms in 1..=500 {
+            a.record(Duration::from_millis(ms));
+            b.record(Duration::from_millis(500 + ms));
+        }
+        a.merge(&b);
+        assert_eq!(a.count(), 1000);
+        for (share, ms) in [(0.5, 500), (0.99, 990), (1.0, 1000)] {
+            let found = a.quantile(share).unwrap().as_millis() as u64;
+            assert!((ms..=ms + ms / 8).contains(&found), "{share}: {found}");
+        }
+    }
+}
