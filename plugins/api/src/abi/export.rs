@@ -17,11 +17,11 @@ use crate::{
     Timestamp,
 };
 
-/// Makes a library of a type that implements [`Module`]: generates the symbol through which programs load it.
+/// Makes a module of a crate, from a type that implements [`Module`]: generates the symbol through which programs load
+/// it, and the function `tcpcopy_module_entry() -> ModuleEntry` for a program that has it built in.
 ///
-/// The crate needs `crate-type = ["cdylib"]` and must not be built with `panic = "abort"`. There may be one of these in a
-/// program, so that a crate that is also linked into others (`crate-type = ["cdylib", "rlib"]`) better has it behind a
-/// feature.
+/// The crate needs `crate-type = ["cdylib", "rlib"]`, the first to be loaded, the second to be built in, and must not be
+/// built with `panic = "abort"`. It goes into the root of the crate, and there may be one in a program.
 ///
 /// ```
 /// # use tcpcopy_module_api::{About, Module, Options, Transport};
@@ -49,6 +49,11 @@ macro_rules! export_module {
         pub extern "C" fn tcpcopy_module() -> *const $crate::abi::ModuleTable {
             static TABLE: $crate::abi::ExportedTable = $crate::abi::ExportedTable::new();
             TABLE.of::<$module>()
+        }
+
+        /// The module, for a program that has this crate built in.
+        pub fn tcpcopy_module_entry() -> $crate::ModuleEntry {
+            $crate::ModuleEntry::of::<$module>()
         }
     };
 }
