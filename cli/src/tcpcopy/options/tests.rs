@@ -6,7 +6,7 @@ use crate::exit::Exit;
 const LOCAL: &[IpAddr] = &[IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1))];
 
 fn catalogue() -> Catalogue {
-    Catalogue::new(modules::BuiltIn::shipped())
+    Catalogue::new::<&str>(modules::BuiltIn::shipped(), &[]).unwrap()
 }
 
 /// Options from a command line without the program's name, or the message of the refusal.
