@@ -124,6 +124,37 @@ fn the_command_explains_itself() {
     assert!(err.contains("--nonsense"), "{err}");
 }
 
+#[test]
+fn a_new_module_is_written_once() {
+    let scratch = Scratch::new("new");
+    let folder = scratch.0.join("mine");
+    let folder = folder.to_str().unwrap();
+    let source = repository();
+    let source = ["--source", source.to_str().unwrap()];
+    let (code, out, err) = run(&[&["modules", "new", "my-own", folder], &source[..]].concat());
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert!(out.contains("module `my-own` is in") && out.contains("cargo test"), "{out}");
+    let code_of_it = fs::read_to_string(scratch.0.join("mine/src/lib.rs")).unwrap();
+    assert!(code_of_it.contains("name: \"my-own\"") && code_of_it.contains("MyOwnModule"), "{code_of_it}");
+
+    let (code, out, err) = run(&["modules", "new", "other", folder]);
+    assert_eq!((code, out.as_str()), (2, ""));
+    assert!(err.contains("holds something already"), "{err}");
+    assert_eq!(fs::read_to_string(scratch.0.join("mine/src/lib.rs")).unwrap(), code_of_it, "nothing is overwritten");
+    for (name, word) in [("My", "cannot be the name"), ("1st", "cannot be the name"), ("udp", "is there already")] {
+        let (code, _, err) = run(&["modules", "new", name, scratch.0.join("no").to_str().unwrap()]);
+        assert_eq!(code, 2, "{name}");
+        assert!(err.contains(word), "{err}");
+    }
+    let (code, _, err) =
+        run(&["modules", "new", "x", scratch.0.join("no").to_str().unwrap(), "--source", "/nonexistent"]);
+    assert_eq!(code, 2);
+    assert!(err.contains("in --source"), "{err}");
+    assert!(!scratch.0.join("no").exists(), "what is refused leaves nothing behind");
+    let (code, _, _) = run(&["modules", "new"]);
+    assert_eq!(code, 2);
+}
+
 /// Each ends with 2 and says what is wrong. An intercept at port 1 is never there: what gets that far ends with 3 or 4.
 #[test]
 fn what_cannot_be_used_is_refused_with_its_reason() {

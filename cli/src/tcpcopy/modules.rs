@@ -1,6 +1,7 @@
 //! Which protocol modules there are, and which of them the maps mean.
 
 pub mod command;
+pub mod scaffold;
 pub mod settings;
 
 use std::fmt;

@@ -1,9 +1,9 @@
-//! A tcpcopy with a protocol module linked in: `make build MODULE=FOLDER`.
+//! Protocol modules made by others: linked in with `make build MODULE=FOLDER`, and begun with `tcpcopy modules new`.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -20,18 +20,48 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace")
 }
 
-/// Builds tcpcopy with the example module for memcached. In a build folder of its own, which is kept: the programs of the
-/// other tests stay as they are, and only the first run takes long.
+/// A build folder of these tests' own, which is kept: the programs of the other tests stay as they are, and only the first
+/// run takes long.
+fn target(bench: &Bench<'_>) -> PathBuf {
+    bench.programs.tcpcopy.parent().and_then(Path::parent).expect("target/<profile>").join("module-test")
+}
+
+fn assert_good(output: &Output) {
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{out}\n{err}");
+}
+
+/// Builds tcpcopy with the example module for memcached.
 fn build(bench: &Bench<'_>) -> PathBuf {
-    let folder = bench.programs.tcpcopy.parent().and_then(Path::parent).expect("target/<profile>").join("module-test");
     let output = Command::new(root().join("scripts/build-with-module.sh"))
         .arg(root().join("docs/examples/memcached-reads"))
         .args(["--quiet", "--offline"])
-        .env("CARGO_TARGET_DIR", &folder)
+        .env("CARGO_TARGET_DIR", target(bench))
         .output()
         .expect("the script");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    folder.join("debug/tcpcopy")
+    assert_good(&output);
+    target(bench).join("debug/tcpcopy")
+}
+
+/// A module that `tcpcopy modules new` writes passes its own tests, and is found when it is built.
+pub(crate) fn new_module_works(bench: &Bench<'_>) {
+    let folder = bench.folder.join("module");
+    let mut new = Command::new(&bench.programs.tcpcopy);
+    new.args(["modules", "new", "my-own"]).arg(&folder).arg("--source").arg(root());
+    assert_good(&new.output().expect("tcpcopy"));
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    for command in ["test", "build"] {
+        let mut cargo = Command::new(&cargo);
+        cargo.args([command, "--offline", "--manifest-path"]).arg(folder.join("Cargo.toml"));
+        // The versions that are there already.
+        std::fs::copy(root().join("Cargo.lock"), folder.join("Cargo.lock")).expect("a copy");
+        assert_good(&cargo.env("CARGO_TARGET_DIR", target(bench)).output().expect("cargo"));
+    }
+    let mut list = Command::new(&bench.programs.tcpcopy);
+    let list = list.args(["modules", "--module-dir"]).arg(target(bench).join("debug")).output().expect("tcpcopy");
+    assert_good(&list);
+    let list = String::from_utf8_lossy(&list.stdout);
+    assert!(list.contains("\nmy-own 0.1.0, tcp, /") && list.contains("libtcpcopy_my_own.so\n"), "{list}");
 }
 
 /// A server that knows as much of memcached as this test's client says, and remembers the commands of all connections.
