@@ -22,6 +22,7 @@ const FILES: &[(&str, &str)] = example![
     "src/lib.rs",
     "tests/conformance.rs",
     "tests/conversation.rs",
+    "tests/lab.rs",
     "tests/network.rs",
 ];
 
