@@ -1,10 +1,17 @@
 # The targets that a newcomer wants first come first.
 
+# The choices of ./configure, if it was run.
+-include config.mk
+
 CARGO ?= cargo
+# The folder of a crate with a protocol module, to be linked into tcpcopy as its default; none when empty.
+MODULE ?=
+# Where `make install` puts the programs: into its folder sbin.
+PREFIX ?= /usr/local
 # Which workloads `make bench` runs, such as ONLY=4,5; all when empty.
 ONLY ?=
 
-.PHONY: demo test setup build bench fmt clippy help
+.PHONY: demo test setup build install bench fmt clippy help
 
 ## Show a copy at work on this machine; nothing else is touched
 demo:
@@ -21,10 +28,17 @@ test:
 setup:
 	@scripts/setup.sh test
 
-## Build the two programs, target/release/tcpcopy and target/release/intercept
+## Build target/release/tcpcopy and target/release/intercept; MODULE=FOLDER links a protocol module into tcpcopy
 build:
 	@scripts/setup.sh build
-	$(CARGO) build --release --package tcpcopy --bins
+	$(CARGO) build --release --package tcpcopy $(if $(MODULE),--bin intercept,--bins)
+	$(if $(MODULE),CARGO="$(CARGO)" scripts/build-with-module.sh "$(MODULE)" --release)
+
+## Put the programs that were built into PREFIX/sbin
+install:
+	@test -x target/release/tcpcopy && test -x target/release/intercept || { echo "make install: run make build first" >&2; exit 2; }
+	install -d "$(DESTDIR)$(PREFIX)/sbin"
+	install target/release/tcpcopy target/release/intercept "$(DESTDIR)$(PREFIX)/sbin"
 
 ## Measure the workloads; ONLY=4,5 chooses
 bench:

@@ -41,6 +41,7 @@ if [ "$purpose" != build ]; then
     need iproute2 has ip
 fi
 if [ "$purpose" = test ]; then
+    need g++ has c++
     need nginx has nginx
     need wrk has wrk
     need iptables has iptables

@@ -3,14 +3,19 @@
 use std::process::ExitCode;
 
 use crate::demo;
-use crate::tcpcopy::{self, modules::BuiltIn};
+use crate::tcpcopy::{
+    self,
+    modules::{BuiltIn, command},
+};
 
 /// Runs the program, with the words of its command line and these modules.
 pub fn main(built_in: BuiltIn) -> ExitCode {
     let mut words = std::env::args_os();
     let name = words.next();
-    if std::env::args_os().nth(1).is_some_and(|word| word == "demo") {
-        return demo::run(words);
+    match std::env::args_os().nth(1) {
+        Some(word) if word == "demo" => return demo::run(words),
+        Some(word) if word == "modules" => return command::run(words, built_in),
+        _ => {}
     }
     // What is not UTF-8 is no option of ours; the message shows it with replacement characters.
     let words = name.into_iter().chain(words).map(|word| word.to_string_lossy().into_owned());

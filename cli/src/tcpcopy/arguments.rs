@@ -70,6 +70,12 @@ pub struct Arguments {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proto: Option<String>,
 
+    /// Folder with modules in files libtcpcopy_NAME.so, looked through before the standard ones (/usr/local/lib/tcpcopy,
+    /// /usr/lib/tcpcopy); may be given several times.
+    #[arg(long, value_name = "DIR", help_heading = "Protocol modules")]
+    #[serde(deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    pub module_dir: Vec<String>,
+
     /// An option of the module of --proto, or of the one that is named. In a configuration file also as a table
     /// [module.NAME]. See tcpcopy modules.
     #[arg(long, value_name = "[NAME.]KEY=VALUE", help_heading = "Protocol modules")]

@@ -115,7 +115,7 @@ fn read_options(arguments: impl IntoIterator<Item = String>, built_in: BuiltIn) 
             merged
         }
     };
-    let catalogue = Catalogue::new(built_in);
+    let catalogue = Catalogue::new(built_in, &arguments.module_dir)?;
     Ok(Options::check(arguments, &catalogue, &capture::local_addresses())?)
 }
 

@@ -1,11 +1,15 @@
 //! Which protocol modules there are, and which of them the maps mean.
 
+pub mod command;
+pub mod scaffold;
 pub mod settings;
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 
 use tcpcopy_engine::Map;
+use tcpcopy_io::modules::{self as libraries, LoadedModule, ModuleError};
 use tcpcopy_module_api::{About, ModuleEntry, ModuleHandle, Options};
 
 use super::grammar::WrittenMap;
@@ -63,31 +67,43 @@ impl BuiltIn {
 pub enum Origin {
     /// It is part of the program.
     BuiltIn,
+    /// It was loaded from this file.
+    File(PathBuf),
 }
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::BuiltIn => f.write_str("built in"),
+            Self::File(path) => path.display().fmt(f),
         }
     }
 }
 
 /// A module that was found, and not made yet.
-#[derive(Clone)]
-pub struct Found {
-    entry: ModuleEntry,
+#[derive(Clone, Debug)]
+pub enum Found {
+    /// One that is part of the program.
+    BuiltIn(ModuleEntry),
+    /// One from a file.
+    Loaded(LoadedModule),
 }
 
 impl Found {
     /// What it says of itself.
     pub fn about(&self) -> About {
-        self.entry.about
+        match self {
+            Self::BuiltIn(entry) => entry.about,
+            Self::Loaded(module) => module.about,
+        }
     }
 
-    /// Where it came from.
+    /// Where it came from. A file has the same name here by whatever way it was found.
     pub fn origin(&self) -> Origin {
-        Origin::BuiltIn
+        match self {
+            Self::BuiltIn(_) => Origin::BuiltIn,
+            Self::Loaded(module) => Origin::File(module.path.canonicalize().unwrap_or(module.path.clone())),
+        }
     }
 
     /// Makes it.
@@ -95,7 +111,11 @@ impl Found {
     /// # Errors
     /// The module's own words, or those of its panic.
     fn create(&self, options: &Options) -> Result<ModuleHandle, String> {
-        catch_unwind(AssertUnwindSafe(|| self.entry.create(options))).unwrap_or_else(|panic| {
+        let entry = match self {
+            Self::BuiltIn(entry) => entry,
+            Self::Loaded(module) => return module.create(options),
+        };
+        catch_unwind(AssertUnwindSafe(|| entry.create(options))).unwrap_or_else(|panic| {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
             Err(format!("it failed by a mistake in it: {text}"))
@@ -107,12 +127,20 @@ impl Found {
 #[derive(Clone, Debug)]
 pub struct Catalogue {
     built_in: BuiltIn,
+    folders: Vec<PathBuf>,
 }
 
 impl Catalogue {
-    /// What is built in.
-    pub fn new(built_in: BuiltIn) -> Self {
-        Self { built_in }
+    /// What is built in, and then these folders, and then the standard ones.
+    ///
+    /// # Errors
+    /// When there is no such folder.
+    pub fn new<P: AsRef<Path>>(built_in: BuiltIn, folders: &[P]) -> Result<Self, Failure> {
+        let folders: Vec<PathBuf> = folders.iter().map(|folder| folder.as_ref().to_owned()).collect();
+        match folders.iter().find(|folder| !folder.is_dir()) {
+            Some(folder) => Err(Failure::usage(format!("in --module-dir: there is no folder `{}`", folder.display()))),
+            None => Ok(Self { built_in, folders }),
+        }
     }
 
     /// The module for maps that name none, unless `--proto` says another.
@@ -120,21 +148,37 @@ impl Catalogue {
         self.built_in.default_name()
     }
 
-    /// The module of this name.
+    /// The module of this name, or in this file: a file is what has a `/`.
     ///
     /// # Errors
     /// Why it cannot be had, and where it was looked for.
     pub fn find(&self, wanted: &str) -> Result<Found, String> {
-        if let Some(entry) = self.built_in.find(wanted) {
-            return Ok(Found { entry: *entry });
+        if wanted.contains('/') {
+            return libraries::open(Path::new(wanted)).map(Found::Loaded).map_err(|e| e.to_string());
         }
-        let left_out = if SHIPPED.contains(&wanted) {
-            format!("; it was left out of this build (cargo build --features {wanted} has it)")
-        } else {
-            String::new()
-        };
-        let names: Vec<&str> = self.built_in.entries.iter().map(|entry| entry.about.name).collect();
-        Err(format!("there is no module `{wanted}`{left_out}; built in: {}", names.join(", ")))
+        if let Some(entry) = self.built_in.find(wanted) {
+            return Ok(Found::BuiltIn(*entry));
+        }
+        libraries::find(wanted, &self.folders).map(Found::Loaded).map_err(|e| match e {
+            ModuleError::NotFound { .. } if SHIPPED.contains(&wanted) => {
+                format!("{e}; it was left out when this tcpcopy was built (cargo build --features {wanted} puts it in)")
+            }
+            ModuleError::NotFound { .. } => format!("{e}; `tcpcopy modules` lists what there is"),
+            e => e.to_string(),
+        })
+    }
+
+    /// All modules, and all files that look like one and are none. Files are in the order in which they are looked for.
+    pub fn list(&self) -> (Vec<Found>, Vec<ModuleError>) {
+        let mut found: Vec<Found> = self.built_in.entries.iter().copied().map(Found::BuiltIn).collect();
+        let mut refused = Vec::new();
+        for module in libraries::list(&self.folders) {
+            match module {
+                Ok(module) => found.push(Found::Loaded(module)),
+                Err(e) => refused.push(e),
+            }
+        }
+        (found, refused)
     }
 }
 

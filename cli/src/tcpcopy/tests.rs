@@ -15,7 +15,8 @@ fn read(line: &str) -> Result<Options, String> {
         }
     };
     let arguments = parse(line.split(' ').map(str::to_owned)).map_err(to_message)?;
-    Options::check(arguments, &Catalogue::new(BuiltIn::shipped()), &[]).map_err(|failure| to_message(failure.into()))
+    Options::check(arguments, &Catalogue::new::<&str>(BuiltIn::shipped(), &[]).unwrap(), &[])
+        .map_err(|failure| to_message(failure.into()))
 }
 
 #[test]
@@ -91,6 +92,7 @@ fn help_explains_every_option() {
         "--max-rate",
         "--proto <NAME|FILE>",
         "--proto-opt",
+        "--module-dir",
         "tcpcopy modules",
         "tcpcopy modules new NAME",
         "tcpcopy demo",

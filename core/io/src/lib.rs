@@ -1,9 +1,11 @@
-//! Everything that touches the operating system: capture, transmission, control-link sockets, the process itself, clocks.
+//! Everything that touches the operating system: capture, transmission, control-link sockets, modules in shared
+//! libraries, the process itself, clocks.
 //! The only home of `unsafe` in the programs.
 
 pub mod capture;
 pub mod clock;
 pub mod control;
+pub mod modules;
 pub mod netns;
 pub mod process;
 pub mod transmit;

@@ -270,3 +270,35 @@ fn a_module_decides_what_reaches_the_target() {
     assert_eq!(outcome.clients[1].end, End::Early(SessionEnd::Module));
     assert_eq!(outcome.clients[1].aborted.as_deref(), Some("an exclamation mark"));
 }
+
+#[test]
+fn turns_that_are_left_out_hold_nothing_up_however_the_conversation_begins() {
+    for greeting in ["", "hello\n"] {
+        let said = ["-1\n", "-2\n", "3\n", "-4\n", "5\n", "-6\n"];
+        let begin = Script::new().wait_for(greeting.len());
+        let script = said.iter().fold(begin, |script, line| script.send(line).wait_for(3));
+        let outcome = ModuleNetwork::new(ModuleHandle::new(NoMinus))
+            .client(script)
+            .servers(|_| Greeter { greeting, answer: lines(|_| "ok\n") })
+            .run();
+        outcome.assert_all_completed();
+        assert_eq!(outcome.received_of(0), b"3\n5\n");
+        assert!(outcome.took < tcpcopy_wire::Timestamp::from_millis(1_000), "{greeting:?}: {:?}", outcome.took);
+    }
+}
+
+/// A server that says something before it answers.
+struct Greeter<S> {
+    greeting: &'static str,
+    answer: S,
+}
+
+impl<S: Server> Server for Greeter<S> {
+    fn on_connect(&mut self, reply: &mut tcpcopy_netsim::Reply) {
+        reply.send(self.greeting);
+    }
+
+    fn on_data(&mut self, data: &[u8], reply: &mut tcpcopy_netsim::Reply) -> usize {
+        self.answer.on_data(data, reply)
+    }
+}

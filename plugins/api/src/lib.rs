@@ -52,6 +52,11 @@
 //!
 //! A module runs on the thread that copies packets. It must never block, allocate without a bound, or trust a length that
 //! it read: what a client sends is anybody's. A panic ends the session that it happened in.
+//!
+//! # A library of its own
+//!
+//! [`export_module!`] makes a shared library of a module, which `tcpcopy --proto ./path.so` loads. [`abi`] is what the two
+//! sides agree on then, and `include/tcpcopy_module.h` is the same for C.
 
 pub mod abi;
 pub mod conformance;

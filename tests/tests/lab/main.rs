@@ -5,6 +5,7 @@
 
 mod bad_days;
 mod harness;
+mod own_modules;
 mod programs;
 mod source;
 mod udp;
@@ -45,6 +46,9 @@ fn main() -> ExitCode {
     suite.add("target unreachable is counted", Needs::Hosts, bad_days::target_unreachable);
     suite.add("intercept unreachable ends with code 4", Needs::Hosts, programs::intercept_unreachable);
     suite.add("garbage on intercept's port", Needs::Hosts, bad_days::garbage_to_intercept);
+
+    suite.add("a new module passes its tests, and is found", Needs::Hosts, own_modules::new_module_works);
+    suite.add("a module linked in is the default, and copies", Needs::Hosts, own_modules::copies_by_its_module);
 
     suite.add("demo: a perfect copy", Needs::Hosts, programs::demo);
     suite.add("demo: Ctrl-C leaves nothing behind", Needs::Hosts, programs::demo_interrupted);

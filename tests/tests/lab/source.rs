@@ -5,12 +5,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which of our crates each of our crates may depend on. `tcpcopy` and the tests stand on top and may use all.
-const ARROWS: [(&str, &[&str]); 5] = [
+const ARROWS: [(&str, &[&str]); 8] = [
     ("tcpcopy-wire", &[]),
     ("tcpcopy-module-api", &["tcpcopy-wire"]),
     ("tcpcopy-module-tcp", &["tcpcopy-wire", "tcpcopy-module-api"]),
+    ("tcpcopy-module-udp", &["tcpcopy-wire", "tcpcopy-module-api"]),
+    ("tcpcopy-test-module", &["tcpcopy-wire", "tcpcopy-module-api"]),
     ("tcpcopy-engine", &["tcpcopy-wire", "tcpcopy-module-api"]),
-    ("tcpcopy-io", &["tcpcopy-wire", "tcpcopy-engine"]),
+    ("tcpcopy-netsim", &["tcpcopy-wire", "tcpcopy-module-api", "tcpcopy-engine"]),
+    ("tcpcopy-io", &["tcpcopy-wire", "tcpcopy-module-api", "tcpcopy-engine"]),
 ];
 
 /// Where `unsafe` may be allowed: what talks to the kernel and to C, and a test's allocator, which no test of allocations

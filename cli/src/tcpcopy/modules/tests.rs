@@ -30,7 +30,7 @@ impl Module for Words {
 fn catalogue() -> Catalogue {
     let mut built_in = BuiltIn::shipped();
     built_in.entries.push(ModuleEntry::of::<Words>());
-    Catalogue::new(built_in)
+    Catalogue::new::<&str>(built_in, &[]).unwrap()
 }
 
 /// Modules with their options, by map, and warnings; or the refusal.

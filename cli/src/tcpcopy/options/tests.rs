@@ -6,7 +6,7 @@ use crate::exit::Exit;
 const LOCAL: &[IpAddr] = &[IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1))];
 
 fn catalogue() -> Catalogue {
-    Catalogue::new(modules::BuiltIn::shipped())
+    Catalogue::new::<&str>(modules::BuiltIn::shipped(), &[]).unwrap()
 }
 
 /// Options from a command line without the program's name, or the message of the refusal.
@@ -90,6 +90,43 @@ fn what_concerns_udp_is_read() {
     let shared = accept("-x udp:53-10.0.0.2:53 --max-rate 1000 --workers 3 -s 10.0.0.3").traffic;
     assert_eq!(shared.max_rate, Some(Rate::Datagrams(334)), "each worker's part");
     assert_eq!(accept(&format!("{base} -r 0")).traffic.percentage, 100, "as in the C programs");
+}
+
+/// Wants to see what online answers.
+struct Watcher;
+
+impl tcpcopy_module_api::Module for Watcher {
+    fn about() -> tcpcopy_module_api::About {
+        tcpcopy_module_api::About {
+            name: "watcher",
+            sees_online: true,
+            ..tcpcopy_module_api::About::new(Transport::Tcp, "1")
+        }
+    }
+
+    fn create(_: &tcpcopy_module_api::Options) -> Result<Self, String> {
+        Ok(Self)
+    }
+}
+
+#[test]
+fn a_module_that_sees_online_has_both_directions_captured() {
+    let built_in = modules::BuiltIn::shipped().with_default(tcpcopy_module_api::ModuleEntry::of::<Watcher>());
+    let catalogue = Catalogue::new::<&str>(built_in, &[]).unwrap();
+    let check = |line: &str| {
+        let words = std::iter::once("tcpcopy").chain(line.split_whitespace());
+        Options::check(Arguments::try_parse_from(words).unwrap(), &catalogue, LOCAL).unwrap()
+    };
+    let base = "-s 10.0.0.3 -c 10.77.0.x -x tcp:81-10.0.0.2:81";
+    let o = check(&format!("{base},10.0.0.1:80-10.0.0.2:8080"));
+    assert!(o.both_directions);
+    assert_eq!(
+        o.filter,
+        "tcp and (dst port 81 or (dst port 80 and dst host 10.0.0.1) or (src port 80 and src host 10.0.0.1))"
+    );
+    assert!(!check(base).both_directions, "no map uses it");
+    let own = check("-s 10.0.0.3 -c 10.77.0.x -x 80-10.0.0.2:8080 -F tcp");
+    assert!(own.both_directions && own.warnings[0].contains("must let that pass"), "{:?}", own.warnings);
 }
 
 #[test]

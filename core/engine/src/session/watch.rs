@@ -15,6 +15,9 @@
 //! bytes go to the target:    their mark takes turn_need, turn_need = 0, sent_in_turn = true
 //! ```
 //!
+//! A server may speak first, so that before the client's first bytes `sent_in_turn` is true: these wait for a greeting if
+//! the client has got one. Where it has got none, nothing was asked yet that a later turn could wait for.
+//!
 //! Every hook runs under `catch_unwind`: a panic is the module's failure, not the program's.
 
 use std::collections::VecDeque;
@@ -72,6 +75,8 @@ struct WatchState {
     ahead: Ahead,
     turn_need: u32,
     sent_in_turn: bool,
+    /// The client has sent something.
+    has_spoken: bool,
     /// The client's bytes are not shown.
     bypassed: bool,
     payload: Payload,
@@ -150,7 +155,10 @@ impl WatchState {
             if first.need > 0 && self.sent_in_turn {
                 self.turn_need = first.need;
                 self.sent_in_turn = false;
+            } else if !self.has_spoken {
+                self.sent_in_turn = false;
             }
+            self.has_spoken = true;
         }
     }
 
@@ -349,6 +357,7 @@ impl Watch {
                 ahead: Ahead::Nothing,
                 turn_need: 0,
                 sent_in_turn: true,
+                has_spoken: false,
                 bypassed: false,
                 payload: Payload::Headers,
                 expected: 0,

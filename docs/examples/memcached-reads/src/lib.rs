@@ -19,6 +19,8 @@ use tcpcopy_module_api::{
     TargetData, Transport,
 };
 
+tcpcopy_module_api::export_module!(MemcachedReads);
+
 /// The module.
 #[derive(Clone, Debug)]
 pub struct MemcachedReads {

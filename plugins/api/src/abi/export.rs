@@ -1,353 +1,367 @@
-//! From a Rust module to the table that a library exports. Used through [`export_module!`](crate::export_module).
+//! The table of a module that is written in Rust: see [`export_module!`](crate::export_module).
+//!
+//! Each function here is called by a program across C: it catches what panics, and says so.
 
-use std::ffi::c_void;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::cell::OnceCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr;
+use std::sync::OnceLock;
 
-use tcpcopy_wire::{Endpoint, Flow, Port, Timestamp};
-
+use super::convert::{panic_text, payload_number, transport_number};
 use super::{
-    ABI_VERSION, CREATED, FLAG_SEES_ONLINE, PANICKED, PAYLOAD_FULL, REFUSED, RawEndpoint, RawHost, RawModule,
-    RawOption, RawOptionSpec, RawSessionInfo, RawSlice, RawText, panic_text,
+    ABI_VERSION, AFTER_CLOSE_END, AFTER_CLOSE_RECONNECT, FAILED, HostTable, ModuleTable, NO_BOUNDARY, OK, PANICKED,
+    RawContext, RawModule, RawOption, RawSession, RawSessionInfo, RawSetting, Slice,
 };
 use crate::{
-    AfterTargetClose, Attachment, Ctx, Host, LogLevel, Module, OptionSpec, Options, Payload, Session, SessionInfo,
-    TargetData,
+    AfterTargetClose, Attachment, Ctx, Host, LogLevel, Module, Options, Payload, Session, SessionInfo, TargetData,
+    Timestamp,
 };
 
-/// The table of a module; null when it cannot even say what it is. Lives for ever.
-pub fn table<M: Module>() -> *const RawModule {
-    catch_unwind(make_table::<M>).unwrap_or(std::ptr::null())
+/// Makes a module of a crate, from a type that implements [`Module`]: generates the symbol through which programs load
+/// it, and the function `tcpcopy_module_entry() -> ModuleEntry` for a program that has it built in.
+///
+/// The crate needs `crate-type = ["cdylib", "rlib"]`, the first to be loaded, the second to be built in, and must not be
+/// built with `panic = "abort"`. It goes into the root of the crate, and there may be one in a program.
+///
+/// ```
+/// # use tcpcopy_module_api::{About, Module, Options, Transport};
+/// struct MyModule;
+///
+/// impl Module for MyModule {
+///     fn about() -> About {
+///         About { name: "mine", summary: "copies as it is", ..About::new(Transport::Tcp, env!("CARGO_PKG_VERSION")) }
+///     }
+///
+///     fn create(_: &Options) -> Result<Self, String> {
+///         Ok(Self)
+///     }
+/// }
+///
+/// tcpcopy_module_api::export_module!(MyModule);
+/// ```
+#[macro_export]
+macro_rules! export_module {
+    ($module:ty) => {
+        /// The symbol by which programs know this library.
+        // The name is the contract; nothing else in a library may have it.
+        #[allow(unsafe_code)]
+        #[unsafe(no_mangle)]
+        pub extern "C" fn tcpcopy_module() -> *const $crate::abi::ModuleTable {
+            static TABLE: $crate::abi::ExportedTable = $crate::abi::ExportedTable::new();
+            TABLE.of::<$module>()
+        }
+
+        /// The module, for a program that has this crate built in.
+        pub fn tcpcopy_module_entry() -> $crate::ModuleEntry {
+            $crate::ModuleEntry::of::<$module>()
+        }
+    };
 }
 
-fn make_table<M: Module>() -> *const RawModule {
+/// The place of a library's table; [`export_module!`](crate::export_module) has one.
+#[derive(Debug)]
+pub struct ExportedTable(OnceLock<Option<ModuleTable>>);
+
+impl ExportedTable {
+    /// An empty one.
+    #[allow(clippy::new_without_default)]
+    pub const fn new() -> Self {
+        Self(OnceLock::new())
+    }
+
+    /// The table of `M`, always the same; null when `M::about` panics.
+    pub fn of<M: Module>(&self) -> *const ModuleTable {
+        let table = self.0.get_or_init(|| catch_unwind(table::<M>).map_err(panic_text).ok());
+        table.as_ref().map_or(ptr::null(), ptr::from_ref)
+    }
+}
+
+fn table<M: Module>() -> ModuleTable {
     let about = M::about();
-    let text = |text: &'static str| RawSlice::new(text.as_bytes());
-    let raw =
-        |spec: &OptionSpec| RawOptionSpec { name: text(spec.name), value: text(spec.value), help: text(spec.help) };
-    let options: &'static [RawOptionSpec] = Box::leak(about.options.iter().map(raw).collect());
-    Box::leak(Box::new(RawModule {
+    let options: Vec<RawOption> = about
+        .options
+        .iter()
+        .map(|option| RawOption {
+            name: Slice::of(option.name.as_bytes()),
+            value: Slice::of(option.value.as_bytes()),
+            help: Slice::of(option.help.as_bytes()),
+        })
+        .collect();
+    // Made once for a library, which is there for good.
+    let options = options.leak();
+    ModuleTable {
         abi_version: ABI_VERSION,
-        struct_size: size_of::<RawModule>() as u32,
-        name: text(about.name),
-        version: text(about.version),
-        summary: text(about.summary),
-        transport: about.transport as u32,
-        flags: if about.sees_online { FLAG_SEES_ONLINE } else { 0 },
+        struct_size: size_of::<ModuleTable>() as u32,
+        name: Slice::of(about.name.as_bytes()),
+        version: Slice::of(about.version.as_bytes()),
+        summary: Slice::of(about.summary.as_bytes()),
+        transport: transport_number(about.transport),
+        sees_online: u32::from(about.sees_online),
         options: options.as_ptr(),
-        options_len: options.len(),
+        option_count: options.len(),
         create: Some(create::<M>),
-        session_new: Some(session_new::<M>),
-        session_free: Some(session_free),
-        on_client_data: Some(on_client_data),
+        destroy: Some(destroy::<M>),
+        session_open: Some(session_open::<M>),
+        session_destroy: Some(session_destroy),
         join_at: Some(join_at::<M>),
-        reconnects: Some(reconnects::<M>),
+        after_target_close: Some(after_target_close::<M>),
         on_open: Some(on_open),
+        on_client_data: Some(on_client_data),
         on_client_close: Some(on_client_close),
         on_target_data: Some(on_target_data),
         on_online_data: Some(on_online_data),
         on_resume: Some(on_resume),
         on_close: Some(on_close),
-    }))
-}
-
-unsafe extern "C" fn create<M: Module>(
-    options: *const RawOption,
-    options_len: usize,
-    module: *mut *mut c_void,
-    error: *mut RawText,
-) -> u32 {
-    let made = catch_unwind(|| {
-        let mut given = Vec::new();
-        for i in 0..options_len {
-            // SAFETY: the caller gives `options_len` options, whose texts live until this returns.
-            let (name, value) = unsafe { ((*options.add(i)).name.bytes(), (*options.add(i)).value.bytes()) };
-            given.push((lossy(name), lossy(value)));
-        }
-        M::create(&Options::new(given))
-    });
-    match made {
-        Ok(Ok(made)) => {
-            // SAFETY: the caller gives a place for the handle.
-            unsafe { *module = Box::into_raw(Box::new(made)).cast() };
-            CREATED
-        }
-        // SAFETY: the caller gives room for a text.
-        Ok(Err(reason)) => unsafe { say(error, &reason, REFUSED) },
-        // SAFETY: as above.
-        Err(panic) => unsafe { say(error, &panic_text(&*panic), PANICKED) },
     }
 }
 
-/// Writes a text into the caller's room.
+/// What is behind a [`RawSession`].
+type Opened = Box<dyn Session>;
+
+/// Runs a hook's body; what it panics with is told to the program.
 ///
 /// # Safety
-/// `error` points to a text with room, as the table's documentation asks of callers.
-unsafe fn say(error: *mut RawText, text: &str, status: u32) -> u32 {
-    // SAFETY: this function's own condition.
-    unsafe { (*error).write(text) };
+/// `host` and `cx` are what the hook was given.
+unsafe fn guard(host: *const HostTable, cx: *mut RawContext, body: impl FnOnce() -> Result<(), String>) -> u32 {
+    let (status, text) = match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(Ok(())) => return OK,
+        Ok(Err(text)) => (FAILED, text),
+        Err(panic) => (PANICKED, panic_text(panic)),
+    };
+    // SAFETY: the caller's promise; a host's table is of the same version as the module's.
+    unsafe {
+        if let Some(fail) = (*host).fail {
+            fail(cx, Slice::of(text.as_bytes()));
+        }
+    }
     status
 }
 
-fn lossy(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+/// A text that a program gives.
+///
+/// # Safety
+/// As [`Slice::bytes`].
+unsafe fn text(slice: Slice) -> String {
+    // SAFETY: the caller's promise.
+    String::from_utf8_lossy(unsafe { slice.bytes() }.unwrap_or_default()).into_owned()
 }
 
-fn endpoint(raw: &RawEndpoint) -> Endpoint {
-    let addr = if raw.family == 4 {
-        let [a, b, c, d, ..] = raw.addr;
-        IpAddr::V4(Ipv4Addr::new(a, b, c, d))
-    } else {
-        IpAddr::V6(Ipv6Addr::from(raw.addr))
-    };
-    Endpoint::new(addr, Port(raw.port))
-}
-
-fn session_info(raw: &RawSessionInfo) -> SessionInfo {
-    SessionInfo {
-        online: Flow { client: endpoint(&raw.client), server: endpoint(&raw.online) },
-        target: Flow { client: endpoint(&raw.replica), server: endpoint(&raw.target) },
-        joined: raw.joined != 0,
-    }
-}
-
-unsafe extern "C" fn session_new<M: Module>(
-    module: *mut c_void,
-    info: *const RawSessionInfo,
-    session: *mut *mut c_void,
-    error: *mut RawText,
+unsafe extern "C" fn create<M: Module>(
+    host: *const HostTable,
+    cx: *mut RawContext,
+    settings: *const RawSetting,
+    count: usize,
+    made: *mut *mut RawModule,
 ) -> u32 {
-    // SAFETY: the handle is one that `create` made from an `M`, and is never unmade; the info lives until this returns.
-    let (module, info) = unsafe { (&*module.cast::<M>(), session_info(&*info)) };
-    match catch_unwind(AssertUnwindSafe(|| module.on_open(&info))) {
-        Ok(attachment) => {
-            let handle = match attachment {
-                Attachment::Bypass => std::ptr::null_mut(),
-                // A thin pointer to the fat one.
-                Attachment::Watch(watching) => Box::into_raw(Box::new(watching)).cast(),
+    // SAFETY: `settings` has `count` entries, and `made` is the program's to be written to, as the header says.
+    unsafe {
+        guard(host, cx, || {
+            let given = (0..count).map(|i| {
+                let setting = settings.add(i).read();
+                (text(setting.name), text(setting.value))
+            });
+            let module = M::create(&Options::new(given.collect()))?;
+            *made = Box::into_raw(Box::new(module)).cast();
+            Ok(())
+        })
+    }
+}
+
+unsafe extern "C" fn destroy<M: Module>(module: *mut RawModule) {
+    // A panic here concerns nobody any more, and has been printed. SAFETY: `module` is from `create`, and comes once.
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(unsafe { Box::from_raw(module.cast::<M>()) }))).map_err(panic_text);
+}
+
+unsafe extern "C" fn session_open<M: Module>(
+    module: *mut RawModule,
+    host: *const HostTable,
+    cx: *mut RawContext,
+    info: *const RawSessionInfo,
+    opened: *mut *mut RawSession,
+) -> u32 {
+    // SAFETY: `module` is from `create`, and `info` and `opened` are the program's, as the header says.
+    unsafe {
+        guard(host, cx, || {
+            if let Attachment::Watch(session) = (*module.cast::<M>()).on_open(&SessionInfo::from(*info)) {
+                *opened = Box::into_raw(Box::<Opened>::new(session)).cast();
+            }
+            Ok(())
+        })
+    }
+}
+
+unsafe extern "C" fn session_destroy(session: *mut RawSession) {
+    // As in `destroy`. SAFETY: `session` is from `session_open`, and comes once.
+    let _ =
+        catch_unwind(AssertUnwindSafe(|| drop(unsafe { Box::from_raw(session.cast::<Opened>()) }))).map_err(panic_text);
+}
+
+unsafe extern "C" fn join_at<M: Module>(
+    module: *mut RawModule,
+    host: *const HostTable,
+    cx: *mut RawContext,
+    data: Slice,
+    offset: *mut usize,
+) -> u32 {
+    // SAFETY: `module` is from `create`, and `data` and `offset` are the program's, as the header says.
+    unsafe {
+        guard(host, cx, || {
+            *offset = (*module.cast::<M>()).join_at(data.bytes().unwrap_or_default()).unwrap_or(NO_BOUNDARY);
+            Ok(())
+        })
+    }
+}
+
+unsafe extern "C" fn after_target_close<M: Module>(
+    module: *mut RawModule,
+    host: *const HostTable,
+    cx: *mut RawContext,
+    answer: *mut u32,
+) -> u32 {
+    // SAFETY: `module` is from `create`, and `answer` is the program's, as the header says.
+    unsafe {
+        guard(host, cx, || {
+            *answer = match (*module.cast::<M>()).after_target_close() {
+                AfterTargetClose::Reconnect => AFTER_CLOSE_RECONNECT,
+                AfterTargetClose::End => AFTER_CLOSE_END,
             };
-            // SAFETY: the caller gives a place for the handle.
-            unsafe { *session = handle };
-            CREATED
-        }
-        // SAFETY: the caller gives room for a text.
-        Err(panic) => unsafe { say(error, &panic_text(&*panic), PANICKED) },
-    }
-}
-
-unsafe extern "C" fn session_free(session: *mut c_void) {
-    // SAFETY: the handle is one that `session_new` made, and the caller does not use it again.
-    let session = unsafe { Box::from_raw(session.cast::<Box<dyn Session>>()) };
-    let _ = catch_unwind(AssertUnwindSafe(|| drop(session)));
-}
-
-unsafe extern "C" fn join_at<M: Module>(module: *mut c_void, data: RawSlice, at: *mut usize) -> u32 {
-    // SAFETY: the handle is one that `create` made from an `M`; the bytes live until this returns.
-    let (module, data) = unsafe { (&*module.cast::<M>(), data.bytes()) };
-    match catch_unwind(AssertUnwindSafe(|| module.join_at(data))) {
-        Ok(Some(offset)) => {
-            // SAFETY: the caller gives a place for the offset.
-            unsafe { *at = offset };
-            1
-        }
-        // A module that fails here finds no boundary.
-        _ => 0,
-    }
-}
-
-unsafe extern "C" fn reconnects<M: Module>(module: *mut c_void) -> u32 {
-    // SAFETY: the handle is one that `create` made from an `M`.
-    let module = unsafe { &*module.cast::<M>() };
-    let after = catch_unwind(AssertUnwindSafe(|| module.after_target_close()));
-    u32::from(matches!(after, Ok(AfterTargetClose::Reconnect)))
-}
-
-/// The engine, as the module sees it through the table.
-struct Remote {
-    host: *const RawHost,
-    cx: *mut c_void,
-    info: SessionInfo,
-}
-
-impl Remote {
-    fn host(&self) -> &RawHost {
-        // SAFETY: the table lives until the hook returns, and this does not outlive it.
-        unsafe { &*self.host }
-    }
-}
-
-// SAFETY (of every call below): the functions are the engine's own, called with the context that came with them, while
-// the hook that they came with is still running; slices live until the call returns.
-impl Host for Remote {
-    fn info(&self) -> &SessionInfo {
-        &self.info
-    }
-
-    fn now(&self) -> Timestamp {
-        Timestamp::from_nanos(unsafe { (self.host().now)(self.cx) })
-    }
-
-    fn pass(&mut self, n: usize) {
-        unsafe { (self.host().pass)(self.cx, n) }
-    }
-
-    fn drop(&mut self, n: usize, reason: &str) {
-        unsafe { (self.host().drop)(self.cx, n, RawSlice::new(reason.as_bytes())) }
-    }
-
-    fn send(&mut self, bytes: &[u8]) {
-        unsafe { (self.host().send)(self.cx, RawSlice::new(bytes)) }
-    }
-
-    fn ask_again(&mut self) {
-        unsafe { (self.host().ask_again)(self.cx) }
-    }
-
-    fn abort(&mut self, reason: &str) {
-        unsafe { (self.host().abort)(self.cx, RawSlice::new(reason.as_bytes())) }
-    }
-
-    fn bypass(&mut self) {
-        unsafe { (self.host().bypass)(self.cx) }
-    }
-
-    fn watch(&mut self) {
-        unsafe { (self.host().watch)(self.cx) }
-    }
-
-    fn expect_response(&mut self) {
-        unsafe { (self.host().expect_response)(self.cx) }
-    }
-
-    fn response_complete(&mut self) {
-        unsafe { (self.host().response_complete)(self.cx) }
-    }
-
-    fn reconnect(&mut self) {
-        unsafe { (self.host().reconnect)(self.cx) }
-    }
-
-    fn waiting(&self) -> usize {
-        unsafe { (self.host().waiting)(self.cx) }
-    }
-
-    fn ready(&mut self) {
-        unsafe { (self.host().ready)(self.cx) }
-    }
-
-    fn want_payload(&mut self, payload: Payload) {
-        let bytes = match payload {
-            Payload::Headers => 0,
-            Payload::First(n) => n.into(),
-            Payload::Full => PAYLOAD_FULL,
-        };
-        unsafe { (self.host().want_payload)(self.cx, bytes) }
-    }
-
-    fn log(&mut self, level: LogLevel, text: &str) {
-        unsafe { (self.host().log)(self.cx, level as u32, RawSlice::new(text.as_bytes())) }
-    }
-
-    fn count(&mut self, name: &str, n: u64) {
-        unsafe { (self.host().count)(self.cx, RawSlice::new(name.as_bytes()), n) }
+            Ok(())
+        })
     }
 }
 
 /// Runs a hook of a session.
 ///
 /// # Safety
-/// `session` is a handle that `session_new` made and `session_free` has not seen; `host` and `cx` are those of the hook.
+/// `session` is from `session_open`; `host` and `cx` are what the hook was given.
 unsafe fn hook(
-    session: *mut c_void,
-    host: *const RawHost,
-    cx: *mut c_void,
-    run: impl FnOnce(&mut dyn Session, &mut Ctx<'_>),
-) {
-    let mut raw = RawSessionInfo::default();
-    // SAFETY: this function's own condition; sessions are used by one thread at a time.
-    let session = unsafe {
-        ((*host).info)(cx, &raw mut raw);
-        &mut *session.cast::<Box<dyn Session>>()
-    };
-    let mut remote = Remote { host, cx, info: session_info(&raw) };
-    let outcome = catch_unwind(AssertUnwindSafe(|| run(&mut **session, &mut Ctx::new(&mut remote))));
-    if let Err(panic) = outcome {
-        let text = panic_text(&*panic);
-        // SAFETY: as the other calls of the engine's functions.
-        unsafe { (remote.host().failed)(cx, RawSlice::new(text.as_bytes())) };
-    }
-}
-
-// SAFETY (of all hooks): the table's documentation asks of callers what `hook` asks, and that slices live until the
-// hook returns.
-unsafe extern "C" fn on_open(session: *mut c_void, host: *const RawHost, cx: *mut c_void) {
-    unsafe { hook(session, host, cx, |session, ctx| session.on_open(ctx)) }
-}
-
-unsafe extern "C" fn on_client_data(session: *mut c_void, host: *const RawHost, cx: *mut c_void, data: RawSlice) {
-    unsafe { hook(session, host, cx, |session, ctx| session.on_client_data(ctx, data.bytes())) }
-}
-
-unsafe extern "C" fn on_client_close(session: *mut c_void, host: *const RawHost, cx: *mut c_void, held: RawSlice) {
-    unsafe { hook(session, host, cx, |session, ctx| session.on_client_close(ctx, held.bytes())) }
-}
-
-unsafe extern "C" fn on_target_data(
-    session: *mut c_void,
-    host: *const RawHost,
-    cx: *mut c_void,
-    data: RawSlice,
-    hidden: u32,
-) {
+    session: *mut RawSession,
+    host: *const HostTable,
+    cx: *mut RawContext,
+    body: impl FnOnce(&mut dyn Session, &mut Ctx<'_>),
+) -> u32 {
+    // SAFETY: the caller's promise. A session's hooks never run at the same time, so that this is the only reference.
     unsafe {
-        let data = TargetData { bytes: data.bytes(), hidden };
-        hook(session, host, cx, |session, ctx| session.on_target_data(ctx, data));
+        guard(host, cx, || {
+            let mut program = Program { host: &*host, cx, info: OnceCell::new() };
+            body(&mut **session.cast::<Opened>(), &mut Ctx::new(&mut program));
+            Ok(())
+        })
     }
 }
 
-unsafe extern "C" fn on_online_data(
-    session: *mut c_void,
-    host: *const RawHost,
-    cx: *mut c_void,
-    data: RawSlice,
-    lost: u64,
-) {
-    unsafe { hook(session, host, cx, |session, ctx| session.on_online_data(ctx, data.bytes(), lost)) }
-}
-
-unsafe extern "C" fn on_resume(session: *mut c_void, host: *const RawHost, cx: *mut c_void) {
-    unsafe { hook(session, host, cx, |session, ctx| session.on_resume(ctx)) }
-}
-
-unsafe extern "C" fn on_close(session: *mut c_void, host: *const RawHost, cx: *mut c_void, reason: RawSlice) {
-    unsafe {
-        let text = String::from_utf8_lossy(reason.bytes());
-        let reason = (!reason.data.is_null()).then_some(&*text);
-        hook(session, host, cx, |session, ctx| session.on_close(ctx, reason));
-    }
-}
-
-/// Makes a crate a module that can be loaded at run time, and built in.
-///
-/// ```ignore
-/// tcpcopy_module_api::export_module!(MyModule);
-/// ```
-///
-/// The crate's types are `cdylib` (for the shared library) and `rlib` (for `--set-protocol-module` builds and tests). The
-/// macro exports the C symbol `tcpcopy_module`, and the Rust function `tcpcopy_module_entry`.
-#[macro_export]
-macro_rules! export_module {
-    ($module:ty) => {
-        /// What a program that loads this library asks for.
-        #[allow(unsafe_code)] // the symbol's name, which nothing else has
-        #[unsafe(no_mangle)]
-        pub extern "C" fn tcpcopy_module() -> *const $crate::abi::RawModule {
-            $crate::abi::export::table::<$module>()
+/// Hooks of a session that are a call of the trait's method and nothing else.
+macro_rules! hooks {
+    ($($name:ident($($arg:ident: $kind:ty),*) => $($value:expr),*;)*) => {$(
+        unsafe extern "C" fn $name(
+            session: *mut RawSession,
+            host: *const HostTable,
+            cx: *mut RawContext
+            $(, $arg: $kind)*
+        ) -> u32 {
+            // SAFETY: a program calls this with what `session_open` gave it, and with bytes that are there until the
+            // hook returns.
+            unsafe { hook(session, host, cx, |session, ctx| session.$name(ctx $(, $value)*)) }
         }
+    )*};
+}
 
-        /// What a program that has this crate built in asks for.
-        pub fn tcpcopy_module_entry() -> $crate::ModuleEntry {
-            $crate::ModuleEntry::of::<$module>()
-        }
+hooks! {
+    on_open() =>;
+    on_client_data(data: Slice) => data.bytes().unwrap_or_default();
+    on_client_close(held: Slice) => held.bytes().unwrap_or_default();
+    on_target_data(data: Slice, hidden: u32) => TargetData { bytes: data.bytes().unwrap_or_default(), hidden };
+    on_online_data(data: Slice, lost: u64) => data.bytes().unwrap_or_default(), lost;
+    on_resume() =>;
+    on_close(reason: Slice) => (!reason.data.is_null()).then(|| text(reason)).as_deref();
+}
+
+/// The program, as a session's [`Ctx`] knows it.
+struct Program<'a> {
+    host: &'a HostTable,
+    cx: *mut RawContext,
+    info: OnceCell<SessionInfo>,
+}
+
+/// Calls back. A program whose table lacks a callback is not one that the header describes.
+macro_rules! callback {
+    ($self:ident.$name:ident($($arg:expr),*)) => {
+        // SAFETY: the hook runs, and this is what it was given; the bytes are there.
+        unsafe { $self.host.$name.expect("a host has all callbacks")($self.cx $(, $arg)*) }
     };
+}
+
+impl Host for Program<'_> {
+    fn info(&self) -> &SessionInfo {
+        self.info.get_or_init(|| {
+            let info = callback!(self.info());
+            assert!(!info.is_null(), "there is no session to ask about");
+            // SAFETY: not null, and there until the hook returns.
+            SessionInfo::from(unsafe { *info })
+        })
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::from_nanos(callback!(self.now()))
+    }
+
+    fn pass(&mut self, n: usize) {
+        callback!(self.pass(n));
+    }
+
+    fn drop(&mut self, n: usize, reason: &str) {
+        callback!(self.drop(n, Slice::of(reason.as_bytes())));
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        callback!(self.send(Slice::of(bytes)));
+    }
+
+    fn ask_again(&mut self) {
+        callback!(self.ask_again());
+    }
+
+    fn abort(&mut self, reason: &str) {
+        callback!(self.abort(Slice::of(reason.as_bytes())));
+    }
+
+    fn bypass(&mut self) {
+        callback!(self.bypass());
+    }
+
+    fn watch(&mut self) {
+        callback!(self.watch());
+    }
+
+    fn expect_response(&mut self) {
+        callback!(self.expect_response());
+    }
+
+    fn response_complete(&mut self) {
+        callback!(self.response_complete());
+    }
+
+    fn reconnect(&mut self) {
+        callback!(self.reconnect());
+    }
+
+    fn waiting(&self) -> usize {
+        callback!(self.waiting())
+    }
+
+    fn ready(&mut self) {
+        callback!(self.ready());
+    }
+
+    fn want_payload(&mut self, payload: Payload) {
+        callback!(self.want_payload(payload_number(payload)));
+    }
+
+    fn log(&mut self, level: LogLevel, text: &str) {
+        callback!(self.log(level as u32, Slice::of(text.as_bytes())));
+    }
+
+    fn count(&mut self, name: &str, n: u64) {
+        callback!(self.count(Slice::of(name.as_bytes()), n));
+    }
 }
