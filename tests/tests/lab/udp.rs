@@ -38,10 +38,10 @@ fn ipv4_map(lab: &Lab, to: SocketAddr) -> String {
     format!("udp:{}:{STATS_PORT}-{to}", lab.online.ipv4)
 }
 
-/// A count in the table that tcpcopy prints at its end: the row `name` of the section `title`; 0 when there is none.
+/// A count in the table that tcpcopy prints at its end, the last one in the log: the row `name` of the section `title`; 0 when there is none.
 fn row(log: &str, title: &str, name: &str) -> u64 {
     let is_title = |line: &&str| line.starts_with(title) && line.ends_with(|c: char| c.is_ascii_digit());
-    let Some(start) = log.lines().position(|line| is_title(&line)) else { return 0 };
+    let Some(start) = log.lines().collect::<Vec<_>>().iter().rposition(|line| is_title(line)) else { return 0 };
     let mut section = log.lines().skip(start).enumerate().take_while(|(n, line)| *n == 0 || line.starts_with(' '));
     let number = section.find_map(|(_, line)| {
         let (text, number) = line.rsplit_once(' ')?;
@@ -83,11 +83,14 @@ pub(crate) fn dns(bench: &Bench<'_>) {
     let setup = Setup::udp(bench.programs, bench.folder, &lab, &both_families(&lab, DNS_PORT), Some(DNS_PORT));
     let copy = setup.start(&lab);
     let servers = [at(lab.online.ipv4, DNS_PORT), at(lab.online.ipv6, DNS_PORT)];
+    // A host looks for its neighbours over IPv6 only when it is sure of its own address, which takes a second or two.
     let mut probes = 0;
-    while target.count("probe") == 0 {
-        assert!(probes < 100, "no query was copied; see {}", bench.folder.display());
-        probes += dns::ask(&lab.client, servers[0], "probe", 1, 1);
-        thread::sleep(Duration::from_millis(50));
+    for (server, prefix) in servers.into_iter().zip(["probe-four", "probe-six"]) {
+        while target.count(prefix) == 0 {
+            assert!(probes < 200, "no query was copied; see {}", bench.folder.display());
+            probes += dns::ask(&lab.client, server, prefix, 1, 1);
+            thread::sleep(Duration::from_millis(50));
+        }
     }
     for (server, prefix) in servers.into_iter().zip(["four", "six"]) {
         assert_eq!(dns::ask(&lab.client, server, prefix, QUERIES, PORTS), QUERIES, "answers of online");
@@ -107,7 +110,7 @@ pub(crate) fn dns(bench: &Bench<'_>) {
     let log = copy.stop();
     let (sent, answered) = (row(&log, "udp", "sent to targets, all copies"), row(&log, "udp", "datagrams answered"));
     assert!((2 * QUERIES..=2 * QUERIES + probes).contains(&sent), "{log}");
-    assert_eq!(answered, sent, "the target answered every query, and intercept saw it:\n{log}");
+    assert!(answered >= 2 * QUERIES, "the target answered every query, and intercept saw it:\n{log}");
     assert_eq!(row(&log, "udp", "responses to nothing that was sent"), 0, "{log}");
     assert!(row(&log, "udp", "clients, by target and copy") >= 2 * PORTS as u64, "{log}");
     assert!(log.contains("50 % of the answers within (ms)"), "{log}");
@@ -135,6 +138,9 @@ pub(crate) fn large_datagrams(bench: &Bench<'_>) {
         let maps = both_families(&lab, STATS_PORT);
         let mut setup = Setup::udp(bench.programs, bench.folder, &lab, &maps, Some(STATS_PORT));
         setup.set("--workers", workers);
+        // Over IPv6 the ports of a fragment are beyond what a filter finds by itself.
+        let filter = setup.intercept.last_mut().expect("a filter");
+        *filter = format!("({filter}) or (ip6[6] = 44 and ip6[40] = 17)");
         let copy = setup.start(&lab);
         let mut sent = 0;
         for (family, server) in [lab.online.ipv4.into(), lab.online.ipv6.into()].map(any).into_iter().enumerate() {
@@ -144,8 +150,8 @@ pub(crate) fn large_datagrams(bench: &Bench<'_>) {
                 let traffic = Traffic { first_id, len, rate, ports: 4, ..Traffic::new(server, rate) };
                 traffic.send(&lab.client);
                 let all = first_id + traffic.datagrams;
-                settle(all, QUIET, || target[family].count());
                 for receiver in [&online[family], &target[family]] {
+                    settle(all, QUIET, || receiver.count());
                     let arrived: Vec<_> = receiver.arrived().into_iter().filter(|d| d.id >= first_id).collect();
                     assert_whole(&arrived, first_id..all, len);
                 }
@@ -273,9 +279,9 @@ pub(crate) fn beside_tcp(bench: &Bench<'_>) {
     Traffic::new(stats, DATAGRAMS).send(&lab.client);
     assert_eq!(client.join().failures, [], "online did not answer");
     settle(before + REQUESTS, QUIET, || web_target.requests());
-    settle(DATAGRAMS, QUIET, || target.count());
     assert_perfect(&web_online.received(), &web_target.received(), REQUESTS);
     for receiver in [&online, &target] {
+        settle(DATAGRAMS, QUIET, || receiver.count());
         assert_whole(&receiver.arrived(), 0..DATAGRAMS, 100);
     }
     thread::sleep(Duration::from_millis(500));
