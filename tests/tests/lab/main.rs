@@ -39,7 +39,7 @@ fn main() -> ExitCode {
     suite.add("UDP: one way, 50,000 a second", Needs::Hosts, udp::one_way);
     suite.add("UDP: several targets, some missing", Needs::Hosts, udp::several_targets);
     suite.add("UDP: beside TCP", Needs::Hosts, udp::beside_tcp);
-    suite.add("UDP: several copies, another instance, a sample", Needs::Hosts, udp::how_much);
+    suite.add("UDP: several copies, another instance, a sample, a limit", Needs::Hosts, udp::how_much);
 
     suite.add("intercept restarts under load", Needs::Hosts, bad_days::intercept_restart);
     suite.add("target restarts under load", Needs::Servers, bad_days::target_restart);

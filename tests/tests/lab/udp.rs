@@ -41,7 +41,7 @@ fn ipv4_map(lab: &Lab, to: SocketAddr) -> String {
 /// A count in the table that tcpcopy prints at its end, the last one in the log: the row `name` of the section `title`; 0 when there is none.
 fn row(log: &str, title: &str, name: &str) -> u64 {
     let is_title = |line: &&str| line.starts_with(title) && line.ends_with(|c: char| c.is_ascii_digit());
-    let Some(start) = log.lines().collect::<Vec<_>>().iter().rposition(|line| is_title(line)) else { return 0 };
+    let Some(start) = log.lines().collect::<Vec<_>>().iter().rposition(is_title) else { return 0 };
     let mut section = log.lines().skip(start).enumerate().take_while(|(n, line)| *n == 0 || line.starts_with(' '));
     let number = section.find_map(|(_, line)| {
         let (text, number) = line.rsplit_once(' ')?;
@@ -290,7 +290,7 @@ pub(crate) fn beside_tcp(bench: &Bench<'_>) {
     assert!(row(&log, "target", "connections accepted") > 0, "{log}");
 }
 
-/// `-n`, `-f`, `-r`: more of it, beside another tcpcopy, and less of it.
+/// `-n`, `-f`, `-r`, `--max-rate`: more of it, beside another tcpcopy, and less of it.
 pub(crate) fn how_much(bench: &Bench<'_>) {
     const DATAGRAMS: u64 = 2_000;
     const PORTS: usize = 100;
@@ -332,4 +332,10 @@ pub(crate) fn how_much(bench: &Bench<'_>) {
     assert!((15..=65).contains(&clients), "{clients} of {PORTS} clients are not about 40 %");
     assert_eq!(arrived.len() as u64, clients as u64 * DATAGRAMS / PORTS as u64, "of each client all, or nothing");
     assert!(row(&log, "packets", "not in the sample") >= DATAGRAMS - arrived.len() as u64, "{log}");
+
+    let (arrived, _, log) = copied(&[("--max-rate", "10")]);
+    let (sent, left_out) =
+        (row(&log, "udp", "sent to targets, all copies"), row(&log, "packets", "above the rate limit"));
+    assert_eq!(sent + left_out, row(&log, "udp", "datagrams captured"), "{log}");
+    assert!((1..DATAGRAMS / 2).contains(&(arrived.len() as u64)) && arrived.len() as u64 <= sent, "{log}");
 }
