@@ -8,7 +8,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use tcpcopy_engine::{PeerId, Relay, RelayConfig, RelayInput, RelayOutbox};
 use tcpcopy_wire::Transport;
 use tcpcopy_wire::build::TcpRepr;
-use tcpcopy_wire::control::{FlowId, RouteChange};
+use tcpcopy_wire::control::{FEATURE_PAYLOAD, FlowId, Payload, RouteChange};
 use tcpcopy_wire::link::LinkType;
 use tcpcopy_wire::tcp::{Flags, Options};
 use tcpcopy_wire::{Endpoint, Flow, Port, SeqNumber, Timestamp};
@@ -37,7 +37,11 @@ fn response(flow: Flow) -> Vec<u8> {
 fn relay_with(routes: u32) -> (Relay, RelayOutbox) {
     let (mut relay, mut out) = (Relay::new(RelayConfig::default()), RelayOutbox::new());
     let peer = PeerId(0);
-    relay.handle(NOW, RelayInput::PeerUp { peer, route_ttl: Duration::from_secs(600), max_batch: 0 }, &mut out);
+    relay.handle(
+        NOW,
+        RelayInput::PeerUp { peer, route_ttl: Duration::from_secs(600), max_batch: 0, features: FEATURE_PAYLOAD },
+        &mut out,
+    );
     for n in 0..routes {
         let change = RouteChange::Add { id: FlowId(u64::from(n)), transport: Transport::Tcp, flow: flow(n) };
         relay.handle(NOW, RelayInput::Route { peer, change }, &mut out);
@@ -66,6 +70,26 @@ fn responses(c: &mut Criterion) {
             });
         });
     }
+    // All of them want payload: 100 bytes of each response.
+    let (mut relay, mut out) = relay_with(8_000);
+    for n in 0..8_000 {
+        let change = RouteChange::Payload { id: FlowId(n), payload: Payload::Full };
+        relay.handle(NOW, RelayInput::Route { peer: PeerId(0), change }, &mut out);
+    }
+    let frames: Vec<Vec<u8>> =
+        (0..BURST * 256).map(|n| response(flow((n as u32).wrapping_mul(2_654_435_761) % 8_000))).collect();
+    let mut next = 0;
+    group.bench_function("response with payload, 8000 routes", |b| {
+        b.iter(|| {
+            for frame in &frames[next..next + BURST] {
+                let input = RelayInput::Frame { link: LinkType::Ethernet, bytes: frame, wire_len: frame.len() };
+                relay.handle(NOW, input, &mut out);
+            }
+            next = (next + BURST) % frames.len();
+            black_box(out.batches().map(|(_, bytes, _)| bytes.len()).sum::<usize>());
+            out.clear_batches();
+        });
+    });
     group.finish();
 
     let mut group = c.benchmark_group("relay routes");

@@ -6,9 +6,10 @@ use std::time::Duration;
 use tcpcopy_engine::{PeerId, Relay, RelayConfig, RelayInput, RelayOutbox};
 use tcpcopy_wire::Transport;
 use tcpcopy_wire::build::TcpRepr;
-use tcpcopy_wire::control::{FlowId, RouteChange};
+use tcpcopy_wire::control::{FEATURE_PAYLOAD, FEATURE_UDP, FlowId, Payload, RouteChange};
 use tcpcopy_wire::link::LinkType;
 use tcpcopy_wire::tcp::{Flags, Options};
+use tcpcopy_wire::udp::UdpRepr;
 use tcpcopy_wire::{Endpoint, Flow, Port, SeqNumber, Timestamp};
 
 const PEER: PeerId = PeerId(0);
@@ -44,23 +45,63 @@ fn round(relay: &mut Relay, out: &mut RelayOutbox, frames: &[Vec<u8>], now: Time
     out.notices.clear();
 }
 
-#[test]
-fn the_relay_allocates_nothing_in_steady_state() {
+fn segment(n: u16, payload: &[u8]) -> Vec<u8> {
+    let (src, dst, flags) = (flow(n).server, flow(n).client, Flags::ACK);
     let mut options = Options::default();
     options.timestamps = Some((1, 2));
-    let frames: Vec<Vec<u8>> = (0..100)
-        .map(|n| {
-            let (src, dst) = (flow(n).server, flow(n).client);
-            let flags = Flags::ACK;
-            let repr = TcpRepr { src, dst, seq: SeqNumber(1), ack: SeqNumber(2), flags, window: 5, options, ip_id: 7 };
-            let mut packet = Vec::new();
-            repr.write((b"answer", &[]), &mut packet);
-            packet
-        })
-        .collect();
+    let repr = TcpRepr { src, dst, seq: SeqNumber(1), ack: SeqNumber(2), flags, window: 5, options, ip_id: 7 };
+    let mut packet = Vec::new();
+    repr.write((payload, &[]), &mut packet);
+    packet
+}
+
+#[test]
+fn payload_and_datagrams_cost_no_allocation_either() {
+    let mut frames = vec![segment(1, &[b'x'; 1448]), segment(2, &[b'x'; 60_000])];
+    let (src, dst) = (flow(3).server, flow(3).client);
+    UdpRepr { src, dst, ip_id: 7 }.write(&[b'x'; 400], 1500, |write| {
+        frames.push(Vec::new());
+        write(frames.last_mut().unwrap());
+    });
+    let (mut relay, mut out) = (Relay::new(RelayConfig::default()), RelayOutbox::new());
+    let now = Timestamp::from_millis(1);
+    let (route_ttl, features) = (Duration::from_secs(600), FEATURE_PAYLOAD | FEATURE_UDP);
+    relay.handle(now, RelayInput::PeerUp { peer: PEER, route_ttl, max_batch: 0, features }, &mut out);
+    for (n, transport) in [(1, Transport::Tcp), (2, Transport::Tcp), (3, Transport::Udp)] {
+        let id = FlowId(u64::from(n));
+        let add = RouteChange::Add { id, transport, flow: flow(n) };
+        for change in [add, RouteChange::Payload { id, payload: Payload::Full }] {
+            relay.handle(now, RelayInput::Route { peer: PEER, change }, &mut out);
+        }
+    }
+    let mut rounds = |count: usize| {
+        for _ in 0..count {
+            for frame in &frames {
+                relay.handle(
+                    now,
+                    RelayInput::Frame { link: LinkType::Raw, bytes: frame, wire_len: frame.len() },
+                    &mut out,
+                );
+            }
+            assert!(out.bytes() > 1448 + 60_000 + 400, "the payload is there");
+            out.clear_batches();
+        }
+    };
+    rounds(5);
+    let counted = allocation_counter::measure(|| rounds(50));
+    assert_eq!(counted.count_total, 0, "{counted:?}");
+}
+
+#[test]
+fn the_relay_allocates_nothing_in_steady_state() {
+    let frames: Vec<Vec<u8>> = (0..100).map(|n| segment(n, b"answer")).collect();
     let (mut relay, mut out) = (Relay::new(RelayConfig::default()), RelayOutbox::new());
     let mut now = Timestamp::from_millis(1);
-    relay.handle(now, RelayInput::PeerUp { peer: PEER, route_ttl: Duration::from_secs(600), max_batch: 0 }, &mut out);
+    relay.handle(
+        now,
+        RelayInput::PeerUp { peer: PEER, route_ttl: Duration::from_secs(600), max_batch: 0, features: 0 },
+        &mut out,
+    );
     for n in 0..50 {
         let change = RouteChange::Add { id: FlowId(u64::from(n)), transport: Transport::Tcp, flow: flow(n) };
         relay.handle(now, RelayInput::Route { peer: PEER, change }, &mut out);

@@ -5,13 +5,17 @@ use std::time::Duration;
 use tcpcopy_engine::LinkId;
 use tcpcopy_engine::relay::{PeerId, Relay, RelayConfig, RelayInput, RelayOutbox};
 use tcpcopy_wire::Timestamp;
-use tcpcopy_wire::control::{BatchEncoder, Decoder, FEATURE_PAYLOAD, Hello, Message, Role, RouteChange, encode_hello};
+use tcpcopy_wire::control::{
+    BatchEncoder, Decoder, FEATURE_PAYLOAD, FEATURE_UDP, Hello, Message, Payload, Role, RouteChange, encode_hello,
+};
 use tcpcopy_wire::link::LinkType;
 
 use crate::Failure;
 
 /// What intercept's capture keeps of a packet.
 const SNAP_LENGTH: usize = 120;
+/// What both ends can do.
+const FEATURES: u32 = FEATURE_PAYLOAD | FEATURE_UDP;
 
 /// An intercept with its connections.
 pub(crate) struct Intercept {
@@ -25,7 +29,7 @@ pub(crate) struct Intercept {
 pub(crate) fn greeted(role: Role) -> Decoder {
     let mut decoder = Decoder::new(role);
     let mut hello = Vec::new();
-    encode_hello(&Hello { features: FEATURE_PAYLOAD, ..Hello::default() }, &mut hello);
+    encode_hello(&Hello { features: FEATURES, ..Hello::default() }, &mut hello);
     let read = decoder.next(&hello).expect("a hello is valid");
     assert!(matches!(read, Some((Message::Hello(_), n)) if n == hello.len()));
     decoder
@@ -44,7 +48,8 @@ impl Intercept {
         let mut out = RelayOutbox::new();
         for link in 0..links {
             let peer = PeerId(u32::from(link));
-            relay.handle(now, RelayInput::PeerUp { peer, route_ttl: Duration::ZERO, max_batch: 0 }, &mut out);
+            let up = RelayInput::PeerUp { peer, route_ttl: Duration::ZERO, max_batch: 0, features: FEATURES };
+            relay.handle(now, up, &mut out);
         }
         Self { relay, out, decoders: (0..links).map(|_| greeted(Role::Intercept)).collect() }
     }
@@ -88,8 +93,12 @@ impl Intercept {
 
     /// A packet of the target passes the capture.
     pub(crate) fn on_packet(&mut self, now: Timestamp, packet: &[u8]) -> Result<(), Failure> {
-        // The capture is opened again, for whole packets, as soon as a route wants payload.
-        let snap_length = if self.relay.wants_payload() { usize::MAX } else { SNAP_LENGTH };
+        // The capture is opened again, for larger packets, as soon as a route wants payload.
+        let snap_length = match self.relay.wants_payload() {
+            Payload::Headers => SNAP_LENGTH,
+            Payload::First(n) => SNAP_LENGTH + usize::from(n),
+            Payload::Full => usize::MAX,
+        };
         let bytes = &packet[..packet.len().min(snap_length)];
         self.tell(now, RelayInput::Frame { link: LinkType::Raw, bytes, wire_len: packet.len() })
     }

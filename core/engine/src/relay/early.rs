@@ -79,14 +79,14 @@ impl EarlyQueue {
         self.queue.front().map(|r| r.came)
     }
 
-    /// Keeps a response. Returns the flow of the one that had to make room, if any had.
+    /// Keeps a response. Returns protocol and flow of the one that had to make room, if any had.
     pub(super) fn keep(
         &mut self,
         now: Timestamp,
         transport: Transport,
         flow: &Flow,
         response: &ResponseHeader<'_>,
-    ) -> Option<Flow> {
+    ) -> Option<(Transport, Flow)> {
         let full = self.waiting == self.limit || self.queue.len() == 2 * self.limit;
         let pushed_out = if full { self.drop_oldest() } else { None };
         let mut options = [0; MAX_OPTIONS_LEN];
@@ -128,8 +128,8 @@ impl EarlyQueue {
         pushed_out
     }
 
-    /// Takes the oldest response out of the queue. Returns its flow.
-    pub(super) fn drop_oldest(&mut self) -> Option<Flow> {
+    /// Takes the oldest response out of the queue. Returns its protocol and flow.
+    pub(super) fn drop_oldest(&mut self) -> Option<(Transport, Flow)> {
         let oldest = self.queue.front()?;
         let (flow, transport, next) = (oldest.flow, oldest.transport, oldest.next);
         let number = self.first_number;
@@ -146,7 +146,7 @@ impl EarlyQueue {
         self.queue.pop_front();
         self.first_number += 1;
         self.free_front();
-        Some(flow)
+        Some((transport, flow))
     }
 
     /// Forgets places at the front whose responses have been released.

@@ -28,7 +28,8 @@
 //! **Early responses.** The route of a connection travels over TCP, its SYN over another path; a target nearby may
 //! answer before the route is here. The same happens to all live connections when a control connection breaks and is
 //! set up again. Such responses are kept for [`EARLY_KEPT_FOR`], at most [`RelayConfig::early_limit`] of them, the
-//! oldest making room, and are released in order when their route comes.
+//! oldest making room, and are released in order when their route comes. Once any route wants payload, early responses
+//! keep theirs, too, within 4 MB over all of them: how much of it their own route wants is said behind the route.
 //!
 //! **Peers.** The routes of a peer that goes are removed at once. Its tcpcopy connects again and adds them again; what
 //! was captured in between is early, and is released then.
@@ -36,7 +37,10 @@
 //! **Time.** One deadline: that of the oldest early response, or the next step of the hand while there are routes.
 //! Routes measure time in seconds.
 //!
-//! **Payload.** A route begins without; its peer may ask for the first bytes of each packet, or for all, at any time.
+//! **Payload.** A route begins without; its peer may ask for the first bytes of each packet, or for all, at any time. Where
+//! all of it is wanted and the capture cut a packet, what was captured and what was not are reported apart, so that the
+//! peer can acknowledge the one and gets the other sent again: a capture that is too short delays but never stops a
+//! session. A peer that has not said in its hello that it knows of payload is sent none.
 //!
 //! **Memory.** A route costs 64 bytes, a quarter more for room to grow, and two index entries of 5 bytes at a load
 //! between 7/16 and 7/8: at most 103 bytes, whether anything happens on it or not.
@@ -52,7 +56,9 @@ mod tests;
 
 use std::time::Duration;
 
-use tcpcopy_wire::control::{FlowId, LinkStats, Payload, ResponseHeader, RouteChange};
+use tcpcopy_wire::control::{
+    FEATURE_PAYLOAD, FlowId, LinkStats, MAX_RECORD_PAYLOAD, Payload, ResponseHeader, RouteChange,
+};
 use tcpcopy_wire::ip::PROTOCOL_UDP;
 use tcpcopy_wire::link::LinkType;
 use tcpcopy_wire::tcp::Flags;
@@ -125,6 +131,8 @@ pub enum RelayInput<'a> {
         route_ttl: Duration,
         /// Most responses that it takes in one frame; zero: as many as fit.
         max_batch: u16,
+        /// What it can do, by its hello.
+        features: u32,
     },
     /// A tcpcopy changes a route. Ignored when the peer is not up.
     Route {
@@ -154,6 +162,7 @@ pub enum RelayInput<'a> {
 #[derive(Clone, Debug, Default)]
 struct Peer {
     up: bool,
+    takes_payload: bool,
     route_ttl_secs: u32,
     routes_alive: u64,
     relayed: u64,
@@ -172,8 +181,8 @@ pub struct Relay {
     unrouted_since_notice: u64,
     next_unrouted_notice: Timestamp,
     told_table_full: bool,
-    /// A route has asked for payload.
-    payload_wanted: bool,
+    /// Most that any route has asked for.
+    largest_wish: Payload,
 }
 
 impl Relay {
@@ -188,7 +197,7 @@ impl Relay {
             unrouted_since_notice: 0,
             next_unrouted_notice: Timestamp::ZERO,
             told_table_full: false,
-            payload_wanted: false,
+            largest_wish: Payload::Headers,
             config,
         }
     }
@@ -199,15 +208,13 @@ impl Relay {
     pub fn handle(&mut self, now: Timestamp, input: RelayInput<'_>, out: &mut RelayOutbox) {
         match input {
             RelayInput::Frame { link, bytes, wire_len } => self.on_frame(now, link, bytes, wire_len, out),
-            RelayInput::PeerUp { peer, route_ttl, max_batch } => self.on_peer_up(peer, route_ttl, max_batch, out),
+            RelayInput::PeerUp { peer, route_ttl, max_batch, features } => {
+                self.on_peer_up(peer, route_ttl, max_batch, features, out);
+            }
             RelayInput::Route { peer, change } => match change {
                 RouteChange::Add { id, transport, flow } => self.on_route_add(now, peer, id, transport, flow, out),
                 RouteChange::Remove { id } => self.on_route_remove(peer, id),
-                RouteChange::Payload { id, payload } => {
-                    if self.is_up(peer) && self.routes.set_payload(peer, id, payload) {
-                        self.payload_wanted |= payload != Payload::Headers;
-                    }
-                }
+                RouteChange::Payload { id, payload } => self.on_wish(peer, id, payload),
             },
             RelayInput::Undelivered { peer, responses, reason } => self.undelivered(peer, responses, reason),
             RelayInput::PeerGone { peer } => self.on_peer_gone(peer, out),
@@ -244,9 +251,10 @@ impl Relay {
         }
     }
 
-    /// Whether any route has asked for payload so far: then captures have to take whole packets.
-    pub fn wants_payload(&self) -> bool {
-        self.payload_wanted
+    /// The largest wish for payload that a route has had so far: as much of each packet must be captured.
+    #[inline]
+    pub fn wants_payload(&self) -> Payload {
+        self.largest_wish
     }
 
     /// Bytes of memory that the routes take, room to grow included.
@@ -322,33 +330,26 @@ impl Relay {
         if let Some((peer, id, payload)) = self.routes.find_and_touch(transport, flow, seconds(now)) {
             self.stats.matched += 1;
             response.id = id;
-            response.payload = match payload {
-                Payload::Headers => &[],
-                Payload::First(n) => &response.payload[..response.payload.len().min(n.into())],
-                Payload::Full => response.payload,
-            };
-            self.relay(peer, transport, &response, out);
+            response.payload = payload.of(response.payload);
+            if payload == Payload::Full && transport == Transport::Tcp {
+                out.push_all_of(peer, &response);
+            } else {
+                out.push(peer, transport, &response);
+            }
+            self.stats.relayed += 1;
+            self.peers[peer.0 as usize].relayed += 1;
         } else {
             self.expire_early(now, out);
             self.stats.early_kept += 1;
-            if !self.payload_wanted {
-                response.payload = &[];
-            }
-            if let Some(pushed_out) = self.early.keep(now, transport, flow, &response) {
-                self.count_unrouted(now, pushed_out, RelayDrop::EarlyFull, out);
+            response.payload = self.largest_wish.of(response.payload);
+            if let Some((transport, flow)) = self.early.keep(now, transport, flow, &response) {
+                self.count_unrouted(now, transport, flow, RelayDrop::EarlyFull, out);
             }
             self.stats.held = self.early.len() as u64;
         }
     }
 
-    #[inline]
-    fn relay(&mut self, peer: PeerId, transport: Transport, response: &ResponseHeader<'_>, out: &mut RelayOutbox) {
-        out.push(peer, transport, response);
-        self.stats.relayed += 1;
-        self.peers[peer.0 as usize].relayed += 1;
-    }
-
-    fn on_peer_up(&mut self, peer: PeerId, route_ttl: Duration, max_batch: u16, out: &mut RelayOutbox) {
+    fn on_peer_up(&mut self, peer: PeerId, route_ttl: Duration, max_batch: u16, features: u32, out: &mut RelayOutbox) {
         self.on_peer_gone(peer, out);
         let at = peer.0 as usize;
         if self.peers.len() <= at {
@@ -356,7 +357,8 @@ impl Relay {
         }
         let ttl = if route_ttl.is_zero() { self.config.default_route_ttl } else { route_ttl };
         let route_ttl_secs = u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX).max(1);
-        self.peers[at] = Peer { up: true, route_ttl_secs, ..Peer::default() };
+        let takes_payload = features & FEATURE_PAYLOAD != 0;
+        self.peers[at] = Peer { up: true, takes_payload, route_ttl_secs, ..Peer::default() };
         out.set_max_batch(peer, max_batch);
     }
 
@@ -392,13 +394,15 @@ impl Relay {
         }
         self.count_routes();
         self.expire_early(now, out);
+        let takes_payload = self.peers[peer.0 as usize].takes_payload;
         let Self { early, stats, peers, .. } = self;
         early.release(transport, &flow, |response| {
             stats.early_released += 1;
             stats.relayed += 1;
             peers[peer.0 as usize].relayed += 1;
             // How much of its payload is wanted comes behind the route: it goes with all that was kept.
-            out.push(peer, transport, &ResponseHeader { id, ..*response });
+            let payload = if takes_payload { response.payload } else { &[] };
+            out.push(peer, transport, &ResponseHeader { id, payload, ..*response });
         });
         self.stats.held = self.early.len() as u64;
     }
@@ -410,6 +414,20 @@ impl Relay {
             self.count_routes();
         } else {
             self.stats.unknown_removals += 1;
+        }
+    }
+
+    fn on_wish(&mut self, peer: PeerId, id: FlowId, payload: Payload) {
+        let payload = match payload {
+            Payload::First(0) => Payload::Headers,
+            // More than one record holds; in several, "the first bytes" would begin with each of them anew.
+            Payload::First(n) if usize::from(n) > MAX_RECORD_PAYLOAD => Payload::Full,
+            other => other,
+        };
+        if self.is_up(peer) && self.routes.set_payload(peer, id, payload) {
+            self.largest_wish = self.largest_wish.max(payload);
+        } else {
+            self.stats.unknown_wishes += 1;
         }
     }
 
@@ -459,19 +477,27 @@ impl Relay {
 
     fn expire_early(&mut self, now: Timestamp, out: &mut RelayOutbox) {
         while self.early.oldest().is_some_and(|at| at + EARLY_KEPT_FOR <= now) {
-            if let Some(flow) = self.early.drop_oldest() {
-                self.count_unrouted(now, flow, RelayDrop::NoRoute, out);
+            if let Some((transport, flow)) = self.early.drop_oldest() {
+                self.count_unrouted(now, transport, flow, RelayDrop::NoRoute, out);
             }
         }
         self.stats.held = self.early.len() as u64;
     }
 
-    fn count_unrouted(&mut self, now: Timestamp, flow: Flow, reason: RelayDrop, out: &mut RelayOutbox) {
+    fn count_unrouted(
+        &mut self,
+        now: Timestamp,
+        transport: Transport,
+        flow: Flow,
+        reason: RelayDrop,
+        out: &mut RelayOutbox,
+    ) {
         self.stats.drop_frames(reason, 1);
+        self.stats.datagrams_unrouted += u64::from(transport == Transport::Udp);
         self.unrouted_since_notice += 1;
         if now >= self.next_unrouted_notice {
             self.next_unrouted_notice = now + UNROUTED_NOTICE_EVERY;
-            out.notices.push(RelayNotice::Unrouted { flow, responses: self.unrouted_since_notice });
+            out.notices.push(RelayNotice::Unrouted { transport, flow, responses: self.unrouted_since_notice });
             self.unrouted_since_notice = 0;
         }
     }

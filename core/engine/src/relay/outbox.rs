@@ -1,6 +1,7 @@
 //! What the relay wants sent.
 
 use tcpcopy_wire::control::{BatchEncoder, DatagramResponse, ResponseHeader};
+use tcpcopy_wire::tcp::Flags;
 use tcpcopy_wire::{Flow, Transport};
 
 use super::PeerId;
@@ -32,7 +33,8 @@ impl RelayOutbox {
         Self::default()
     }
 
-    /// For each peer that has something: whole frames to send, and how many responses are in them.
+    /// For each peer that has something: whole frames to send, and how many responses are in them (a response may take
+    /// more than one entry).
     pub fn batches(&self) -> impl Iterator<Item = (PeerId, &[u8], u64)> {
         self.filled.iter().map(|peer| {
             let batch = &self.batches[peer.0 as usize];
@@ -81,6 +83,29 @@ impl RelayOutbox {
         self.bytes += batch.bytes.len() - before;
     }
 
+    /// As [`push`](Self::push), of a segment whose whole payload is wanted. Where the capture cut it, the segment is
+    /// written as two: what was captured, and then the rest, which is as good as lost.
+    #[inline]
+    pub(super) fn push_all_of(&mut self, peer: PeerId, response: &ResponseHeader<'_>) {
+        let captured = response.payload.len() as u32;
+        // A SYN counts in the sequence numbers; it never has that much data.
+        if captured == 0 || captured >= response.payload_len || response.flags.contains(Flags::SYN) {
+            return self.push(peer, Transport::Tcp, response);
+        }
+        let flags = response.flags.without(Flags::FIN | Flags::PSH);
+        self.push(peer, Transport::Tcp, &ResponseHeader { payload_len: captured, flags, ..*response });
+        let rest = ResponseHeader {
+            seq: response.seq + captured,
+            payload_len: response.payload_len - captured,
+            payload: &[],
+            ..*response
+        };
+        let batch = &mut self.batches[peer.0 as usize];
+        let before = batch.bytes.len();
+        batch.encoder.response(&rest, &mut batch.bytes);
+        self.bytes += batch.bytes.len() - before;
+    }
+
     /// Makes a peer known, before anything is pushed for it.
     pub(super) fn set_max_batch(&mut self, peer: PeerId, max_batch: u16) {
         let at = peer.0 as usize;
@@ -115,7 +140,9 @@ impl Batch {
 pub enum RelayNotice {
     /// Responses found no route in time. Told at most every 10 seconds.
     Unrouted {
-        /// The flow of the newest of them.
+        /// The protocol of the newest of them.
+        transport: Transport,
+        /// Its flow.
         flow: Flow,
         /// How many since the last such notice.
         responses: u64,

@@ -85,6 +85,8 @@ counters! {
     responses,
     /// Those of them that are UDP datagrams.
     datagrams,
+    /// Datagrams that found no route in time; they are among those dropped for it.
+    datagrams_unrouted,
     /// Responses whose route was known when they came.
     matched,
     /// Responses handed over for a tcpcopy.
@@ -111,6 +113,8 @@ counters! {
     routes_alive,
     /// Removals of routes that did not exist.
     unknown_removals,
+    /// Wishes for the payload of routes that did not exist.
+    unknown_wishes,
 }
 
 impl RelayStats {

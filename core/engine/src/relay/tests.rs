@@ -4,11 +4,13 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tcpcopy_wire::Transport;
 use tcpcopy_wire::build::TcpRepr;
-use tcpcopy_wire::control::{Decoder, Hello, Message, Role, encode_hello};
+use tcpcopy_wire::control::{Decoder, FEATURE_UDP, Hello, Message, Role, encode_hello};
 use tcpcopy_wire::tcp::{Flags, Options};
 use tcpcopy_wire::{Endpoint, Port, SeqNumber};
 
 use super::*;
+
+mod payload;
 
 /// A relay, its outbox, and a clock that only tests move.
 struct Bench {
@@ -42,7 +44,8 @@ impl Bench {
     }
 
     fn up(&mut self, peer: u32, ttl: u64, max_batch: u16) {
-        self.give(RelayInput::PeerUp { peer: PeerId(peer), route_ttl: Duration::from_secs(ttl), max_batch });
+        let (peer, route_ttl, features) = (PeerId(peer), Duration::from_secs(ttl), FEATURE_PAYLOAD | FEATURE_UDP);
+        self.give(RelayInput::PeerUp { peer, route_ttl, max_batch, features });
     }
 
     fn add(&mut self, peer: u32, id: u64, flow: Flow) {
@@ -186,7 +189,7 @@ fn responses_that_come_early_are_released_in_order_by_their_route() {
     let stats = b.relay.stats();
     assert_eq!((stats.early_kept, stats.early_released, stats.held), (6, 3, 0));
     assert_eq!(b.dropped(RelayDrop::NoRoute), 3);
-    let told = RelayNotice::Unrouted { flow: flow(2), responses: 1 };
+    let told = RelayNotice::Unrouted { transport: Transport::Tcp, flow: flow(2), responses: 1 };
     assert!(b.out.notices.contains(&told), "{:?}", b.out.notices);
 }
 
@@ -465,100 +468,4 @@ proptest! {
             prop_assert_eq!(b.relay.stats().routes_alive, routes.len() as u64);
         }
     }
-}
-
-/// What a tcpcopy would read of payloads: id, sequence number (none of a datagram), payload length, payload.
-fn payloads(b: &mut Bench) -> Vec<(u64, Option<u32>, u32, Vec<u8>)> {
-    let mut all = Vec::new();
-    for (_, bytes, count) in b.out.batches() {
-        let mut decoder = Decoder::new(Role::Tcpcopy);
-        let mut stream = Vec::new();
-        encode_hello(&Hello::default(), &mut stream);
-        let mut at = stream.len();
-        decoder.next(&stream).unwrap();
-        stream.extend_from_slice(bytes);
-        let before = all.len();
-        while let Some((message, len)) = decoder.next(&stream[at..]).unwrap() {
-            match message {
-                Message::Responses(rs) => {
-                    all.extend(rs.map(|r| (r.id.0, Some(r.seq.0), r.payload_len, r.payload.to_vec())));
-                }
-                Message::Datagrams(ds) => {
-                    all.extend(ds.map(|d| (d.id.0, None, d.payload_len.into(), d.payload.to_vec())));
-                }
-                other => panic!("{other:?}"),
-            }
-            at += len;
-        }
-        assert_eq!((all.len() - before) as u64, count);
-    }
-    b.out.clear_batches();
-    all
-}
-
-fn datagrams(flow: Flow, payload: &[u8], mtu: usize) -> Vec<Vec<u8>> {
-    let mut packets = Vec::new();
-    tcpcopy_wire::udp::UdpRepr { src: flow.server, dst: flow.client, ip_id: 5 }.write(payload, mtu, |write| {
-        let mut packet = Vec::new();
-        write(&mut packet);
-        packets.push(packet);
-    });
-    packets
-}
-
-#[test]
-fn payload_is_reported_as_far_as_the_route_asks_for_it() {
-    let mut b = Bench::with_peers();
-    b.add(0, 1, flow(1));
-    let wish = |b: &mut Bench, peer, payload| {
-        b.give(RelayInput::Route { peer: PeerId(peer), change: RouteChange::Payload { id: FlowId(1), payload } });
-    };
-    b.respond(flow(1), 100, 50);
-    assert!(!b.relay.wants_payload());
-    wish(&mut b, 1, Payload::Full);
-    assert!(!b.relay.wants_payload(), "it is another peer's route");
-    wish(&mut b, 0, Payload::First(3));
-    assert!(b.relay.wants_payload());
-    b.respond(flow(1), 150, 50);
-    wish(&mut b, 0, Payload::Full);
-    b.respond(flow(1), 200, 4);
-    wish(&mut b, 0, Payload::Headers);
-    b.respond(flow(1), 204, 4);
-    let shown: Vec<_> = payloads(&mut b).into_iter().map(|(_, seq, len, p)| (seq.unwrap(), len, p.len())).collect();
-    assert_eq!(shown, [(100, 50, 0), (150, 50, 3), (200, 4, 4), (204, 4, 0)]);
-}
-
-#[test]
-fn datagrams_have_routes_of_their_own() {
-    let mut b = Bench::with_peers();
-    b.add(0, 1, flow(1));
-    let change = RouteChange::Add { id: FlowId(2), transport: Transport::Udp, flow: flow(1) };
-    b.give(RelayInput::Route { peer: PeerId(0), change });
-    let change = RouteChange::Payload { id: FlowId(2), payload: Payload::First(4) };
-    b.give(RelayInput::Route { peer: PeerId(0), change });
-    b.respond(flow(1), 7, 9);
-    // In three fragments, of which the first stands for all.
-    let fragments = datagrams(flow(1), b"answer and more, and more, and more", 40);
-    assert!(fragments.len() > 2);
-    for packet in &fragments {
-        b.give(RelayInput::Frame { link: LinkType::Raw, bytes: packet, wire_len: packet.len() });
-    }
-    assert_eq!(payloads(&mut b), [(1, Some(7), 9, vec![]), (2, None, 35, b"answ".to_vec())]);
-    assert_eq!(b.dropped(RelayDrop::Fragment), fragments.len() as u64 - 1);
-    assert_eq!(b.relay.stats().datagrams, 1);
-}
-
-#[test]
-fn early_responses_of_both_protocols_find_their_own_route() {
-    let mut b = Bench::with_peers();
-    b.respond(flow(1), 7, 9);
-    for packet in datagrams(flow(1), b"early", 1500) {
-        b.give(RelayInput::Frame { link: LinkType::Raw, bytes: &packet, wire_len: packet.len() });
-    }
-    b.add(0, 1, flow(1));
-    assert_eq!(payloads(&mut b), [(1, Some(7), 9, vec![])]);
-    let change = RouteChange::Add { id: FlowId(2), transport: Transport::Udp, flow: flow(1) };
-    b.give(RelayInput::Route { peer: PeerId(1), change });
-    assert_eq!(payloads(&mut b), [(2, None, 5, vec![])]);
-    assert_eq!(b.relay.stats().held, 0);
 }

@@ -150,7 +150,7 @@ impl BatchEncoder {
             let (now, later) = r.payload.split_at(MAX_RECORD_PAYLOAD);
             let len = now.len() as u32;
             // What ends the segment comes with its last part.
-            let flags = Flags(r.flags.0 & !(Flags::FIN.0 | Flags::PSH.0));
+            let flags = r.flags.without(Flags::FIN | Flags::PSH);
             self.full_record(&ResponseHeader { payload: now, payload_len: len, flags, ..r }, out);
             r = ResponseHeader {
                 payload: later,
@@ -188,6 +188,7 @@ impl BatchEncoder {
     fn entry(&mut self, kind: Kind, fixed: &[u8], rest: &[u8], out: &mut Vec<u8>) {
         self.entry_of(kind, &[fixed, rest], out);
     }
+
     #[inline]
     fn entry_of(&mut self, kind: Kind, parts: &[&[u8]], out: &mut Vec<u8>) {
         let len: usize = parts.iter().map(|part| part.len()).sum();

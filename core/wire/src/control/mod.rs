@@ -58,8 +58,8 @@ pub enum RouteChange {
     },
 }
 
-/// How much of the payload of a target's packets is wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+/// How much of the payload of a target's packets is wanted; the more, the greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Payload {
     /// Nothing of it.
     #[default]
@@ -68,6 +68,18 @@ pub enum Payload {
     First(u16),
     /// Everything.
     Full,
+}
+
+impl Payload {
+    /// The part of a packet's payload that is wanted.
+    #[inline]
+    pub fn of(self, payload: &[u8]) -> &[u8] {
+        match self {
+            Self::Headers => &[],
+            Self::First(n) => &payload[..payload.len().min(n.into())],
+            Self::Full => payload,
+        }
+    }
 }
 
 /// One TCP packet that the target sent, as intercept reports it: the TCP header, the payload's length, and as much of the

@@ -356,6 +356,7 @@ fn the_documentation_shows_what_is_sent() {
     let other = Flow { client: v4(62, 135, 200, 1, 39275), server: v4(10, 1, 0, 2, 18081) };
     let resolver = Flow { client: v4(62, 135, 200, 1, 5353), server: v4(10, 1, 0, 2, 53) };
     let replica_v6 = Flow { client: v6(1, 39274), server: v6(2, 80) };
+    let resolver_v6 = Flow { client: v6(1, 5353), server: v6(2, 53) };
     let timestamps = vec![1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2];
     let ttl = Duration::from_secs(720);
     let expected: Vec<(&str, Vec<Owned>)> = vec![
@@ -370,6 +371,7 @@ fn the_documentation_shows_what_is_sent() {
         ),
         ("route-add-v6", vec![Owned::Add(FlowId(44), Transport::Tcp, replica_v6)]),
         ("udp-route-add-v4", vec![Owned::Add(FlowId(45), Transport::Udp, resolver)]),
+        ("udp-route-add-v6", vec![Owned::Add(FlowId(46), Transport::Udp, resolver_v6)]),
         (
             "route-payload",
             vec![Owned::Payload(FlowId(43), Payload::Full), Owned::Payload(FlowId(45), Payload::First(12))],
