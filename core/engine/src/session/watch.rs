@@ -294,6 +294,11 @@ impl Host for Call<'_, '_> {
         }
     }
 
+    fn missing_responses(&self) -> u64 {
+        // Counts wrap, like sequence numbers.
+        self.state.expected.wrapping_sub(self.stage.completed).into()
+    }
+
     fn reconnect(&mut self) {
         self.verdict.reconnect = !self.over;
     }
