@@ -117,7 +117,7 @@ fn rust_module_copies_as_it_is_told() {
     assert_eq!(conversation.to_target(), b"hello\nthree\n");
     conversation.target_closes();
     assert_eq!(*conversation.state(), State::Done);
-    assert_eq!(conversation.counter("waiting"), 1);
+    assert_eq!(conversation.counter("missing"), 1);
     assert_eq!((conversation.counter("resumed"), conversation.counter("closed")), (1, 1));
     assert_eq!(conversation.log().last().unwrap().1, "copied to its end");
 }

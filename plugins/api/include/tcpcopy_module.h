@@ -141,7 +141,7 @@ typedef struct tcpcopy_setting {
  * What a hook may ask of the program. All are there. Calls take effect in their order, when the hook has returned.
  *
  * In hooks that have no session (create, session_open, join_at, after_target_close) only `fail` has an effect; `info`
- * gives NULL, `now` and `waiting` 0.
+ * gives NULL, `now` and `missing_responses` 0.
  */
 typedef struct tcpcopy_host {
     uint32_t abi_version; /* TCPCOPY_ABI_VERSION of the program, always that of the module. */
@@ -181,8 +181,8 @@ typedef struct tcpcopy_host {
 
     /* The target will answer what was passed or sent last. From the first such call on, what a client sends after it has
      * received something goes to the target when response_complete was called as often as this was for what went before
-     * it, and no sooner. A session that never calls this is gated by the amount of bytes and by pauses. What was expected on
-     * a connection that is gone is forgotten, and stays expected of the messages that are `waiting` for the new one. */
+     * it, and no sooner. A session that never calls this is gated by the amount of bytes and by pauses. What was sent over
+     * a connection that is gone counts as answered. */
     void (*expect_response)(tcpcopy_ctx *ctx);
 
     /* The target has answered one of the messages that expect_response was called for. */
@@ -192,10 +192,10 @@ typedef struct tcpcopy_host {
      * acknowledged, or only in part, are left out and counted. What goes on is the next whole message. */
     void (*reconnect)(tcpcopy_ctx *ctx);
 
-    /* In on_resume: how many messages will go over the new connection, once it is ready. They are the last ones that were
-     * passed or sent; those before them were left to the old connection, and nothing more will be heard of them.
-     * Elsewhere 0. */
-    size_t (*waiting)(tcpcopy_ctx *ctx);
+    /* Responses that are expected and not complete. In on_resume these are the responses to the messages that will go over
+     * the new connection: the last so many for which expect_response was called. The ones before them were left to the old
+     * connection, and nothing more will be heard of them. */
+    uint64_t (*missing_responses)(tcpcopy_ctx *ctx);
 
     /* The new connection is as it must be for the client's messages. See on_resume. */
     void (*ready)(tcpcopy_ctx *ctx);

@@ -230,8 +230,8 @@ shared! {
         response_complete: Option<unsafe extern "C" fn(*mut RawContext)>,
         /// [`Ctx::reconnect`](crate::Ctx::reconnect).
         reconnect: Option<unsafe extern "C" fn(*mut RawContext)>,
-        /// [`Ctx::waiting`](crate::Ctx::waiting).
-        waiting: Option<unsafe extern "C" fn(*mut RawContext) -> usize>,
+        /// [`Ctx::missing_responses`](crate::Ctx::missing_responses).
+        missing_responses: Option<unsafe extern "C" fn(*mut RawContext) -> u64>,
         /// [`Ctx::ready`](crate::Ctx::ready).
         ready: Option<unsafe extern "C" fn(*mut RawContext)>,
         /// [`Ctx::want_payload`](crate::Ctx::want_payload): [`PAYLOAD_NONE`], [`PAYLOAD_FULL`], or so many bytes.

@@ -57,7 +57,8 @@ impl<'a> Ctx<'a> {
         self.host.send(bytes);
     }
 
-    /// Shows [`on_client_data`](crate::Session::on_client_data) once more what is held, when this hook has returned.
+    /// Shows [`on_client_data`](crate::Session::on_client_data) once more what is held, when this hook has returned. In
+    /// `on_client_data` itself it has no effect: what is held there waits for something to happen.
     pub fn ask_again(&mut self) {
         self.host.ask_again();
     }
@@ -81,8 +82,7 @@ impl<'a> Ctx<'a> {
     /// The target will answer what was passed or sent last. From the first such call on, a client's next turn (what it
     /// sends after it has received something) goes to the target when [`response_complete`](Self::response_complete) was
     /// called as often as this was for what went before it, and no sooner. A session that never calls this is gated by
-    /// the amount of bytes and by pauses. What was expected on a connection that is gone is forgotten, and stays
-    /// expected of the messages that are [`waiting`](Self::waiting) for the new one.
+    /// the amount of bytes and by pauses. What was sent over a connection that is gone counts as answered.
     pub fn expect_response(&mut self) {
         self.host.expect_response();
     }
@@ -99,11 +99,12 @@ impl<'a> Ctx<'a> {
         self.host.reconnect();
     }
 
-    /// In [`on_resume`](crate::Session::on_resume): how many messages will go over the new connection, once it is
-    /// [`ready`](Self::ready). They are the last ones that were passed or sent; those before them were left to the old
-    /// connection, and nothing more will be heard of them. Elsewhere zero.
-    pub fn waiting(&self) -> usize {
-        self.host.waiting()
+    /// Responses that are expected and not complete. In [`on_resume`](crate::Session::on_resume) these are the responses to
+    /// the messages that will go over the new connection: the last so many for which
+    /// [`expect_response`](Self::expect_response) was called. The ones before them were left to the old connection, and
+    /// nothing more will be heard of them.
+    pub fn missing_responses(&self) -> u64 {
+        self.host.missing_responses()
     }
 
     /// The new connection is as it must be for the client's messages. See [`on_resume`](crate::Session::on_resume).
@@ -142,7 +143,7 @@ pub trait Host {
     fn expect_response(&mut self);
     fn response_complete(&mut self);
     fn reconnect(&mut self);
-    fn waiting(&self) -> usize;
+    fn missing_responses(&self) -> u64;
     fn ready(&mut self);
     fn want_payload(&mut self, payload: Payload);
     fn log(&mut self, level: LogLevel, text: &str);

@@ -216,11 +216,6 @@ impl StreamQueue {
         self.marks.front().map(|m| m.responses)
     }
 
-    /// Messages of the module that are here, the first perhaps in part.
-    pub(crate) fn unit_count(&self) -> usize {
-        self.units.len()
-    }
-
     /// Appends all of another queue of which nothing was sent. Its first mark begins a turn, or not, as `need` says.
     pub(crate) fn append(&mut self, mut other: Self, need: u32, responses: u32) {
         debug_assert_eq!((other.released, other.unit_gone), (0, 0));

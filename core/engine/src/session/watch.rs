@@ -305,12 +305,13 @@ impl Host for Call<'_, '_> {
         }
     }
 
-    fn reconnect(&mut self) {
-        self.verdict.reconnect = !self.over;
+    fn missing_responses(&self) -> u64 {
+        // Counts wrap, like sequence numbers.
+        self.state.expected.wrapping_sub(self.stage.completed).into()
     }
 
-    fn waiting(&self) -> usize {
-        self.stage.parked.as_ref().map_or(0, |parked| parked.unit_count())
+    fn reconnect(&mut self) {
+        self.verdict.reconnect = !self.over;
     }
 
     fn ready(&mut self) {

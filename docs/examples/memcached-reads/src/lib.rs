@@ -101,10 +101,8 @@ impl Session for Reads {
 
     /// What was asked on the old connection is not answered on the new one; what waits for it will be.
     fn on_resume(&mut self, ctx: &mut Ctx<'_>) {
-        let answers = self.answers.take().unwrap_or_else(Answers::new).on_new_connection(ctx.waiting());
-        (0..answers.missing()).for_each(|_| ctx.expect_response());
-        self.answers = Some(answers);
-        ctx.want_payload(Payload::Full);
+        let missing = usize::try_from(ctx.missing_responses()).unwrap_or(usize::MAX);
+        self.answers = self.answers.take().map(|answers| answers.on_new_connection(missing));
         ctx.ready();
     }
 }
@@ -125,11 +123,14 @@ impl Reads {
         }
         ctx.pass(len);
         let answer = command.answer_to(line);
+        if answer == Answer::None {
+            return;
+        }
         if let Some(answers) = &mut self.answers {
-            if !answers.expect(answer) {
-                self.follow_no_more(ctx);
-            } else if answer != Answer::None {
+            if answers.expect(answer) {
                 ctx.expect_response();
+            } else {
+                self.follow_no_more(ctx);
             }
         }
     }

@@ -42,8 +42,7 @@ impl Framer for Responses {
 #[derive(Debug)]
 pub struct Answers {
     follower: Follower<Responses>,
-    /// What the commands that were copied and not answered will be answered with, the oldest first. One that has no answer
-    /// is kept until those before it are answered, because a new connection may begin with it.
+    /// What the commands that have not been answered will be answered with, the oldest first.
     expected: VecDeque<Answer>,
 }
 
@@ -56,15 +55,14 @@ impl Answers {
         Self { follower: Follower::new(Responses, WORD), expected: VecDeque::new() }
     }
 
-    /// What is expected of a new connection, over which the last `waiting` commands go.
-    pub fn on_new_connection(mut self, waiting: usize) -> Self {
-        self.expected.drain(..self.expected.len().saturating_sub(waiting));
+    /// What is expected of a new connection, over which the last `missing` of the commands go.
+    pub fn on_new_connection(mut self, missing: usize) -> Self {
+        self.expected.drain(..self.expected.len().saturating_sub(missing));
         Self { expected: self.expected, ..Self::new() }
     }
 
     /// A command was copied that is answered so. False when there are too many to follow.
     pub fn expect(&mut self, answer: Answer) -> bool {
-        skip_unanswered(&mut self.expected);
         let room = self.expected.len() < Self::MOST;
         if room {
             self.expected.push_back(answer);
@@ -77,7 +75,6 @@ impl Answers {
         let Self { follower, expected } = self;
         let mut answered = 0;
         follower.feed(data, |message, _| {
-            skip_unanswered(expected);
             if expected.front().is_some_and(|answer| ends(*answer, message)) {
                 expected.pop_front();
                 answered += 1;
@@ -88,14 +85,7 @@ impl Answers {
 
     /// Answers that have not come.
     pub fn missing(&self) -> usize {
-        self.expected.iter().filter(|answer| **answer != Answer::None).count()
-    }
-}
-
-/// Forgets the oldest commands that nothing answers.
-fn skip_unanswered(expected: &mut VecDeque<Answer>) {
-    while expected.front() == Some(&Answer::None) {
-        expected.pop_front();
+        self.expected.len()
     }
 }
 

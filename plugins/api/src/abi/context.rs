@@ -29,7 +29,7 @@ pub(super) static HOST: HostTable = HostTable {
     expect_response: Some(expect_response),
     response_complete: Some(response_complete),
     reconnect: Some(reconnect),
-    waiting: Some(waiting),
+    missing_responses: Some(missing_responses),
     ready: Some(ready),
     want_payload: Some(want_payload),
     log: Some(log),
@@ -199,8 +199,8 @@ unsafe extern "C" fn now(context: *mut RawContext) -> u64 {
     unsafe { with(context, 0, act) }
 }
 
-unsafe extern "C" fn waiting(context: *mut RawContext) -> usize {
-    let act = |context: &mut Context<'_, '_>| context.ctx.as_ref().map_or(0, |ctx| ctx.waiting());
+unsafe extern "C" fn missing_responses(context: *mut RawContext) -> u64 {
+    let act = |context: &mut Context<'_, '_>| context.ctx.as_ref().map_or(0, |ctx| ctx.missing_responses());
     // SAFETY: a library calls this with what its hook was given.
     unsafe { with(context, 0, act) }
 }

@@ -345,8 +345,8 @@ impl Host for Program<'_> {
         callback!(self.reconnect());
     }
 
-    fn waiting(&self) -> usize {
-        callback!(self.waiting())
+    fn missing_responses(&self) -> u64 {
+        callback!(self.missing_responses())
     }
 
     fn ready(&mut self) {

@@ -174,8 +174,8 @@ impl Module for Caller {
 impl Session for Caller {
     fn on_client_data(&mut self, ctx: &mut Ctx<'_>, data: &[u8]) {
         let first = *ctx.info();
-        let (now, waiting) = (ctx.now().as_nanos(), ctx.waiting());
-        let text = format!("{data:?} {} {} {} {now} {waiting}", first.online, first.target, first.joined);
+        let (now, missing) = (ctx.now().as_nanos(), ctx.missing_responses());
+        let text = format!("{data:?} {} {} {} {now} {missing}", first.online, first.target, first.joined);
         ctx.log(LogLevel::Debug, &text);
         ctx.pass(1);
         ctx.drop(usize::MAX, "sch\u{f6}n");
@@ -267,7 +267,7 @@ impl Host for Everything {
         self.calls.push("reconnect".to_owned());
     }
 
-    fn waiting(&self) -> usize {
+    fn missing_responses(&self) -> u64 {
         3
     }
 

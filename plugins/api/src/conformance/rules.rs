@@ -10,6 +10,8 @@ use crate::{Payload, Transport};
 const PLACES: usize = 600;
 /// Samples garbled, and streams of garbage.
 const GARBLED: u64 = 400;
+/// Tails of a stream of garbage that are joined.
+const TAILS: usize = 60;
 /// Segments of a flood are as long as those of an Ethernet.
 const SEGMENT: usize = 1_460;
 
@@ -301,7 +303,8 @@ impl Suite<'_> {
 
     /// Each tail of `data` is joined within it.
     fn offsets_within(&mut self, data: &[u8]) -> Result<(), Failure> {
-        for at in spread(data.len() + 1) {
+        let tails = spread(data.len() + 1);
+        for at in tails.iter().copied().step_by(tails.len().div_ceil(TAILS)) {
             let tail = &data[at..];
             self.join_at(tail, || format!("joined with `{}`", tail[..tail.len().min(64)].escape_ascii()))?;
         }

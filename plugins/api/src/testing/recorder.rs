@@ -25,13 +25,13 @@ pub(super) enum Call {
 pub(super) struct Recorder {
     info: SessionInfo,
     now: Timestamp,
-    waiting: usize,
+    missing_responses: u64,
     pub(super) calls: Vec<Call>,
 }
 
 impl Recorder {
-    pub(super) fn new(info: SessionInfo, now: Timestamp, waiting: usize) -> Self {
-        Self { info, now, waiting, calls: Vec::new() }
+    pub(super) fn new(info: SessionInfo, now: Timestamp, missing_responses: u64) -> Self {
+        Self { info, now, missing_responses, calls: Vec::new() }
     }
 }
 
@@ -84,8 +84,8 @@ impl Host for Recorder {
         self.calls.push(Call::Reconnect);
     }
 
-    fn waiting(&self) -> usize {
-        self.waiting
+    fn missing_responses(&self) -> u64 {
+        self.missing_responses
     }
 
     fn ready(&mut self) {

@@ -121,7 +121,7 @@ impl Session for SampleSession {
     fn on_resume(&mut self, ctx: &mut Ctx<'_>) {
         self.reached("on_resume");
         ctx.count("resumed", 1);
-        ctx.count("waiting", ctx.waiting() as u64);
+        ctx.count("missing", ctx.missing_responses());
         ctx.send(b"hello\n");
         ctx.ready();
     }
