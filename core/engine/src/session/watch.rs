@@ -46,13 +46,26 @@ struct Segment {
     begun: bool,
 }
 
-/// Bytes that are decided before they come.
+/// What is decided before its bytes come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Ahead {
-    Nothing,
-    Pass(usize),
+    /// So many bytes of a message, of which some are with the target already, or none.
+    Pass(usize, Begun),
     Drop(usize, Box<str>),
+    /// The module's own, behind a message that has not come to its end.
+    Send(Box<[u8]>),
 }
+
+/// Whether the target's queue knows of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Begun {
+    Yes,
+    No,
+}
+
+/// Decisions that the module may make ahead of the bytes they are about. They are made in one hook, or by a session that
+/// sends on other occasions while one long message of the client comes.
+const AHEAD_LIMIT: usize = 1_024;
 
 /// See the [module's documentation](self).
 pub(crate) struct Watch {
@@ -72,7 +85,7 @@ struct WatchState {
     info: SessionInfo,
     /// Of `undecided`.
     segments: VecDeque<Segment>,
-    ahead: Ahead,
+    ahead: VecDeque<Ahead>,
     turn_need: u32,
     sent_in_turn: bool,
     /// The client has sent something.
@@ -136,6 +149,14 @@ impl Stage<'_> {
     fn tail(&mut self) -> &mut StreamQueue {
         self.parked.as_deref_mut().unwrap_or(self.queue)
     }
+
+    /// Bytes of the module's own, for the present connection.
+    fn insert(&mut self, bytes: &[u8], mark: Mark) {
+        self.ledger.bytes_inserted += bytes.len() as u64;
+        self.ledger.pending_bytes += bytes.len() as u64;
+        self.queue.push_unit(bytes.len());
+        self.queue.push_data(bytes, mark);
+    }
 }
 
 struct Call<'a, 'b> {
@@ -198,6 +219,14 @@ impl WatchState {
         }
     }
 
+    /// Inserts bytes of the module's own.
+    fn send(&mut self, bytes: &[u8], stage: &mut Stage<'_>) {
+        // In the place of what is held, they wait for what that would have waited for.
+        self.begin_segment();
+        let mark = self.mark(stage.ungated, true);
+        stage.insert(bytes, mark);
+    }
+
     /// Leaves `n` bytes out.
     fn drop(&mut self, mut n: usize, reason: &str, stage: &mut Stage<'_>) {
         stage.ledger.drop_bytes(ByteDrop::Module, n as u64);
@@ -212,6 +241,23 @@ impl WatchState {
     }
 }
 
+impl Call<'_, '_> {
+    /// Whether a decision has to wait behind another one that is ahead of its bytes; then it does.
+    fn is_ahead(&mut self, decision: impl FnOnce() -> Ahead) -> bool {
+        let ahead = &mut self.state.ahead;
+        if ahead.is_empty() {
+            return false;
+        }
+        if ahead.len() < AHEAD_LIMIT {
+            ahead.push_back(decision());
+        } else {
+            let reason = format!("the module decides more than {AHEAD_LIMIT} times ahead of the bytes");
+            self.verdict.aborted.get_or_insert(reason);
+        }
+        true
+    }
+}
+
 impl Host for Call<'_, '_> {
     fn info(&self) -> &SessionInfo {
         &self.state.info
@@ -222,7 +268,7 @@ impl Host for Call<'_, '_> {
     }
 
     fn pass(&mut self, n: usize) {
-        if self.over || n == 0 || self.state.ahead != Ahead::Nothing {
+        if self.over || n == 0 || self.is_ahead(|| Ahead::Pass(n, Begun::No)) {
             return;
         }
         let (now, later) = self.data.split_at(n.min(self.data.len()));
@@ -230,20 +276,23 @@ impl Host for Call<'_, '_> {
         self.state.pass(now, self.stage);
         self.data = later;
         if n > now.len() {
-            self.state.ahead = Ahead::Pass(n - now.len());
+            self.state.ahead.push_back(Ahead::Pass(n - now.len(), Begun::Yes));
         }
     }
 
     fn drop(&mut self, n: usize, reason: &str) {
-        if self.over || n == 0 || self.state.ahead != Ahead::Nothing {
+        if self.over || n == 0 {
+            return;
+        }
+        self.stage.counters.add(self.stage.module, reason, 1);
+        if self.is_ahead(|| Ahead::Drop(n, reason.into())) {
             return;
         }
         let here = n.min(self.data.len());
-        self.stage.counters.add(self.stage.module, reason, 1);
         self.state.drop(here, reason, self.stage);
         self.data = &self.data[here..];
         if n > here {
-            self.state.ahead = Ahead::Drop(n - here, reason.into());
+            self.state.ahead.push_back(Ahead::Drop(n - here, reason.into()));
         }
     }
 
@@ -251,18 +300,13 @@ impl Host for Call<'_, '_> {
         if self.over || bytes.is_empty() {
             return;
         }
-        self.stage.ledger.bytes_inserted += bytes.len() as u64;
-        self.stage.ledger.pending_bytes += bytes.len() as u64;
-        let mark = if self.stage.parked.is_some() {
+        if self.stage.parked.is_some() {
             // In front of everything: it has its place before any turn of the client.
-            Mark { responses: self.state.expected, push: true, ..Mark::default() }
-        } else {
-            // In the place of what is held, it waits for what that would have waited for.
-            self.state.begin_segment();
-            self.state.mark(self.stage.ungated, true)
-        };
-        self.stage.queue.push_unit(bytes.len());
-        self.stage.queue.push_data(bytes, mark);
+            let mark = Mark { responses: self.state.expected, push: true, ..Mark::default() };
+            self.stage.insert(bytes, mark);
+        } else if !self.is_ahead(|| Ahead::Send(bytes.into())) {
+            self.state.send(bytes, self.stage);
+        }
     }
 
     fn ask_again(&mut self) {
@@ -341,6 +385,13 @@ impl Host for Call<'_, '_> {
     }
 }
 
+/// Takes off a count as many bytes as there are.
+fn take_off(n: &mut usize, data: &[u8]) -> usize {
+    let here = data.len().min(*n);
+    *n -= here;
+    here
+}
+
 /// Longest text taken from a module, in bytes.
 const MAX_TEXT: usize = 1024;
 
@@ -355,7 +406,7 @@ impl Watch {
             state: WatchState {
                 info,
                 segments: VecDeque::new(),
-                ahead: Ahead::Nothing,
+                ahead: VecDeque::new(),
                 turn_need: 0,
                 sent_in_turn: true,
                 has_spoken: false,
@@ -421,37 +472,34 @@ impl Watch {
     #[inline]
     fn sort_client_data(&mut self, mut data: &[u8], need: u32, push: bool, stage: &mut Stage<'_>) -> bool {
         let mut begun = false;
-        match &mut self.state.ahead {
-            Ahead::Nothing => {}
-            ahead => {
-                let here = match ahead {
-                    Ahead::Pass(n) | Ahead::Drop(n, _) => {
-                        let here = data.len().min(*n);
-                        *n -= here;
-                        here
+        while let Some(ahead) = self.state.ahead.front_mut() {
+            let here = match ahead {
+                Ahead::Send(_) => 0,
+                Ahead::Pass(..) | Ahead::Drop(..) if data.is_empty() => break,
+                Ahead::Pass(n, begun) => {
+                    if *begun == Begun::No {
+                        stage.tail().push_unit(*n);
+                        *begun = Begun::Yes;
                     }
-                    Ahead::Nothing => 0,
-                };
-                let (now, later) = data.split_at(here);
-                self.state.segments.push_back(Segment { len: here, need, push: push && later.is_empty(), begun });
-                match std::mem::replace(&mut self.state.ahead, Ahead::Nothing) {
-                    Ahead::Pass(n) => {
-                        self.state.pass(now, stage);
-                        if n > 0 {
-                            self.state.ahead = Ahead::Pass(n);
-                        }
-                    }
-                    Ahead::Drop(n, reason) => {
-                        self.state.drop(here, &reason, stage);
-                        if n > 0 {
-                            self.state.ahead = Ahead::Drop(n, reason);
-                        }
-                    }
-                    Ahead::Nothing => {}
+                    take_off(n, data)
                 }
-                begun = here > 0;
-                data = later;
+                Ahead::Drop(n, _) => take_off(n, data),
+            };
+            let (now, later) = data.split_at(here);
+            if here > 0 {
+                self.state.segments.push_back(Segment { len: here, need, push: push && later.is_empty(), begun });
             }
+            let Some(ahead) = self.state.ahead.pop_front() else { break };
+            match &ahead {
+                Ahead::Pass(..) => self.state.pass(now, stage),
+                Ahead::Drop(_, reason) => self.state.drop(here, reason, stage),
+                Ahead::Send(bytes) => self.state.send(bytes, stage),
+            }
+            if matches!(ahead, Ahead::Pass(1.., _) | Ahead::Drop(1.., _)) {
+                self.state.ahead.push_front(ahead);
+            }
+            begun |= here > 0;
+            data = later;
         }
         if data.is_empty() {
             return false;
@@ -490,7 +538,7 @@ impl Watch {
         self.state.bypassed
             && self.state.payload == Payload::Headers
             && !sees_online
-            && self.state.ahead == Ahead::Nothing
+            && self.state.ahead.is_empty()
             && self.parked.is_none()
     }
 
@@ -511,8 +559,10 @@ impl Watch {
 
     /// Bytes that the module had passed before they came belong to a message that will not be sent: they are dropped.
     pub(crate) fn drop_the_rest(&mut self) {
-        if let Ahead::Pass(n) = self.state.ahead {
-            self.state.ahead = Ahead::Drop(n, "of a message that the target's close cut off".into());
+        if let Some(ahead) = self.state.ahead.front_mut()
+            && let Ahead::Pass(n, Begun::Yes) = *ahead
+        {
+            *ahead = Ahead::Drop(n, "of a message that the target's close cut off".into());
         }
     }
 }
