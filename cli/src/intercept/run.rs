@@ -18,6 +18,7 @@ use tcpcopy_io::clock::MonotonicClock;
 use tcpcopy_io::control::{BindError, ControlServer, PeerEvent, ServerConfig};
 use tcpcopy_io::process::{self, SIGHUP, Signals};
 use tcpcopy_wire::Timestamp;
+use tcpcopy_wire::control::{Hello, Payload};
 
 use super::options::Options;
 use super::report;
@@ -75,8 +76,8 @@ pub(super) struct Intercept {
     clock: MonotonicClock,
     sources: Vec<Source>,
     desk: Desk,
-    /// The captures take whole packets, not just headers.
-    whole_packets: bool,
+    /// How much of each packet's payload the captures take.
+    captured_payload: Payload,
     stats_interval: Option<Duration>,
     next_stats: Timestamp,
     next_peer_stats: Timestamp,
@@ -143,7 +144,7 @@ impl Intercept {
                 undelivered: Vec::new(),
                 next_rejection_told: now,
             },
-            whole_packets: false,
+            captured_payload: Payload::Headers,
             stats_interval: options.stats_interval,
             next_stats: options.stats_interval.map_or(Timestamp::NEVER, |interval| now + interval),
             next_peer_stats: now + STATS_FOR_PEERS,
@@ -182,8 +183,8 @@ impl Intercept {
                 self.stop();
                 return Ok(());
             }
-            if self.desk.relay.wants_payload() && !self.whole_packets {
-                self.capture_whole_packets(now);
+            if self.desk.relay.wants_payload() > self.captured_payload {
+                self.capture_more(now);
             }
             self.read_captures(now);
             self.desk.flush(now);
@@ -233,11 +234,20 @@ impl Intercept {
     /// A tcpcopy wants payload, which the captures have cut off so far: opens each once more, with room for it. What the
     /// old one still holds is read from it; a few packets may come from both, which costs an acknowledgement each.
     #[cold]
-    fn capture_whole_packets(&mut self, now: Timestamp) {
-        self.whole_packets = true;
-        log::info!("a tcpcopy wants the payload of responses: capturing whole packets from now on");
+    fn capture_more(&mut self, now: Timestamp) {
+        self.captured_payload = match self.desk.relay.wants_payload() {
+            // In few steps, whatever is asked for.
+            Payload::First(bytes) => Payload::First(bytes.checked_next_power_of_two().unwrap_or(u16::MAX)),
+            other => other,
+        };
+        let snaplen = match self.captured_payload {
+            Payload::Headers => SNAPLEN,
+            Payload::First(bytes) => SNAPLEN + usize::from(bytes),
+            Payload::Full => WHOLE_SNAPLEN,
+        };
+        log::info!("a tcpcopy wants the payload of responses: capturing up to {snaplen} bytes of a packet from now on");
         for (index, source) in self.sources.iter_mut().enumerate() {
-            source.config.snaplen = WHOLE_SNAPLEN;
+            source.config.snaplen = snaplen;
             let Some(mut old) = source.capture.take() else { continue };
             let before = source.before;
             if let Err(e) = source.open(&self.poll, Token(FIRST_CAPTURE + index)) {
@@ -409,8 +419,8 @@ fn on_peer(
         PeerEvent::Route { peer, change } => relay.handle(now, RelayInput::Route { peer, change }, outbox),
         PeerEvent::Up { peer, from, hello } => {
             log::info!("tcpcopy at {from} connected (link {})", peer.0);
-            let (route_ttl, max_batch) = (hello.route_ttl, hello.max_batch);
-            relay.handle(now, RelayInput::PeerUp { peer, route_ttl, max_batch }, outbox);
+            let Hello { route_ttl, max_batch, features } = hello;
+            relay.handle(now, RelayInput::PeerUp { peer, route_ttl, max_batch, features }, outbox);
         }
         PeerEvent::Gone { peer, from, reason, undelivered } => {
             log::warn!("tcpcopy at {from} is gone (link {}): {reason}", peer.0);
@@ -430,8 +440,8 @@ fn on_peer(
 
 fn tell(notice: &RelayNotice) {
     match notice {
-        RelayNotice::Unrouted { flow, responses } => log::debug!(
-            "{responses} responses belong to no tcpcopy, the last one on {flow}; some after the end of a connection are \
+        RelayNotice::Unrouted { transport, flow, responses } => log::debug!(
+            "{responses} responses belong to no tcpcopy, the last one on {transport} {flow}; some after the end of a connection are \
              normal, many mean that -F takes more than the copies' answers"
         ),
         RelayNotice::RoutesOrphaned { peer, routes } => log::info!("{routes} routes of link {} removed", peer.0),

@@ -515,7 +515,7 @@ impl Watch {
 
     /// A datagram ends: what is left of it undecided is dropped, and what was decided beyond its end is forgotten.
     pub(crate) fn end_datagram(&mut self, stage: &mut Stage<'_>) {
-        self.state.ahead = Ahead::Nothing;
+        self.state.ahead.clear();
         if !self.undecided.is_empty() {
             stage.counters.add(stage.module, UNDECIDED, 1);
             self.state.drop(self.undecided.len(), UNDECIDED, stage);
