@@ -89,7 +89,7 @@ fn what_reaches_the_target_is_what_the_driver_says() {
         let mut conversation = Conversation::open(&module);
         conversation.client_in_segments(&messages.concat(), 100);
 
-        let script = messages.iter().fold(Script::new(), |script, message| script.send(message));
+        let script = messages.iter().fold(Script::new(), Script::send);
         let outcome = ModuleNetwork::new(module)
             .seed(seed)
             .client_path(Quality::delayed(Duration::from_millis(1)))
