@@ -46,6 +46,7 @@ if [ "$purpose" = test ]; then
     need wrk has wrk
     need iptables has iptables
     need dnsmasq-base has dnsmasq
+    need memcached has memcached
     need procps has kill
 fi
 

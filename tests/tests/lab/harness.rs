@@ -23,6 +23,10 @@ pub(crate) enum Needs {
     Wrk,
     /// Hosts, and dnsmasq.
     Dns,
+    /// Hosts, and memcached.
+    Memcached,
+    /// Hosts, a C compiler and make.
+    Compiler,
 }
 
 impl Needs {
@@ -33,6 +37,8 @@ impl Needs {
             Self::Servers => &["ip", "iptables", "nginx"],
             Self::Wrk => &["ip", "iptables", "nginx", "wrk"],
             Self::Dns => &["ip", "dnsmasq"],
+            Self::Memcached => &["ip", "memcached"],
+            Self::Compiler => &["ip", "cc", "make"],
         }
     }
 }

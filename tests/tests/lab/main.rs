@@ -5,6 +5,7 @@
 
 mod bad_days;
 mod harness;
+mod modules;
 mod own_modules;
 mod programs;
 mod source;
@@ -46,6 +47,11 @@ fn main() -> ExitCode {
     suite.add("target unreachable is counted", Needs::Hosts, bad_days::target_unreachable);
     suite.add("intercept unreachable ends with code 4", Needs::Hosts, programs::intercept_unreachable);
     suite.add("garbage on intercept's port", Needs::Hosts, bad_days::garbage_to_intercept);
+
+    suite.add("memcached: a module that copies reads alone", Needs::Memcached, modules::memcached_reads);
+    suite.add("modules in C and Rust for maps of one process", Needs::Compiler, modules::one_for_each_map);
+    suite.add("a module that panics costs the session", Needs::Hosts, modules::panics);
+    suite.add("an example passes its own tests", Needs::Nothing, modules::example_passes_its_tests);
 
     suite.add("a new module passes its tests, and is found", Needs::Hosts, own_modules::new_module_works);
     suite.add("a module linked in is the default, and copies", Needs::Hosts, own_modules::copies_by_its_module);
