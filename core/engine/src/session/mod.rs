@@ -11,8 +11,8 @@
 //!        +-- acknowledgement numbers ---------+------- transmit ------------------+
 //! ```
 //!
-//! What the module decides takes effect in `module`. Everything a session does ends in [`pump`](Session::pump): the gate looks at what the queue holds back, the target half
-//! sends what the queue has released. Phases:
+//! What the module decides takes effect in `module`. Everything a session does ends in [`pump`](Session::pump): the gate
+//! looks at what the queue holds back, the target half sends what the queue has released. Phases:
 //!
 //! ```text
 //!  Waiting ---> Live ---> Lingering ---> (removed)
@@ -266,9 +266,6 @@ impl Session {
     pub(crate) fn start(&mut self, cx: &mut Context<'_>) {
         self.enter(Phase::Live);
         self.announce(cx.config, None, cx.out);
-        if self.phase != Phase::Live {
-            return;
-        }
         let (isn, offer) = (self.isn, self.offer);
         let (target, _, mut wire) = self.halves(cx);
         target.open(&mut wire, isn, offer);
