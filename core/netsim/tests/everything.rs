@@ -375,6 +375,24 @@ fn arrived(outcome: &Outcome, client: usize) -> Vec<(Duration, Vec<u8>)> {
     all
 }
 
+/// Bytes that were to be copied and did not arrive; all others must have, in order.
+fn missing_bytes(dialogue: &Dialogue, arrived: &[(Duration, Vec<u8>)]) -> u64 {
+    let mut expected = dialogue.copied().concat().into_iter();
+    let mut missing = 0;
+    for (_, bytes) in arrived {
+        missing += expected.by_ref().take_while(|e| e != bytes).map(|e| e.len() as u64).sum::<u64>();
+    }
+    missing + expected.map(|e| e.len() as u64).sum::<u64>()
+}
+
+/// Bytes of messages that the engine counts as lost with a connection, and what that had of them already.
+fn lost_bytes(outcome: &Outcome) -> u64 {
+    let in_part = outcome.connections.iter().map(|connection| {
+        connection.received.len() - connection.messages().iter().map(|message| message.len()).sum::<usize>()
+    });
+    outcome.ledger.bytes_dropped[ByteDrop::TargetClosed as usize] + in_part.sum::<usize>() as u64
+}
+
 /// No message came before the target could have answered all those of earlier turns.
 fn assert_gate_never_opened_early(arrived: &[(Duration, Vec<u8>)]) {
     let mut answered = Duration::ZERO;
@@ -425,19 +443,39 @@ fn what_a_closing_target_loses_is_counted_and_all_else_arrives() {
         let last_was_lost = matches!(end, End::Early(SessionEnd::TargetClosed | SessionEnd::TargetReset));
         assert!(end == End::Completed || last_was_lost, "seed {seed}: {end:?}");
         let arrived = arrived(&outcome, 0);
-        let mut expected = dialogue.copied().concat().into_iter();
-        let mut missing = 0;
-        for (_, bytes) in &arrived {
-            missing += expected.by_ref().take_while(|e| e != bytes).map(|e| e.len() as u64).sum::<u64>();
-        }
-        missing += expected.map(|e| e.len() as u64).sum::<u64>();
-        let counted = outcome.ledger.bytes_dropped[ByteDrop::TargetClosed as usize];
+        let missing = missing_bytes(&dialogue, &arrived);
+        let counted = lost_bytes(&outcome);
         assert!(missing <= counted, "seed {seed}: {missing} bytes are missing, {counted} counted");
         assert_gate_never_opened_early(&arrived);
         lost_messages += u64::from(missing > 0);
         reconnects += outcome.ledger.reconnects;
     }
     assert!(lost_messages > 0 && reconnects > 100, "{lost_messages} runs lost something, {reconnects} reconnects");
+}
+
+#[test]
+fn a_target_that_is_away_for_a_while_is_waited_for() {
+    for seed in 0..20 {
+        let dialogue = Dialogue::random(seed, b"r");
+        let outcome = network(seed)
+            .client(dialogue.script())
+            .conditions(|c| c.target_restarts = Some((Duration::from_millis(100 + seed * 10), Duration::from_secs(4))))
+            .run();
+        let end = outcome.clients[0].end;
+        if outcome.ledger.connections == 0 {
+            // SYN or SYN-ACK was lost, and the next SYN refused: there was no connection yet.
+            assert_eq!(end, End::Early(SessionEnd::TargetRefused));
+            continue;
+        }
+        assert!(end == End::Completed, "seed {seed}: {end:?}, {:?}", outcome.clients[0].aborted);
+        let missing = missing_bytes(&dialogue, &arrived(&outcome, 0));
+        let counted = lost_bytes(&outcome);
+        assert!(missing <= counted, "seed {seed}: {missing} bytes are missing, {counted} counted");
+        // What was on its way when it went, and nothing of the time that it was away.
+        let lost = dialogue.copied().concat().len() - arrived(&outcome, 0).len();
+        assert!(lost <= 8, "seed {seed}: {lost} messages are missing");
+        assert!(outcome.ledger.connections < 30, "seed {seed}: {} connections", outcome.ledger.connections);
+    }
 }
 
 #[test]

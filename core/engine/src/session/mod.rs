@@ -451,7 +451,11 @@ impl Session {
             State::Unopened | State::SynSent => return,
             State::Closed => {
                 // Reset by the target; the module wants to go on with what comes next.
+                let holds = self.watch.as_ref().is_some_and(|watch| watch.holds());
                 match self.queue.as_deref() {
+                    Some(queue) if queue.byte_count() > 0 => self.reopen_in_time(cx),
+                    // It may hold them for something that only the target can say.
+                    _ if holds => self.reopen_in_time(cx),
                     None => {}
                     Some(queue) if queue.is_empty() => {
                         if let Some(queue) = self.queue.take() {
@@ -459,8 +463,7 @@ impl Session {
                         }
                     }
                     // Only an end is left, of a connection that is gone already.
-                    Some(queue) if queue.byte_count() == 0 => self.complete(cx),
-                    Some(_) => self.reopen(cx),
+                    Some(_) => self.complete(cx),
                 }
                 return;
             }
@@ -485,6 +488,7 @@ impl Session {
     /// The connection to the target is gone.
     fn on_closure(&mut self, cx: &mut Context<'_>, closure: Closure) {
         match closure {
+            Closure::Refused | Closure::Unreachable if self.waits_for_target(cx) => {}
             Closure::Refused => return self.end_early(cx, SessionEnd::TargetRefused),
             Closure::Unreachable => return self.end_early(cx, SessionEnd::TargetUnreachable),
             Closure::GaveUp => return self.end_early(cx, SessionEnd::GaveUp),
@@ -581,6 +585,7 @@ impl Session {
                 .min(self.gate.quiet_at)
                 .min(self.hole_deadline(config))
                 .min(self.response_deadline(config))
+                .min(self.retry_deadline())
                 .min(self.last_activity + config.idle_timeout),
         }
     }

@@ -12,9 +12,11 @@
 //! A new connection that is lost before it was made ready has moved nothing on, so that may happen only a few times in a
 //! row.
 
+use std::time::Duration;
+
 use tcpcopy_module_api::{AfterTargetClose, TargetData};
-use tcpcopy_wire::TcpSegment;
 use tcpcopy_wire::control::{ResponseHeader, RouteChange};
+use tcpcopy_wire::{TcpSegment, Timestamp};
 
 use super::queue::{MarkKind, StreamQueue};
 use super::watch::{Hook, Stage, Verdict, guarded};
@@ -26,6 +28,8 @@ use crate::target::{Closure, Heard, State};
 
 /// Connections in a row that may be lost before the module has called them ready.
 const MAX_REBUILDS: u8 = 3;
+/// How long a session waits after the target has refused a new connection. Each time twice as long, up to 5 times.
+const REFUSED_WAIT: Duration = Duration::from_millis(100);
 
 impl Session {
     /// The session begins.
@@ -248,6 +252,34 @@ impl Session {
         self.on_closure(cx, Closure::Reset);
     }
 
+    /// The target has refused a connection, or not answered. Where the module has been told of a new connection before, it
+    /// is still to come: the session waits for it, as long as its client's data may wait for a response.
+    pub(super) fn waits_for_target(&mut self, cx: &Context<'_>) -> bool {
+        let Some(watch) = self.watch.as_mut().filter(|watch| watch.rebuilds > 0) else { return false };
+        watch.retry_at = cx.now + REFUSED_WAIT * (1 << watch.refusals);
+        watch.refusals = (watch.refusals + 1).min(5);
+        // That connection was no loss to the module.
+        watch.rebuilds -= 1;
+        true
+    }
+
+    /// Connects again, unless the target has refused that a moment ago.
+    pub(super) fn reopen_in_time(&mut self, cx: &mut Context<'_>) {
+        if self.watch.as_ref().is_none_or(|watch| cx.now >= watch.retry_at) {
+            self.reopen(cx);
+        }
+    }
+
+    /// When a session that waits for the target connects again.
+    pub(super) fn retry_deadline(&self) -> Timestamp {
+        match &self.watch {
+            Some(watch) if self.target.state == State::Closed && (watch.holds() || self.queue.is_some()) => {
+                watch.retry_at
+            }
+            _ => Timestamp::NEVER,
+        }
+    }
+
     fn reconnect(&mut self, cx: &mut Context<'_>) {
         let (target, _, mut wire) = self.halves(cx);
         target.reset(&mut wire);
@@ -303,6 +335,7 @@ impl Session {
         let Some(watch) = &mut self.watch else { return };
         let Some(parked) = watch.parked.take() else { return };
         watch.rebuilds = 0;
+        watch.refusals = 0;
         let queue = self.queue.get_or_insert_default();
         // What the module has just sent is to be answered first.
         let need = u32::from(!queue.is_empty());

@@ -81,6 +81,10 @@ pub(crate) struct Watch {
     pub(crate) parked: Option<Box<StreamQueue>>,
     /// New connections that were not made ready yet, in a row.
     pub(crate) rebuilds: u8,
+    /// New connections that the target has refused, in a row, as far as they count.
+    pub(crate) refusals: u8,
+    /// No new connection before this.
+    pub(crate) retry_at: Timestamp,
 }
 
 /// What hooks change.
@@ -466,6 +470,8 @@ impl Watch {
             closing: None,
             parked: None,
             rebuilds: 0,
+            refusals: 0,
+            retry_at: Timestamp::ZERO,
         }
     }
 
