@@ -7,10 +7,12 @@
 Needs MariaDB (mariadbd, mariadb-install-db, mariadb), MySQL where scripts/fetch-mysql.sh puts it, and sysbench. Everything
 runs in a temporary folder and has ended when this ends. Writes NAME.conversation and, without names, README.md.
 """
+import ctypes
 import os
 import pathlib
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -19,7 +21,7 @@ import time
 
 import mysql.connector
 import pymysql
-from mysql.connector.constants import ClientFlag
+from pymysql.constants import CLIENT, COMMAND
 
 HERE = pathlib.Path(__file__).resolve().parent
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "tcpcopy-tests"
@@ -104,9 +106,9 @@ class Server:
         self.process.wait(60)
 
     def forget_passwords(self):
-        """Empties the cache of caching_sha2_password."""
-        with self.root() as connection, connection.cursor() as cursor:
-            cursor.execute("FLUSH PRIVILEGES")
+        """Empties the cache of caching_sha2_password. FLUSH PRIVILEGES and ALTER USER leave it as it is in MySQL 9.7."""
+        self.stop()
+        self.start()
 
     def root(self):
         return pymysql.connect(unix_socket=str(self.socket), user="root", autocommit=True)
@@ -194,15 +196,15 @@ def mariadb(port, user, *arguments, password=PASSWORD, text=None, check=True):
 
 
 def mysql_client(port, user, *arguments, password=PASSWORD, text=None, check=True, tls="DISABLED"):
-    return client([MYSQL / "mysql", "--no-defaults", f"--ssl-mode={tls}"], port, user, arguments, password, text, check)
+    return client([MYSQL / "mysql", "--no-defaults", "--commands", f"--ssl-mode={tls}"], port, user, arguments, password, text, check)
 
 
 def client(program, port, user, arguments, password, text, check):
     done = subprocess.run(program + ["--host=127.0.0.1", "--protocol=tcp", f"--port={port}", f"--user={user}", *arguments],
-                          env={**os.environ, "MYSQL_PWD": password}, input=text, text=True, capture_output=True)
+                          env={**os.environ, "MYSQL_PWD": password}, input=text and text.encode(), capture_output=True)
     if check and done.returncode:
         raise RuntimeError(done.stderr)
-    if not check and not done.returncode:
+    if check is False and not done.returncode:
         raise RuntimeError("that should have failed")
     return done
 
@@ -307,6 +309,335 @@ def mysql_refused(port, server):
 @conversation("mysql", "`mysql` client asks for TLS: only what is readable, up to its SSLRequest and the first record")
 def mysql_tls(port, _server):
     mysql_client(port, "sha2", tls="REQUIRED", text="SELECT 1;")
+
+
+# Queries
+
+
+@conversation("mariadb", "`mariadb` client without DEPRECATE_EOF: errors, an empty result, a procedure with three results, two statements in one query")
+def mariadb_queries(port, _server):
+    mariadb(port, "native", "--force", "shop", text=QUERIES, check=None)
+
+
+@conversation("mariadb", "`mysql` client, DEPRECATE_EOF: the same")
+def mariadb_queries_deprecate_eof(port, _server):
+    mysql_client(port, "native", "--force", "shop", text=QUERIES, check=None)
+
+
+@conversation("mysql", "`mariadb` client without DEPRECATE_EOF: the same")
+def mysql_queries(port, server):
+    python(server.port, "sha2").close()
+    mariadb(port, "sha2", "--force", "shop", text=QUERIES, check=None)
+
+
+@conversation("mysql", "`mysql` client, DEPRECATE_EOF: the same")
+def mysql_queries_deprecate_eof(port, server):
+    python(server.port, "sha2").close()
+    mysql_client(port, "sha2", "--force", "shop", text=QUERIES, check=None)
+
+
+QUERIES = """SELECT nothing FROM item;
+SELECT id FROM empty;
+CALL two_sets();
+DELIMITER //
+SELECT 1; UPDATE item SET name = 'one' WHERE id = 1; SELECT 2//
+SELECT 1; SELECT nothing; SELECT 2//
+DELIMITER ;
+INSERT INTO item (id) VALUES (1);
+SELEKT;
+DO 1;
+"""
+
+
+@conversation("mysql", "`mysql` client: session state is told in OK packets (COM_INIT_DB, SET, transactions)")
+def mysql_session_state(port, server):
+    python(server.port, "sha2").close()
+    mysql_client(port, "sha2", text="SET SESSION session_track_transaction_info = CHARACTERISTICS;\nUSE other;\nSET NAMES latin1;\n"
+                 "SET @@session_track_system_variables = '*';\nSTART TRANSACTION;\nSELECT COUNT(*) FROM shop.item;\nCOMMIT;\n")
+
+
+@conversation("mariadb", "`mysql` client: the same")
+def mariadb_session_state(port, _server):
+    mysql_client(port, "native", text="SET SESSION session_track_transaction_info = CHARACTERISTICS;\nUSE other;\nSET NAMES latin1;\n"
+                 "SET @@session_track_system_variables = '*';\nSTART TRANSACTION;\nSELECT COUNT(*) FROM shop.item;\nCOMMIT;\n")
+
+
+@conversation("mysql", "`mysql` client: a query with attributes, one without")
+def mysql_query_attributes(port, server):
+    python(server.port, "sha2").close()
+    mysql_client(port, "sha2", text="query_attributes first 1 second zwei\nSELECT 1;\nSELECT 2;\n")
+
+
+@conversation("mysql", "PyMySQL with OPTIONAL_RESULTSET_METADATA: a result with its columns, one without")
+def mysql_optional_metadata(port, _server):
+    with python(port, "sha2", client_flag=1 << 25) as connection:
+        query(connection, "SELECT 1, 2 UNION SELECT 3, 4")
+        query(connection, "SET resultset_metadata = NONE")
+        command(connection, COMMAND.COM_QUERY, b"SELECT 1, 2 UNION SELECT 3, 4")
+        # The columns' number, two rows, EOF.
+        packets(connection, 4)
+
+
+@conversation("mariadb", "PyMySQL: LOCAL INFILE, one of 40 bytes, one that is empty, one that the client has not")
+def mariadb_local_infile(port, server):
+    local_infile(port, server, "native")
+
+
+@conversation("mysql", "PyMySQL: the same")
+def mysql_local_infile(port, server):
+    local_infile(port, server, "sha2")
+
+
+def local_infile(port, server, user):
+    files = {name: server.folder / name for name in ("full", "none", "missing")}
+    files["full"].write_text("".join(f"line {i}\n" for i in range(5)))
+    files["none"].write_text("")
+    with python(port, user, database="shop", local_infile=True) as connection, connection.cursor() as cursor:
+        for name, file in files.items():
+            try:
+                cursor.execute(f"LOAD DATA LOCAL INFILE '{file}' INTO TABLE note (body)")
+            except pymysql.Error:
+                assert name == "missing"
+        cursor.execute("SELECT 1")
+
+
+@conversation("mariadb", "PyMySQL: a row of 70,000 bytes between two short ones")
+def mariadb_large_row(port, _server):
+    with python(port, "native") as connection:
+        query(connection, "SELECT 'a' UNION ALL SELECT REPEAT('x', 70000) UNION ALL SELECT 'b'")
+
+
+@conversation("mysql", "`mysql` client, compressed with zlib")
+def mysql_zlib(port, server):
+    python(server.port, "sha2").close()
+    mysql_client(port, "sha2", "--compression-algorithms=zlib", "shop", text="SELECT * FROM item; SELECT REPEAT('x', 400);")
+
+
+@conversation("mysql", "`mysql` client, compressed with zstd")
+def mysql_zstd(port, server):
+    python(server.port, "sha2").close()
+    mysql_client(port, "sha2", "--compression-algorithms=zstd", "shop", text="SELECT * FROM item; SELECT REPEAT('x', 400);")
+
+
+@conversation("mariadb", "`mariadb` client, compressed")
+def mariadb_zlib(port, _server):
+    mariadb(port, "native", "--compress", "shop", text="SELECT * FROM item; SELECT REPEAT('x', 400);")
+
+
+# Commands other than queries, by Connector/C
+
+
+class Library:
+    """A session of libmariadb."""
+
+    def __init__(self, port, user, password=PASSWORD):
+        self.library = ctypes.CDLL("libmariadb.so.3")
+        self.library.mysql_init.restype = self.library.mysql_store_result.restype = ctypes.c_void_p
+        self.library.mysql_list_fields.restype = self.library.mysql_stat.restype = ctypes.c_void_p
+        self.session = ctypes.c_void_p(self.library.mysql_init(None))
+        done = self.library.mysql_real_connect(self.session, b"127.0.0.1", user.encode(), password.encode(), b"shop", port, None, ctypes.c_ulong(0))
+        assert done, "no session"
+
+    def call(self, name, *arguments):
+        return getattr(self.library, name)(self.session, *arguments)
+
+    def query(self, text):
+        assert self.call("mysql_query", text.encode()) == 0, text
+        result = self.call("mysql_store_result")
+        if result:
+            self.library.mysql_free_result(ctypes.c_void_p(result))
+
+
+def commands(port, user, others):
+    library = Library(port, user)
+    library.query("SET @v = 1")
+    assert library.call("mysql_ping") == 0
+    library.call("mysql_stat")
+    assert library.call("mysql_select_db", b"other") == 0
+    assert library.call("mysql_select_db", b"nowhere") != 0
+    library.call("mysql_set_server_option", 0)
+    library.query("SELECT 1; SELECT 2")
+    assert library.call("mysql_next_result") == 0
+    result = library.call("mysql_store_result")
+    library.library.mysql_free_result(ctypes.c_void_p(result))
+    library.call("mysql_set_server_option", 1)
+    library.call("mysql_list_fields", b"shop.item", None)
+    assert library.call("mysql_select_db", b"shop") == 0
+    library.call("mysql_list_fields", b"item", None)
+    library.call("mysql_dump_debug_info")
+    assert library.call("mysql_reset_connection") == 0
+    for name, password, database, works in others:
+        done = library.call("mysql_change_user", name.encode(), password.encode(), database)
+        assert (done == 0) == works, (name, done)
+        if works:
+            library.query("SELECT CURRENT_USER(), DATABASE(), @v")
+    library.call("mysql_close")
+
+
+@conversation("mariadb", "Connector/C: ping, statistics, init-db, set-option, list-fields, debug, reset-connection, change-user to three users, to one that is refused")
+def mariadb_commands(port, _server):
+    commands(port, "native", [("second", OTHER_PASSWORD, b"other", True), ("ed25519", PASSWORD, None, True), ("empty", "", b"shop", True), ("second", "wrong", None, False)])
+
+
+@conversation("mysql", "Connector/C: the same; one change-user with the cache warm, one with it cold, to one that is refused", cold=True)
+def mysql_commands(port, server):
+    python(server.port, "sha2").close()
+    python(server.port, "empty", "").close()
+    commands(port, "sha2", [("sha2", PASSWORD, b"other", True), ("second", OTHER_PASSWORD, None, True), ("empty", "", b"shop", True), ("second", "wrong", None, False)])
+
+
+# Prepared statements
+
+
+def packets(connection, count):
+    """Reads packets of an answer, errors too."""
+    for _ in range(count):
+        connection._read_packet() if count > 1 else refuse_nothing(connection)
+
+
+def refuse_nothing(connection):
+    try:
+        return connection._read_packet()
+    except pymysql.Error:
+        return None
+
+
+def command(connection, number, body):
+    connection._execute_command(number, body)
+
+
+def query(connection, text):
+    with connection.cursor() as cursor:
+        cursor.execute(text)
+
+
+def rows(connection, end=2):
+    """Reads an answer that may be a result set, which has two EOFs, or one if its rows are to be fetched."""
+    packet = refuse_nothing(connection)
+    if packet is None or packet.is_ok_packet():
+        return
+    while end:
+        end -= connection._read_packet().is_eof_packet()
+
+
+def prepare(connection, text):
+    command(connection, COMMAND.COM_STMT_PREPARE, text.encode())
+    packet = refuse_nothing(connection)
+    if packet is None:
+        return None
+    number, columns, parameters = struct.unpack_from("<IHH", packet.get_all_data(), 1)
+    packets_of = (parameters and parameters + 1) + (columns and columns + 1)
+    for _ in range(packets_of):
+        connection._read_packet()
+    return number
+
+
+def execute(connection, number, parameters=b"", nulls=b"", types=None, flags=0):
+    body = struct.pack("<IBI", number, flags, 1)
+    if nulls:
+        body += nulls + (b"\0" if types is None else b"\1" + types) + parameters
+    command(connection, COMMAND.COM_STMT_EXECUTE, body)
+
+
+def statements(port, user):
+    with python(port, user, database="shop") as connection:
+        every = prepare(connection, "SELECT * FROM item ORDER BY id")
+        execute(connection, every)
+        rows(connection)
+        by_id = prepare(connection, "SELECT id, name FROM item WHERE id = ? OR name = ?")
+        # A number of 8 bytes and a string; then without types; then NULL for the string; then other types.
+        execute(connection, by_id, struct.pack("<q", 1) + b"\3two", b"\0", b"\x08\x00\xfd\x00")
+        rows(connection)
+        execute(connection, by_id, struct.pack("<q", 3) + b"\3one", b"\0")
+        rows(connection)
+        execute(connection, by_id, struct.pack("<q", 2), b"\2")
+        rows(connection)
+        execute(connection, by_id, struct.pack("<H", 2) + b"\0", b"\0", b"\x02\x80\xfe\x00")
+        rows(connection)
+        # Rows on demand: two, then the last, then none.
+        execute(connection, every, flags=1)
+        rows(connection, end=1)
+        for _ in range(3):
+            command(connection, COMMAND.COM_STMT_FETCH, struct.pack("<II", every, 2))
+            # Rows begin like an OK packet. When there are no more, the next one is an error.
+            packet = refuse_nothing(connection)
+            while packet is not None and not packet.is_eof_packet():
+                packet = connection._read_packet()
+        # A cursor asked for where there are no rows to keep.
+        insert = prepare(connection, "INSERT INTO note (body) VALUES (?)")
+        for part in (b"long ", b"data"):
+            command(connection, COMMAND.COM_STMT_SEND_LONG_DATA, struct.pack("<IH", insert, 0) + part)
+        execute(connection, insert, b"", b"\0", b"\xfb\x00", flags=1)
+        rows(connection)
+        command(connection, COMMAND.COM_STMT_SEND_LONG_DATA, struct.pack("<IH", insert, 0) + b"forgotten")
+        command(connection, COMMAND.COM_STMT_RESET, struct.pack("<I", insert))
+        refuse_nothing(connection)
+        execute(connection, insert, b"\5short", b"\0", b"\xfc\x00")
+        rows(connection)
+        assert prepare(connection, "SELEKT ?") is None
+        procedure = prepare(connection, "CALL two_sets()")
+        execute(connection, procedure)
+        for _ in range(4):
+            rows(connection)
+        for number in (every, insert):
+            command(connection, COMMAND.COM_STMT_CLOSE, struct.pack("<I", number))
+        execute(connection, every)
+        refuse_nothing(connection)
+        # With nothing prepared by that number.
+        command(connection, COMMAND.COM_STMT_FETCH, struct.pack("<II", 77, 2))
+        refuse_nothing(connection)
+
+
+@conversation("mariadb", "statements written by hand behind PyMySQL's login: all types of values, executed again without types, NULL, cursor and fetch, long data, reset, an error, a procedure, close, execute after close")
+def mariadb_statements(port, _server):
+    statements(port, "native")
+
+
+@conversation("mysql", "the same")
+def mysql_statements(port, _server):
+    statements(port, "sha2")
+
+
+@conversation("mysql", "MySQL Connector/Python (query attributes in EXECUTE, DEPRECATE_EOF): a statement executed three times, one closed")
+def mysql_statements_connector(port, _server):
+    connection = connector(port, database="shop")
+    cursor = connection.cursor(prepared=True)
+    for number, name in ((1, "x"), (2, None), (3, "one")):
+        cursor.execute("SELECT id, name, price, added FROM item WHERE id = %s OR name = %s", (number, name))
+        cursor.fetchall()
+    cursor.close()
+    cursor = connection.cursor(prepared=True)
+    cursor.execute("INSERT INTO note (body) VALUES (%s)", (b"by connector",))
+    cursor.close()
+    connection.commit()
+    connection.close()
+
+
+def sysbench(server, port, user, *options):
+    def run(to, what, *more):
+        subprocess.run(["sysbench", "oltp_read_write", "--db-driver=mysql", "--mysql-host=127.0.0.1", f"--mysql-port={to}", f"--mysql-user={user}",
+                        f"--mysql-password={PASSWORD}", "--mysql-db=other", "--mysql-ssl=off", "--tables=1", "--table-size=20", "--range-size=2",
+                        "--point-selects=2", "--rand-seed=1", *more, what], check=True, stdout=subprocess.DEVNULL)
+
+    run(server.port, "prepare")
+    run(port, "run", "--threads=1", "--events=2", "--time=0", *options)
+    run(server.port, "cleanup")
+
+
+@conversation("mariadb", "sysbench oltp_read_write, two transactions, prepared statements (metadata cached by the client)")
+def mariadb_sysbench(port, server):
+    sysbench(server, port, "native")
+
+
+@conversation("mariadb", "sysbench oltp_read_write, two transactions, `--db-ps-mode=disable`")
+def mariadb_sysbench_text(port, server):
+    sysbench(server, port, "native", "--db-ps-mode=disable")
+
+
+@conversation("mysql", "sysbench oltp_read_write, two transactions, prepared statements")
+def mysql_sysbench(port, server):
+    sysbench(server, port, "sha2")
+
 
 
 def main():
