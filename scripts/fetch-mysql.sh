@@ -98,7 +98,7 @@ fetch_mysql() {
     cp "$tree/usr/sbin/mysqld" "$new/bin/mysqld.program"
     cp "$tree/usr/bin/mysql" "$new/bin/mysql.program"
     cp -a "$tree/usr/share/mysql" "$new/share"
-    for name in mysql_native_password component_query_attributes; do
+    for name in mysql_native_password component_query_attributes component_reference_cache; do
         cp "$tree/usr/lib/mysql/plugin/$name.so" "$new/plugin/" 2>/dev/null || true
     done
     write_start mysqld --basedir=share/.. --lc-messages-dir=share --character-sets-dir=share/charsets --plugin-dir=plugin

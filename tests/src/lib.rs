@@ -10,6 +10,7 @@ pub mod dns;
 pub mod load;
 pub mod nginx;
 pub mod programs;
+pub mod sql;
 pub mod udp;
 
 use std::time::{Duration, Instant};

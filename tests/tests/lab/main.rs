@@ -5,6 +5,7 @@
 
 mod bad_days;
 mod harness;
+mod mysql;
 mod own_modules;
 mod programs;
 mod source;
@@ -40,6 +41,13 @@ fn main() -> ExitCode {
     suite.add("UDP: several targets, some missing", Needs::Hosts, udp::several_targets);
     suite.add("UDP: beside TCP", Needs::Hosts, udp::beside_tcp);
     suite.add("UDP: several copies, another instance, a sample, a limit", Needs::Hosts, udp::how_much);
+
+    suite.add("MariaDB: users log in, by plugin", Needs::MariaDb, mysql::mariadb_users);
+    suite.add("MariaDB: without grant tables", Needs::MariaDb, mysql::mariadb_without_grants);
+    suite.add("MariaDB: a load leaves the same rows", Needs::MariaDb, mysql::same_load_mariadb);
+    suite.add("MySQL: users log in, by plugin", Needs::MySql, mysql::mysql_users);
+    suite.add("MySQL: without grant tables", Needs::MySql, mysql::mysql_without_grants);
+    suite.add("MySQL: a load leaves the same rows as in MariaDB", Needs::MySql, mysql::same_load_both);
 
     suite.add("intercept restarts under load", Needs::Hosts, bad_days::intercept_restart);
     suite.add("target restarts under load", Needs::Servers, bad_days::target_restart);
