@@ -54,16 +54,21 @@ pub(crate) fn mysql_users(bench: &Bench<'_>) {
     users_log_in(bench, Family::MySql, &[Plugin::CachingSha2, Plugin::Sha256], Family::MySql);
 }
 
-/// Without grant tables everybody is let in, over the network too.
+/// Without grant tables everybody is let in, over the network too. Clients give no password: behind a port that is not
+/// the server's own, MySQL takes the first answer of a full authentication for the password, which confuses clients.
 fn everybody_logs_in(bench: &Bench<'_>, family: Family) {
     let lab = Lab::new().expect("a lab");
-    let server = Server::start_without_grants(family, &lab.target, bench.folder);
+    let mut server = Server::start_without_grants(family, &lab.target, bench.folder);
     server.sql("CREATE DATABASE shop");
-    let login = Login { server: lab.target.ipv4.into(), user: "anybody", password: "anything", database: "shop" };
-    for password in ["anything", ""] {
-        let login = Login { password, ..login };
-        assert_eq!(command_line(Family::MariaDb, &lab.client, &login, "SELECT DATABASE()").as_deref(), Ok("shop"));
+    let login = Login { server: lab.target.ipv4.into(), user: "anybody", password: "", database: "shop" };
+    for _ in 0..2 {
+        for client in [Family::MariaDb, family] {
+            assert_eq!(command_line(client, &lab.client, &login, "SELECT DATABASE()").as_deref(), Ok("shop"));
+        }
         assert_eq!(pymysql(&lab.client, &login, "connect(); print('in')").as_deref(), Ok("in"));
+        server.stop();
+        assert!(command_line(Family::MariaDb, &lab.client, &login, "DO 1").is_err(), "it is away");
+        server.restart(&lab.target);
     }
 }
 

@@ -101,6 +101,17 @@ class Server:
                 time.sleep(0.1)
         raise RuntimeError("the server does not come up")
 
+    def without_grants(self):
+        """Starts it again with --skip-grant-tables. MySQL then listens on its Unix socket only."""
+        self.stop()
+        self.extra.append("--skip-grant-tables")
+        self.start()
+
+    def with_grants(self):
+        self.stop()
+        self.extra.remove("--skip-grant-tables")
+        self.start()
+
     def stop(self):
         self.process.terminate()
         self.process.wait(60)
@@ -133,7 +144,11 @@ class Relay:
     def run(self):
         client, _ = self.listener.accept()
         self.listener.close()
-        server = socket.create_connection(("127.0.0.1", self.server.port))
+        if "--skip-grant-tables" in self.server.extra:
+            server = socket.socket(socket.AF_UNIX)
+            server.connect(str(self.server.socket))
+        else:
+            server = socket.create_connection(("127.0.0.1", self.server.port))
         back = threading.Thread(target=self.pass_on, args=("S", server, client), daemon=True)
         back.start()
         self.pass_on("C", client, server)
@@ -171,11 +186,11 @@ def encode(heard):
 CONVERSATIONS = []
 
 
-def conversation(kind, description, cold=False):
+def conversation(kind, description, cold=False, grants=True):
     """Makes a function of (port, server) a conversation, named after it."""
 
     def add(function):
-        CONVERSATIONS.append((function.__name__.replace("_", "-"), kind, description, cold, function))
+        CONVERSATIONS.append((function.__name__.replace("_", "-"), kind, description, cold, grants, function))
         return function
 
     return add
@@ -309,6 +324,30 @@ def mysql_refused(port, server):
 @conversation("mysql", "`mysql` client asks for TLS: only what is readable, up to its SSLRequest and the first record")
 def mysql_tls(port, _server):
     mysql_client(port, "sha2", tls="REQUIRED", text="SELECT 1;")
+
+
+# --skip-grant-tables: any user, any proof
+
+
+@conversation("mariadb", "--skip-grant-tables: `mariadb` client with a password", grants=False)
+def mariadb_without_grants(port, _server):
+    mariadb(port, "anybody", "shop", text="SELECT 1;")
+
+
+@conversation("mysql", "--skip-grant-tables: `mysql` client with a password: full authentication, in which everything is right", grants=False)
+def mysql_without_grants(port, _server):
+    mysql_client(port, "anybody", "--get-server-public-key", "shop", text="SELECT 1;", check=None)
+
+
+@conversation("mysql", "--skip-grant-tables: `mariadb` client that names mysql_native_password", grants=False)
+def mysql_without_grants_native(port, _server):
+    mariadb(port, "anybody", "--default-auth=mysql_native_password", "shop", text="SELECT 1;", check=None)
+
+
+@conversation("mysql", "--skip-grant-tables: PyMySQL without a password", grants=False)
+def mysql_without_grants_empty(port, _server):
+    with python(port, "anybody", "") as connection:
+        connection.ping()
 
 
 # Queries
@@ -648,14 +687,18 @@ def main():
     try:
         for kind in {one[1] for one in chosen}:
             servers[kind] = Server(kind, folder)
-        for name, kind, _, cold, function in chosen:
+        for name, kind, _, cold, grants, function in chosen:
             print(name, flush=True)
             server = servers[kind]
             if cold:
                 server.forget_passwords()
+            if not grants:
+                server.without_grants()
             relay = Relay(server)
             function(relay.port, server)
             heard = relay.finish()
+            if not grants:
+                server.with_grants()
             if name.endswith("-tls"):
                 heard = heard[:3]
                 heard[2][1] = heard[2][1][:64]
@@ -670,7 +713,7 @@ def main():
 
 def write_readme(versions):
     rows = [f"| {name} | {kind} | {description} | {(HERE / f'{name}.conversation').stat().st_size} |"
-            for name, kind, description, _, _ in CONVERSATIONS]
+            for name, kind, description, *_ in CONVERSATIONS]
     text = (HERE / "README.in.md").read_text()
     text = text.replace("@VERSIONS@", ", ".join(f"{kind} {version}" for kind, version in sorted(versions.items())))
     (HERE / "README.md").write_text(text.replace("@TABLE@", "\n".join(rows)))
