@@ -103,7 +103,7 @@ fetch_mysql() {
     done
     write_start mysqld --basedir=share/.. --lc-messages-dir=share --character-sets-dir=share/charsets --plugin-dir=plugin
     write_start mysql --character-sets-dir=share/charsets --plugin-dir=plugin
-    "$new/bin/mysqld" --no-defaults --version >"$new/VERSION" 2>"$work/log" ||
+    "$new/bin/mysqld" --no-defaults --version 2>"$work/log" | sed "s/^.*Ver /Ver /" >"$new/VERSION" ||
         { tail -n 3 "$work/log" >&2; give_up "it does not run here"; }
     "$new/bin/mysql" --no-defaults --version >/dev/null 2>"$work/log" ||
         { tail -n 3 "$work/log" >&2; give_up "its client does not run here"; }
