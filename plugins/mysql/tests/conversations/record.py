@@ -417,7 +417,7 @@ def mysql_optional_metadata(port, _server):
         packets(connection, 4)
 
 
-@conversation("mariadb", "PyMySQL: LOCAL INFILE, one of 40 bytes, one that is empty, one that the client has not")
+@conversation("mariadb", "PyMySQL: LOCAL INFILE, one of 35 bytes, one that is empty, one that the client has not")
 def mariadb_local_infile(port, server):
     local_infile(port, server, "native")
 
@@ -461,6 +461,32 @@ def mysql_zstd(port, server):
 @conversation("mariadb", "`mariadb` client, compressed")
 def mariadb_zlib(port, _server):
     mariadb(port, "native", "--compress", "shop", text="SELECT * FROM item; SELECT REPEAT('x', 400);")
+
+
+def split_row(first, length):
+    """A row of one value of so many letters x, as packets. As `row_in_packets` in mod.rs."""
+    row = b"\xfd" + length.to_bytes(3, "little") if length < 1 << 24 else b"\xfe" + length.to_bytes(8, "little")
+    row += b"x" * length
+    packets = b""
+    for at in range(0, len(row) + 1, 0xFFFFFF):
+        piece = row[at:at + 0xFFFFFF]
+        packets += len(piece).to_bytes(3, "little") + bytes([first]) + piece
+        first = (first + 1) % 256
+    return packets
+
+
+def check_large_rows(servers):
+    """Rows of 16 MB and more are sent as mod.rs makes them."""
+    for server in servers.values():
+        user = {"mysql": "sha2", "mariadb": "native"}[server.kind]
+        # The longest in one packet; two packets, the second empty; two packets; a value that tells its length in 8 bytes.
+        for length in (0xFFFFFF - 5, 0xFFFFFF - 4, 0xFFFFFF - 3, 0xFFFFFF + 1, 0x1FFFFFE - 9):
+            relay = Relay(server)
+            with python(relay.port, user) as connection:
+                query(connection, f"SELECT REPEAT('x', {length})")
+            said = bytes(relay.finish()[-2][1])
+            # The columns' number, one column, EOF.
+            assert split_row(4, length) in said, (server.kind, length)
 
 
 # Commands other than queries, by Connector/C
@@ -704,6 +730,7 @@ def main():
                 heard[2][1] = heard[2][1][:64]
             (HERE / f"{name}.conversation").write_bytes(encode(heard))
         if not wanted:
+            check_large_rows(servers)
             write_readme({kind: server.version() for kind, server in servers.items()})
     finally:
         for server in servers.values():
