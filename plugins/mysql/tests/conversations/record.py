@@ -171,7 +171,10 @@ class Relay:
                     self.heard[-1][1] += data
                 else:
                     self.heard.append([side, bytearray(data)])
-            sink.sendall(data)
+            try:
+                sink.sendall(data)
+            except OSError:
+                pass
 
     def finish(self):
         self.thread.join(30)
@@ -350,7 +353,77 @@ def mysql_without_grants_empty(port, _server):
         connection.ping()
 
 
+# Servers that end it
+
+
+def too_many_connections(port, server, user):
+    with server.root() as connection:
+        query(connection, "SET GLOBAL max_connections = 10")
+        held = []
+        try:
+            while True:
+                held.append(python(server.port, user))
+        except pymysql.Error:
+            refused(lambda: python(port, user))
+        for one in held:
+            one.close()
+        query(connection, "SET GLOBAL max_connections = 151")
+
+
+@conversation("mariadb", "PyMySQL: an error in place of the greeting (too many connections)")
+def mariadb_too_many_connections(port, server):
+    too_many_connections(port, server, "native")
+
+
+@conversation("mysql", "PyMySQL: the same")
+def mysql_too_many_connections(port, server):
+    too_many_connections(port, server, "sha2")
+
+
+def idle(port, user):
+    with python(port, user) as connection:
+        query(connection, "SET wait_timeout = 1")
+        time.sleep(3)
+        refused(lambda: connection.ping(reconnect=False))
+
+
+@conversation("mariadb", "PyMySQL: nothing said for longer than wait_timeout")
+def mariadb_idle(port, _server):
+    idle(port, "native")
+
+
+@conversation("mysql", "PyMySQL: the same; the server says why, unasked")
+def mysql_idle(port, server):
+    python(server.port, "sha2").close()
+    idle(port, "sha2")
+
+
+def killed(port, server, user):
+    with python(port, user) as connection:
+        with server.root() as other:
+            query(other, f"KILL {connection.thread_id()}")
+        time.sleep(1)
+        refused(lambda: connection.ping(reconnect=False))
+
+
+@conversation("mariadb", "PyMySQL: killed while idle")
+def mariadb_killed(port, server):
+    killed(port, server, "native")
+
+
+@conversation("mysql", "PyMySQL: the same")
+def mysql_killed(port, server):
+    python(server.port, "sha2").close()
+    killed(port, server, "sha2")
+
+
 # Queries
+
+
+@conversation("mariadb", "`mariadb` client: progress reports before the answer")
+def mariadb_progress(port, _server):
+    mariadb(port, "native", "other", text="CREATE TABLE large AS SELECT seq FROM seq_1_to_3000000; SET progress_report_time = 1; "
+            "ALTER TABLE large ENGINE = Aria; DROP TABLE large;")
 
 
 @conversation("mariadb", "`mariadb` client without DEPRECATE_EOF: errors, an empty result, a procedure with three results, two statements in one query")
@@ -376,7 +449,7 @@ def mysql_queries_deprecate_eof(port, server):
 
 
 QUERIES = """SELECT nothing FROM item;
-SELECT id FROM empty;
+SELECT id FROM shop.empty;
 CALL two_sets();
 DELIMITER //
 SELECT 1; UPDATE item SET name = 'one' WHERE id = 1; SELECT 2//
@@ -676,6 +749,64 @@ def mysql_statements_connector(port, _server):
     cursor.close()
     connection.commit()
     connection.close()
+
+
+class Bind(ctypes.Structure):
+    """MYSQL_BIND of Connector/C."""
+    _fields_ = [(name, ctypes.c_void_p) for name in ("length", "is_null", "buffer", "error", "indicator", "store", "fetch", "skip")] + [
+        ("buffer_length", ctypes.c_ulong), ("offset", ctypes.c_ulong), ("length_value", ctypes.c_ulong), ("flags", ctypes.c_uint),
+        ("pack_length", ctypes.c_uint), ("buffer_type", ctypes.c_int)] + [
+        (name, ctypes.c_byte) for name in ("error_value", "is_unsigned", "long_data_used", "is_null_value")] + [("extension", ctypes.c_void_p)]
+
+
+ARRAY_SIZE, PREBIND_PARAMS = 201, 200
+
+
+def bound(library, kind, pointer, lengths=None):
+    bind = (Bind * 1)()
+    bind[0].buffer_type = kind
+    bind[0].buffer = ctypes.cast(pointer, ctypes.c_void_p)
+    bind[0].length = ctypes.cast(lengths, ctypes.c_void_p) if lengths else None
+    return bind
+
+
+def new_statement(library):
+    library.library.mysql_stmt_init.restype = ctypes.c_void_p
+    return ctypes.c_void_p(library.call("mysql_stmt_init"))
+
+
+@conversation("mariadb", "Connector/C: COM_STMT_BULK_EXECUTE with three rows")
+def mariadb_bulk(port, _server):
+    library = Library(port, "native")
+    statement = new_statement(library)
+    number = ctypes.c_uint(3)
+    text = b"INSERT INTO note (body) VALUES (?)"
+    assert library.library.mysql_stmt_prepare(statement, text, ctypes.c_ulong(len(text))) == 0
+    library.library.mysql_stmt_attr_set(statement, ARRAY_SIZE, ctypes.byref(number))
+    values = (ctypes.c_char_p * 3)(b"first", b"second", b"third")
+    lengths = (ctypes.c_ulong * 3)(5, 6, 5)
+    bind = bound(library, 254, values, lengths)
+    assert library.library.mysql_stmt_bind_param(statement, bind) == 0
+    assert library.library.mysql_stmt_execute(statement) == 0
+    library.library.mysql_stmt_close(statement)
+    library.call("mysql_close")
+
+
+@conversation("mariadb", "Connector/C: mariadb_stmt_execute_direct, EXECUTE of statement 0xffffffff right behind PREPARE, without waiting; twice, the second refused")
+def mariadb_execute_direct(port, _server):
+    library = Library(port, "native")
+    for text, works in ((b"SELECT id, name FROM item WHERE id = ?", True), (b"SELEKT ?", False)):
+        statement = new_statement(library)
+        number, value = ctypes.c_uint(1), ctypes.c_int(2)
+        library.library.mysql_stmt_attr_set(statement, PREBIND_PARAMS, ctypes.byref(number))
+        bind = bound(library, 3, ctypes.byref(value))
+        assert library.library.mysql_stmt_bind_param(statement, bind) == 0
+        done = library.library.mariadb_stmt_execute_direct(statement, text, ctypes.c_ulong(len(text)))
+        assert (done == 0) == works
+        if works:
+            assert library.library.mysql_stmt_store_result(statement) == 0
+        library.library.mysql_stmt_close(statement)
+    library.call("mysql_close")
 
 
 def sysbench(server, port, user, *options):
