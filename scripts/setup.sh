@@ -57,6 +57,7 @@ if [ "$purpose" = test ]; then
     need wrk has wrk
     need iptables has iptables
     need dnsmasq-base has dnsmasq
+    need memcached has memcached
     need procps has kill
     need_database mariadb-server-core has mariadbd
     need_database mariadb-client-core has mariadb

@@ -1,43 +1,15 @@
 //! Protocol modules in files, as their users meet them: found, listed, given options, refused, and at work.
 
+mod scratch;
+
 use std::fs;
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use scratch::{Running, Scratch};
 use tcpcopy_io::process::{Capability, has_capability};
-
-/// A directory of one test, removed at its end.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("tcpcopy-modules-{name}-{}", std::process::id()));
-        fs::create_dir_all(&path).expect("a directory for the test");
-        Self(path)
-    }
-
-    fn path(&self) -> &str {
-        self.0.to_str().expect("a plain path")
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-/// A program that ends with its test, also when that fails.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -92,14 +64,14 @@ fn the_list_has_what_is_built_in_what_is_found_and_what_is_refused() {
     }
 
     let scratch = Scratch::new("list");
-    fs::write(scratch.0.join("libtcpcopy_text.so"), "this is no library").unwrap();
-    fs::write(scratch.0.join("readme.txt"), "and this is not looked at").unwrap();
-    if !drop_lines(&scratch.0) {
+    fs::write(scratch.file("libtcpcopy_text.so"), "this is no library").unwrap();
+    fs::write(scratch.file("readme.txt"), "and this is not looked at").unwrap();
+    if !drop_lines(scratch.folder()) {
         return;
     }
     let (code, out, err) = run(&["modules", "--module-dir", scratch.path()]);
     assert_eq!((code, err.as_str()), (0, ""));
-    let file = scratch.0.canonicalize().unwrap().join("libtcpcopy_drop-lines.so");
+    let file = scratch.folder().canonicalize().unwrap().join("libtcpcopy_drop-lines.so");
     let entry = format!(
         "drop-lines 1.0, tcp, {}\n    leaves out lines that begin with given words\n    \
          --proto-opt words=WORD[,WORD...]  leave out lines that begin with one of these; quit unless given\n",
@@ -127,30 +99,30 @@ fn the_command_explains_itself() {
 #[test]
 fn a_new_module_is_written_once() {
     let scratch = Scratch::new("new");
-    let folder = scratch.0.join("mine");
+    let folder = scratch.file("mine");
     let folder = folder.to_str().unwrap();
     let source = repository();
     let source = ["--source", source.to_str().unwrap()];
     let (code, out, err) = run(&[&["modules", "new", "my-own", folder], &source[..]].concat());
     assert_eq!((code, err.as_str()), (0, ""));
     assert!(out.contains("module `my-own` is in") && out.contains("cargo test"), "{out}");
-    let code_of_it = fs::read_to_string(scratch.0.join("mine/src/lib.rs")).unwrap();
+    let code_of_it = fs::read_to_string(scratch.file("mine/src/lib.rs")).unwrap();
     assert!(code_of_it.contains("name: \"my-own\"") && code_of_it.contains("MyOwnModule"), "{code_of_it}");
 
     let (code, out, err) = run(&["modules", "new", "other", folder]);
     assert_eq!((code, out.as_str()), (2, ""));
     assert!(err.contains("holds something already"), "{err}");
-    assert_eq!(fs::read_to_string(scratch.0.join("mine/src/lib.rs")).unwrap(), code_of_it, "nothing is overwritten");
+    assert_eq!(fs::read_to_string(scratch.file("mine/src/lib.rs")).unwrap(), code_of_it, "nothing is overwritten");
     for (name, word) in [("My", "cannot be the name"), ("1st", "cannot be the name"), ("udp", "is there already")] {
-        let (code, _, err) = run(&["modules", "new", name, scratch.0.join("no").to_str().unwrap()]);
+        let (code, _, err) = run(&["modules", "new", name, scratch.file("no").to_str().unwrap()]);
         assert_eq!(code, 2, "{name}");
         assert!(err.contains(word), "{err}");
     }
     let (code, _, err) =
-        run(&["modules", "new", "x", scratch.0.join("no").to_str().unwrap(), "--source", "/nonexistent"]);
+        run(&["modules", "new", "x", scratch.file("no").to_str().unwrap(), "--source", "/nonexistent"]);
     assert_eq!(code, 2);
     assert!(err.contains("in --source"), "{err}");
-    assert!(!scratch.0.join("no").exists(), "what is refused leaves nothing behind");
+    assert!(!scratch.file("no").exists(), "what is refused leaves nothing behind");
     let (code, _, _) = run(&["modules", "new"]);
     assert_eq!(code, 2);
 }
@@ -159,16 +131,16 @@ fn a_new_module_is_written_once() {
 #[test]
 fn what_cannot_be_used_is_refused_with_its_reason() {
     let scratch = Scratch::new("refused");
-    if !drop_lines(&scratch.0) {
+    if !drop_lines(scratch.folder()) {
         return;
     }
-    fs::write(scratch.0.join("libtcpcopy_text.so"), "this is no library").unwrap();
-    let other = scratch.0.join("libtcpcopy_other.so");
-    fs::copy(scratch.0.join("libtcpcopy_drop-lines.so"), &other).unwrap();
+    fs::write(scratch.file("libtcpcopy_text.so"), "this is no library").unwrap();
+    let other = scratch.file("libtcpcopy_other.so");
+    fs::copy(scratch.file("libtcpcopy_drop-lines.so"), &other).unwrap();
     let folder = scratch.path();
     let variants = repository().join("core/io/tests/modules/variants.c");
-    assert!(compile(&variants, &["-DVERSION=99"], &scratch.0.join("libtcpcopy_future.so")));
-    let config = scratch.0.join("tcpcopy.toml");
+    assert!(compile(&variants, &["-DVERSION=99"], &scratch.file("libtcpcopy_future.so")));
+    let config = scratch.file("tcpcopy.toml");
     let with = |text: &str| {
         fs::write(&config, format!("map = 'drop-lines:9-127.0.0.1:10'\nintercept = '127.0.0.1:1'\n{text}")).unwrap();
     };
@@ -218,7 +190,7 @@ fn a_module_from_a_file_copies() {
     let scratch = Scratch::new("copy");
     // It leaves out each client's first byte.
     let flags = ["-DTRANSPORT=TCPCOPY_TRANSPORT_UDP", "-DNAME=\"first-byte\""];
-    let file = scratch.0.join("first.so");
+    let file = scratch.file("first.so");
     if !compile(&repository().join("core/io/tests/modules/variants.c"), &flags, &file) {
         return;
     }
@@ -230,7 +202,7 @@ fn a_module_from_a_file_copies() {
     let (online, target, client) = (bind(), bind(), bind());
     let port = |socket: &UdpSocket| socket.local_addr().expect("an address").port();
     let map = format!("{}:{}-127.0.0.1:{}", file.display(), port(&online), port(&target));
-    let log = scratch.0.join("log");
+    let log = scratch.file("log");
     let arguments = ["-x", &map, "-c", "127.1.2.6", "-i", "lo", "-l", log.to_str().unwrap()];
     let _child = Running(tcpcopy(&arguments).stdout(Stdio::null()).spawn().unwrap());
     let give_up = Instant::now() + Duration::from_secs(20);

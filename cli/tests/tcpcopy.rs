@@ -1,13 +1,16 @@
 //! The program `tcpcopy` from outside: exit codes, messages, daemon, pid file, signals. What needs privileges says so
 //! when it has none.
 
+mod scratch;
+
 use std::fs;
 use std::io::Read;
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use scratch::{Running, Scratch};
 use tcpcopy_io::process::{Capability, has_capability};
 
 /// Options of a copy on `lo` that has nothing to do, and no intercept.
@@ -31,37 +34,6 @@ fn may_run() -> bool {
         eprintln!("SKIPPED: raw sockets need CAP_NET_RAW");
     }
     may
-}
-
-/// A directory of one test, removed at its end.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("tcpcopy-{name}-{}", std::process::id()));
-        fs::create_dir_all(&path).expect("a directory for the test");
-        Self(path)
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-/// A program that ends with its test, also when that fails.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// Waits until `done` has a value.

@@ -7,7 +7,9 @@
 pub mod copy;
 pub mod counters;
 pub mod dns;
+pub mod lines;
 pub mod load;
+pub mod memcached;
 pub mod nginx;
 pub mod programs;
 pub mod sql;

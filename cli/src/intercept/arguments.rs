@@ -17,8 +17,11 @@ use crate::config::{is_off, one_or_many};
     disable_help_flag = true,
     disable_version_flag = true,
     override_usage = "intercept -F FILTER [-i DEVICE[,DEVICE...]] [options]",
-    after_help = "Example, on the host to which the test server 10.0.0.2 routes its answers to 10.77.0.0/24:\n\n  \
-        intercept -i eth0 -F 'tcp and src host 10.0.0.2 and src port 8080'\n\n\
+    after_help = "Examples, on the host to which the test server 10.0.0.2 routes its answers to 10.77.0.0/24:\n\n  \
+        intercept -i eth0 -F 'tcp and src host 10.0.0.2 and src port 8080'\n  \
+        intercept -i eth0 -F 'src host 10.0.0.2 and (tcp src port 8080 or udp src port 53)'\n\n\
+        The second is for copies over TCP and UDP. Over IPv6, answers above the MTU hide their ports from a filter; \
+        `or (ip6[6] = 44 and ip6[40] = 17)` behind it lets them in.\n\n\
         That host must not forward these answers (sysctl net.ipv4.ip_forward=0).\n\n\
         Exit codes: 0 done, 1 failure while running, 2 wrong options, 3 no permission."
 )]

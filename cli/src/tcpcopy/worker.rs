@@ -155,7 +155,7 @@ struct Delivery {
     routes_unsent: u64,
     /// The intercept of each link, and what it last said of itself.
     relays: Vec<(SocketAddr, LinkStats)>,
-    named_ends: HashSet<u8>,
+    named_ends: HashSet<(SessionEnd, &'static str)>,
     next_source_notice: Timestamp,
     module_lines: ModuleLines,
     told_not_supported: bool,
@@ -543,14 +543,14 @@ impl Delivery {
             match notice {
                 Notice::SessionEnded { flow, reason } => {
                     let expected = matches!(reason, SessionEnd::Idle | SessionEnd::Stopped);
-                    if !expected && self.named_ends.insert(*reason as u8) {
+                    if !expected && self.named_ends.insert((*reason, "")) {
                         log::warn!("session {flow} ended early: {reason}; further ones are counted in the statistics");
                     } else {
                         log::debug!("session {flow} ended early: {reason}");
                     }
                 }
                 Notice::ModuleAborted { module, flow, reason } => {
-                    if self.named_ends.insert(SessionEnd::Module as u8) {
+                    if self.named_ends.insert((SessionEnd::Module, module)) {
                         log::warn!(
                             "session {flow} was given up by module `{module}`: {}; further ones are counted",
                             one_line(reason)
@@ -560,7 +560,7 @@ impl Delivery {
                     }
                 }
                 Notice::ModulePanicked { module, flow, message } => {
-                    if self.named_ends.insert(SessionEnd::ModulePanicked as u8) {
+                    if self.named_ends.insert((SessionEnd::ModulePanicked, module)) {
                         log::error!(
                             "module `{module}` failed by a mistake in it ({}); session {flow} is given up, and so is \
                              each one that this happens to: further ones are counted",

@@ -9,7 +9,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use fixture::{Conversation, Stage, UdpClient};
+use fixture::{Conversation, PassThrough, Stage, UdpClient};
 
 fn established(stage: &mut Stage, sessions: u32) -> Vec<Conversation> {
     let mut conversations: Vec<_> = (0..sessions).map(|n| Conversation::open(stage, n, 100)).collect();
@@ -47,6 +47,28 @@ fn request_to_packet(c: &mut Criterion) {
         });
     });
     black_box(stage.sent);
+    group.finish();
+}
+
+/// The same beside modules: one that has bypassed, and one that is asked about each message and passes it.
+fn modules(c: &mut Criterion) {
+    let mut group = c.benchmark_group("modules");
+    group.throughput(Throughput::Elements(2));
+    let bypassing = PassThrough::default();
+    let watching = PassThrough { watches: true, ..PassThrough::default() };
+    let stages = [("plain", Stage::default()), ("bypass", Stage::tcp(bypassing)), ("pass", Stage::tcp(watching))];
+    for (name, mut stage) in stages {
+        let mut conversation = established(&mut stage, 1).remove(0);
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                stage.now = stage.now + Duration::from_micros(10);
+                conversation.target_answers(&mut stage, 200, 0);
+                conversation.online_answers(200);
+                conversation.request(&mut stage);
+            });
+        });
+        black_box(stage.sent);
+    }
     group.finish();
 }
 
@@ -143,5 +165,5 @@ fn datagrams(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, request_to_packet, many_sessions, short_sessions, datagrams);
+criterion_group!(benches, request_to_packet, modules, many_sessions, short_sessions, datagrams);
 criterion_main!(benches);

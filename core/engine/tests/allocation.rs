@@ -6,9 +6,11 @@ mod fixture;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use fixture::{Conversation, Stage, UdpClient};
+use fixture::{Conversation, PassThrough, Stage, UdpClient};
 use tcpcopy_engine::Input;
 
 /// The system's allocator, counting for each thread by itself because tests run side by side.
@@ -60,7 +62,21 @@ fn turn(stage: &mut Stage, conversations: &mut [Conversation]) {
 
 #[test]
 fn a_packet_in_steady_state_allocates_nothing() {
-    let mut stage = Stage::default();
+    steady_state(Stage::default());
+}
+
+#[test]
+fn nor_does_it_with_a_module_that_passes_everything_which_is_not_called_when_it_bypasses() {
+    for watches in [false, true] {
+        let module = PassThrough { watches, ..PassThrough::default() };
+        let calls = Arc::clone(&module.calls);
+        steady_state(Stage::tcp(module));
+        let packets_with_data = 50 * (1 + 100 + 1_000);
+        assert_eq!(calls.load(Relaxed), if watches { packets_with_data } else { 50 });
+    }
+}
+
+fn steady_state(mut stage: Stage) {
     let mut conversations: Vec<_> = (0..50).map(|n| Conversation::open(&mut stage, n, 300)).collect();
     for conversation in &mut conversations {
         conversation.request(&mut stage);

@@ -1,6 +1,8 @@
 //! Whatever comes in: no panic, and the ledger balances after every input.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -130,7 +132,8 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// A module that does everything a module may do, by what the bytes are and how many it has seen.
-struct Fussy;
+#[derive(Default)]
+struct Fussy(AtomicUsize);
 
 struct FussySession {
     seen: usize,
@@ -142,10 +145,11 @@ impl Module for Fussy {
     }
 
     fn create(_: &ModuleOptions) -> Result<Self, String> {
-        Ok(Self)
+        Ok(Self::default())
     }
 
     fn on_open(&self, info: &SessionInfo) -> Attachment {
+        self.slip(info.joined, 5);
         if info.online.client.port.0 % 2 == 1 {
             return Attachment::Bypass;
         }
@@ -153,11 +157,22 @@ impl Module for Fussy {
     }
 
     fn join_at(&self, data: &[u8]) -> Option<usize> {
+        self.slip(true, 7);
         (!data.len().is_multiple_of(3)).then_some(data.len() / 2)
     }
 
     fn after_target_close(&self) -> AfterTargetClose {
-        AfterTargetClose::Reconnect
+        self.slip(true, 6);
+        if self.0.load(Relaxed).is_multiple_of(4) { AfterTargetClose::End } else { AfterTargetClose::Reconnect }
+    }
+}
+
+impl Fussy {
+    /// Panics at each so manieth call.
+    fn slip(&self, may: bool, each: usize) {
+        if (self.0.fetch_add(1, Relaxed) + 1).is_multiple_of(each) && may {
+            std::panic::resume_unwind(Box::new("a slip of the module"));
+        }
     }
 }
 
@@ -257,7 +272,7 @@ fn target(ipv6: bool) -> Endpoint {
 
 impl Run {
     fn new(gate: Gate, only_whole_sessions: bool, session_limit: usize, fussy: bool) -> Self {
-        let module = if fussy { ModuleHandle::new(Fussy) } else { ModuleHandle::new(PlainTcp) };
+        let module = if fussy { ModuleHandle::new(Fussy::default()) } else { ModuleHandle::new(PlainTcp) };
         let map = |ipv6| Map::tcp(Some(online(ipv6)), Port(80), target(ipv6));
         let config = CopierConfig {
             gate,

@@ -46,25 +46,28 @@ fn build_variant(compiler: &str, file: &Path, flags: &[&str]) {
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
 }
 
+/// Builds a module in Rust; returns the folder with its library.
+fn build_crate(folder: &str) -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("sample");
+    let run = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--offline", "--manifest-path"])
+        .arg(crate_folder().join(folder).join("Cargo.toml"))
+        .arg("--target-dir")
+        .arg(&target)
+        // Where the library ends up, and what it needs, should not depend on how this test is built.
+        .env_remove("CARGO_BUILD_TARGET")
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .output()
+        .unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    target.join("debug")
+}
+
 /// The sample module in Rust, built once.
 fn sample_module() -> &'static Path {
     static FILE: OnceLock<PathBuf> = OnceLock::new();
-    FILE.get_or_init(|| {
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("sample");
-        let run = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--offline", "--manifest-path"])
-            .arg(crate_folder().join("tests/modules/Cargo.toml"))
-            .arg("--target-dir")
-            .arg(&target)
-            // Where the library ends up, and what it needs, should not depend on how this test is built.
-            .env_remove("CARGO_BUILD_TARGET")
-            .env_remove("RUSTFLAGS")
-            .env_remove("CARGO_ENCODED_RUSTFLAGS")
-            .output()
-            .unwrap();
-        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
-        target.join("debug/libtcpcopy_sample.so")
-    })
+    FILE.get_or_init(|| build_crate("tests/modules").join("libtcpcopy_sample.so"))
 }
 
 fn options(given: &[(&str, &str)]) -> Options {
@@ -376,4 +379,20 @@ fn rust_module_passes_the_conformance_suite() {
     let samples = Samples::new(vec![Sample::of("lines").client(b"one\n-two\nthree\n").reaches_target(b"one\nthree\n")]);
     let module = open(sample_module()).unwrap().create(&Options::default()).unwrap();
     check(&module, &samples).unwrap_or_else(|failure| panic!("{failure}"));
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The example in Rust
+
+#[path = "../../../docs/examples/memcached-reads/tests/samples/mod.rs"]
+mod memcached;
+
+#[test]
+fn rust_example_passes_the_conformance_suite() {
+    let folder = build_crate("../../docs/examples/memcached-reads");
+    let entry = find("memcached_reads", &[folder]).unwrap();
+    check_options(&entry.about, |options| entry.create(options), &[("commands", "got"), ("commands", "get,")]).unwrap();
+    let module = entry.create(&Options::default()).unwrap();
+    let report = check(&module, &memcached::samples()).unwrap_or_else(|failure| panic!("{failure}"));
+    assert!(report.conversations > 100, "{report:?}");
 }

@@ -164,7 +164,8 @@ typedef struct tcpcopy_host {
      * out when they come. Use few reasons, and constant ones. */
     void (*drop)(tcpcopy_ctx *ctx, size_t n, tcpcopy_slice reason);
 
-    /* Sends bytes of the module's own, as one message: behind what was passed or sent before, in front of what is held. */
+    /* Sends bytes of the module's own, as one message: behind what was passed or sent before, in front of what is held.
+     * Directly after a `drop`, in the same hook, they take the place of what was dropped. */
     void (*send)(tcpcopy_ctx *ctx, tcpcopy_slice bytes);
 
     /* Shows on_client_data once more what is held, when this hook has returned. */
@@ -269,7 +270,8 @@ typedef struct tcpcopy_module_table {
     uint32_t (*on_client_data)(tcpcopy_session *session, const tcpcopy_host *host, tcpcopy_ctx *ctx, tcpcopy_slice data);
 
     /* Optional. The client closed, and `held` are its bytes that have not been decided. Its close reaches the target once
-     * they are. Without this hook they are dropped: a message cut off by the close. */
+     * they are. Without this hook they are dropped: a message cut off by the close. What it leaves undecided is shown to
+     * on_client_data again after a hook that calls ask_again, and comes here once more if that leaves it undecided, too. */
     uint32_t (*on_client_close)(tcpcopy_session *session, const tcpcopy_host *host, tcpcopy_ctx *ctx, tcpcopy_slice held);
 
     /* Optional. Bytes of the target, in order, each of them once. Only after host->want_payload. `hidden` bytes follow

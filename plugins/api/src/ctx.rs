@@ -53,6 +53,7 @@ impl<'a> Ctx<'a> {
     }
 
     /// Sends bytes of the module's own, as one message: behind what was passed or sent before, in front of what is held.
+    /// Directly after a [`drop`](Self::drop), in the same hook, they take the place of what was dropped.
     pub fn send(&mut self, bytes: &[u8]) {
         self.host.send(bytes);
     }

@@ -72,3 +72,8 @@ pub use module::{
 };
 pub use tcpcopy_wire::control::Payload;
 pub use tcpcopy_wire::{Endpoint, Flow, Port, Timestamp, Transport};
+
+/// The code in the guide for authors compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/modules.md")]
+pub struct Guide;

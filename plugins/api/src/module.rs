@@ -220,8 +220,9 @@ pub trait Session: Send {
     fn on_client_data(&mut self, ctx: &mut Ctx<'_>, data: &[u8]);
 
     /// The client closed, and `held` are its bytes that have not been decided. Its close reaches the target once they
-    /// are. The default drops them: they are a message cut off by the close. A session that holds whole messages back
-    /// does something else here.
+    /// are. The default drops them: they are a message cut off by the close. A session that holds whole messages, for a
+    /// login to be done, say, leaves them undecided: after a hook that calls [`Ctx::ask_again`] they are shown to
+    /// [`on_client_data`](Self::on_client_data) as ever, and what that leaves undecided comes here once more.
     fn on_client_close(&mut self, ctx: &mut Ctx<'_>, held: &[u8]) {
         if !held.is_empty() {
             ctx.drop(held.len(), "cut off by the client's close");

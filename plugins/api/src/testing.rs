@@ -154,6 +154,8 @@ struct Due {
     resume: bool,
     client_data: bool,
     client_close: bool,
+    /// It was `on_client_close` that asked for `client_data`.
+    asked_by_close: bool,
 }
 
 impl Conversation {
@@ -449,16 +451,19 @@ impl Conversation {
                 self.due.resume = false;
             } else if decides && self.due.client_data {
                 self.due.client_data = false;
+                let asked_by_close = std::mem::take(&mut self.due.asked_by_close);
                 if !self.held.is_empty() {
                     let held = self.held.clone();
                     self.hook(|session, ctx| session.on_client_data(ctx, &held));
                     self.due.client_data = false;
+                    self.due.client_close = self.client_closed && !asked_by_close;
                 }
             } else if decides && self.due.client_close {
                 self.due.client_close = false;
                 if !self.held.is_empty() {
                     let held = self.held.clone();
                     self.hook(|session, ctx| session.on_client_close(ctx, &held));
+                    self.due.asked_by_close = self.due.client_data;
                 }
             } else if self.client_closed && self.target_closed && !self.due.client_close {
                 self.state = State::Done;

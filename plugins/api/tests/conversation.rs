@@ -279,3 +279,46 @@ fn a_datagram_is_decided_at_once_or_left_out() {
     assert_eq!(conversation.messages(), [message(b"abc"), own(b"own"), message(b"x")]);
     assert_eq!(conversation.dropped(reasons::UNDECIDED), 2 + 11);
 }
+
+#[test]
+fn what_is_held_at_the_clients_close_is_decided_when_the_target_is_ready_for_it() {
+    /// Passes lines once the target has spoken.
+    struct Patient(bool);
+    impl Session for Patient {
+        fn on_open(&mut self, ctx: &mut Ctx<'_>) {
+            ctx.want_payload(Payload::Full);
+        }
+        fn on_client_data(&mut self, ctx: &mut Ctx<'_>, data: &[u8]) {
+            for line in data.split_inclusive(|byte| *byte == b'\n').filter(|line| self.0 && line.ends_with(b"\n")) {
+                ctx.pass(line.len());
+            }
+        }
+        fn on_client_close(&mut self, ctx: &mut Ctx<'_>, held: &[u8]) {
+            if self.0 {
+                ctx.drop(held.len(), "cut off");
+            }
+        }
+        fn on_target_data(&mut self, ctx: &mut Ctx<'_>, _: TargetData<'_>) {
+            self.0 = true;
+            ctx.ask_again();
+        }
+    }
+    struct Patience;
+    impl Module for Patience {
+        fn about() -> About {
+            About::new(Transport::Tcp, "1")
+        }
+        fn create(_: &Options) -> Result<Self, String> {
+            Ok(Self)
+        }
+        fn on_open(&self, _: &SessionInfo) -> Attachment {
+            Attachment::watch(Patient(false))
+        }
+    }
+    let mut conversation = Conversation::open(&ModuleHandle::new(Patience));
+    conversation.client(b"one\ntwo\nthr").client_closes();
+    assert_eq!(conversation.held(), b"one\ntwo\nthr");
+    conversation.target(b"welcome").target_closes();
+    assert_eq!(conversation.to_target(), b"one\ntwo\n");
+    assert_eq!((conversation.dropped("cut off"), conversation.state()), (3, &State::Done));
+}

@@ -263,6 +263,18 @@ impl Server {
         names.map(|name| now[name] - before[name])
     }
 
+    /// The statements that it has executed since `before`, by kind: its counters `Com_…` that have grown, without that of
+    /// [`Server::status`] itself. Servers of one family count alike.
+    pub fn statements_since(&self, before: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
+        let grown = |(name, now): (String, u64)| {
+            let is_statement = name.starts_with("Com_") && name != "Com_show_status";
+            let growth =
+                is_statement.then(|| now - before.get(&name).copied().unwrap_or(0)).filter(|growth| *growth > 0)?;
+            Some((name, growth))
+        };
+        self.status().into_iter().filter_map(grown).collect()
+    }
+
     /// `CHECKSUM TABLE`, comparable between servers of one family and version.
     pub fn checksum(&self, table: &str) -> String {
         let rows = self.sql(&format!("CHECKSUM TABLE {table}"));

@@ -29,6 +29,10 @@ pub(crate) enum Needs {
     MariaDb,
     /// The same, and MySQL.
     MySql,
+    /// Hosts, and memcached.
+    Memcached,
+    /// Hosts, a C compiler and make.
+    Compiler,
 }
 
 impl Needs {
@@ -40,6 +44,8 @@ impl Needs {
             Self::Wrk => &["ip", "iptables", "nginx", "wrk"],
             Self::Dns => &["ip", "dnsmasq"],
             Self::MariaDb | Self::MySql => &["ip", "sysbench"],
+            Self::Memcached => &["ip", "memcached"],
+            Self::Compiler => &["ip", "cc", "make"],
         }
     }
 

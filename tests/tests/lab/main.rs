@@ -5,6 +5,7 @@
 
 mod bad_days;
 mod harness;
+mod modules;
 mod mysql;
 mod own_modules;
 mod programs;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
     suite.add("MariaDB: users log in, by plugin", Needs::MariaDb, mysql::mariadb_users);
     suite.add("MariaDB: without grant tables", Needs::MariaDb, mysql::mariadb_without_grants);
     suite.add("MariaDB: a load leaves the same rows", Needs::MariaDb, mysql::same_load_mariadb);
+    suite.add("MariaDB: copied byte by byte without grant tables", Needs::MariaDb, mysql::copied_byte_by_byte);
     suite.add("MySQL: users log in, by plugin", Needs::MySql, mysql::mysql_users);
     suite.add("MySQL: without grant tables", Needs::MySql, mysql::mysql_without_grants);
     suite.add("MySQL: a load leaves the same rows as in MariaDB", Needs::MySql, mysql::same_load_both);
@@ -54,6 +56,11 @@ fn main() -> ExitCode {
     suite.add("target unreachable is counted", Needs::Hosts, bad_days::target_unreachable);
     suite.add("intercept unreachable ends with code 4", Needs::Hosts, programs::intercept_unreachable);
     suite.add("garbage on intercept's port", Needs::Hosts, bad_days::garbage_to_intercept);
+
+    suite.add("memcached: a module that copies reads alone", Needs::Memcached, modules::memcached_reads);
+    suite.add("modules in C and Rust for maps of one process", Needs::Compiler, modules::one_for_each_map);
+    suite.add("a module that panics costs the session", Needs::Hosts, modules::panics);
+    suite.add("an example passes its own tests", Needs::Nothing, modules::example_passes_its_tests);
 
     suite.add("a new module passes its tests, and is found", Needs::Hosts, own_modules::new_module_works);
     suite.add("a module linked in is the default, and copies", Needs::Hosts, own_modules::copies_by_its_module);

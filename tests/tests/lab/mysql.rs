@@ -1,11 +1,16 @@
 //! MariaDB and MySQL themselves: what the tests of their copy rely on.
 
-use tcpcopy_io::netns::Lab;
+use std::time::Duration;
+
+use tcpcopy_io::netns::{Lab, wait_for};
+use tcpcopy_tests::copy::Setup;
+use tcpcopy_tests::settle;
 use tcpcopy_tests::sql::clients::{Login, Sysbench, command_line, pymysql};
 use tcpcopy_tests::sql::{Family, Plugin, Server};
 
 use crate::harness::Bench;
 
+const PATIENCE: Duration = Duration::from_secs(60);
 const PASSWORD: &str = "p,ss@word 1";
 
 /// Each user logs in with each client from another host; what they do is counted, and outlives a restart.
@@ -125,4 +130,40 @@ pub(crate) fn same_load_mariadb(bench: &Bench<'_>) {
 
 pub(crate) fn same_load_both(bench: &Bench<'_>) {
     same_load(bench, [Family::MariaDb, Family::MySql]);
+}
+
+/// Between two MariaDBs that check no passwords a session can be copied byte by byte: statements are numbered alike. This
+/// holds without any module, and shows that servers, loads and counts are right.
+pub(crate) fn copied_byte_by_byte(bench: &Bench<'_>) {
+    let lab = Lab::new().expect("a lab");
+    let [online, target] =
+        [&lab.online, &lab.target].map(|host| Server::start_without_grants(Family::MariaDb, host, bench.folder));
+    let login = Login { server: lab.online.ipv4.into(), user: "load", password: "", database: "load_test" };
+    let load = Sysbench { tables: 2, rows: 200, threads: 1, transactions: 50, prepared: true };
+    for (server, host) in [(&online, &lab.online), (&target, &lab.target)] {
+        server.sql("CREATE DATABASE load_test");
+        load.prepare(&lab.client, &Login { server: host.ipv4.into(), ..login });
+    }
+    let copy = Setup::sql(bench.programs, bench.folder, &lab).start(&lab);
+    let selects = || target.status()["Com_select"];
+    let before = selects();
+    let up = wait_for(PATIENCE, || {
+        command_line(Family::MariaDb, &lab.client, &login, "SELECT 'probe'").expect("online answers");
+        wait_for(Duration::from_millis(200), || (selects() > before).then_some(()))
+    });
+    assert!(up.is_some(), "nothing is copied; see {}", bench.folder.display());
+    settle(u64::MAX, Duration::from_millis(500), selects);
+
+    let before = [online.status(), target.status()];
+    for prepared in [true, false] {
+        Sysbench { prepared, ..load }.run(&lab.client, &login);
+    }
+    let executed = online.statements_since(&before[0]);
+    assert_eq!(executed["Com_commit"], 100, "{executed:?}");
+    wait_for(PATIENCE, || (target.statements_since(&before[1]) == executed).then_some(()));
+    assert_eq!(target.statements_since(&before[1]), executed);
+    for table in ["load_test.sbtest1", "load_test.sbtest2"] {
+        assert_eq!(target.checksum(table), online.checksum(table), "{table}");
+    }
+    copy.stop();
 }

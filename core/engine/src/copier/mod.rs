@@ -18,6 +18,7 @@ use crate::latency::Latency;
 use crate::ledger::{ByteDrop, Ledger, PacketDrop};
 use crate::outbox::{LinkId, Notice, Outbox};
 use crate::session::queue::QueuePool;
+use crate::session::watch::guarded;
 use crate::session::{Beginning, Context, NOBODY, Session};
 use crate::target::Offer;
 use crate::timer::TimerWheel;
@@ -341,7 +342,17 @@ impl Copier {
         if segment.payload_len == 0 || segment.is_cut() || closing || self.config.only_whole_sessions {
             return self.drop_segment(PacketDrop::NoSession, segment);
         }
-        let Some(at) = self.config.module(map).join_at(segment.payload).filter(|at| *at < segment.payload.len()) else {
+        let boundary = guarded(|| self.config.module(map).join_at(segment.payload)).unwrap_or_else(|message| {
+            let module = self.config.about(map).name;
+            self.counters.add(module, "panics where a session was to be joined", 1);
+            out.notices.push(Notice::ModulePanicked {
+                module,
+                flow: Flow { client: segment.src, server: segment.dst },
+                message,
+            });
+            None
+        });
+        let Some(at) = boundary.filter(|at| *at < segment.payload.len()) else {
             return self.drop_segment(PacketDrop::NoSession, segment);
         };
         let isn = segment.tcp.seq() + at as u32 - 1;

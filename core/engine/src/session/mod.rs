@@ -11,8 +11,8 @@
 //!        +-- acknowledgement numbers ---------+------- transmit ------------------+
 //! ```
 //!
-//! What the module decides takes effect in `module`. Everything a session does ends in [`pump`](Session::pump): the gate looks at what the queue holds back, the target half
-//! sends what the queue has released. Phases:
+//! What the module decides takes effect in `module`. Everything a session does ends in [`pump`](Session::pump): the gate
+//! looks at what the queue holds back, the target half sends what the queue has released. Phases:
 //!
 //! ```text
 //!  Waiting ---> Live ---> Lingering ---> (removed)
@@ -40,7 +40,7 @@ pub(crate) mod watch;
 
 use std::time::Duration;
 
-use tcpcopy_module_api::{AfterTargetClose, Attachment, Payload, SessionInfo};
+use tcpcopy_module_api::{Payload, SessionInfo};
 use tcpcopy_wire::Transport;
 use tcpcopy_wire::control::{FlowId, ResponseHeader, RouteChange};
 use tcpcopy_wire::tcp::Flags;
@@ -142,10 +142,7 @@ impl Session {
         cx.ledger.joined += u64::from(joined);
         let target = Flow { client: source, server: cx.config.maps[usize::from(map)].target };
         let info = SessionInfo { online: flow, target, joined };
-        let watch = match cx.config.module(map).on_open(&info) {
-            Attachment::Bypass => None,
-            Attachment::Watch(session) => Some(Box::new(Watch::new(session, info))),
-        };
+        let watch = Watch::open(cx.config.module(map), info);
         let sees_online = watch.is_some() && cx.config.about(map).sees_online;
         Self {
             id,
@@ -269,9 +266,6 @@ impl Session {
     pub(crate) fn start(&mut self, cx: &mut Context<'_>) {
         self.enter(Phase::Live);
         self.announce(cx.config, None, cx.out);
-        if self.phase != Phase::Live {
-            return;
-        }
         let (isn, offer) = (self.isn, self.offer);
         let (target, _, mut wire) = self.halves(cx);
         target.open(&mut wire, isn, offer);
@@ -434,6 +428,9 @@ impl Session {
             if self.is_left_at_fin(cx) {
                 self.leave_connection(cx);
             }
+            if self.phase != Phase::Live {
+                return;
+            }
         }
         if let Some(closure) = heard.closure {
             self.on_closure(cx, closure);
@@ -515,12 +512,9 @@ impl Session {
         if ended && !waiting && lost == 0 {
             // Everything had been copied; the target only closed harder than the client.
             self.complete(cx);
-        } else if (ended && !waiting)
-            || self.stopping
-            || cx.config.module(self.map).after_target_close() == AfterTargetClose::End
-        {
+        } else if (ended && !waiting) || self.stopping || !self.wants_to_go_on(cx) {
             let closed = self.target.peer_closed();
-            self.end_early(cx, if closed { SessionEnd::TargetClosed } else { SessionEnd::TargetReset });
+            self.end_unless_over(cx, if closed { SessionEnd::TargetClosed } else { SessionEnd::TargetReset });
         }
     }
 

@@ -17,7 +17,7 @@ use tcpcopy_wire::TcpSegment;
 use tcpcopy_wire::control::{ResponseHeader, RouteChange};
 
 use super::queue::{MarkKind, StreamQueue};
-use super::watch::{Hook, Stage, Verdict};
+use super::watch::{Hook, Stage, Verdict, guarded};
 use super::{Context, Phase, Session};
 use crate::copier::config::Gate;
 use crate::ledger::{ByteDrop, PacketDrop, SessionEnd};
@@ -73,10 +73,7 @@ impl Session {
     fn carry_out(&mut self, cx: &mut Context<'_>, hook: Hook<'_>, verdict: Verdict) {
         let module = cx.config.about(self.map).name;
         if let Some(message) = verdict.panicked {
-            cx.out.notices.push(Notice::ModulePanicked { module, flow: self.flow, message });
-            // A module that failed is not asked any more, not even about the end of the session.
-            self.forget_module(cx);
-            return self.end_unless_over(cx, SessionEnd::ModulePanicked);
+            return self.on_panic(cx, message);
         }
         if matches!(hook, Hook::Close(_)) {
             return;
@@ -109,6 +106,10 @@ impl Session {
         let holds = self.watch.as_ref().is_some_and(|watch| watch.holds());
         if verdict.ask_again && holds && !matches!(hook, Hook::ClientData) {
             self.consult(cx, Hook::ClientData);
+            let closes = self.watch.as_ref().is_some_and(|watch| watch.closing.is_some() && watch.holds());
+            if closes && !matches!(hook, Hook::ClientClose) {
+                self.consult(cx, Hook::ClientClose);
+            }
         }
         self.close_behind_module();
         let sees_online = cx.config.about(self.map).sees_online;
@@ -118,7 +119,26 @@ impl Session {
         }
     }
 
-    fn end_unless_over(&mut self, cx: &mut Context<'_>, reason: SessionEnd) {
+    fn on_panic(&mut self, cx: &mut Context<'_>, message: String) {
+        let module = cx.config.about(self.map).name;
+        cx.out.notices.push(Notice::ModulePanicked { module, flow: self.flow, message });
+        // A module that failed is not asked any more, not even about the end of the session.
+        self.forget_module(cx);
+        self.end_unless_over(cx, SessionEnd::ModulePanicked);
+    }
+
+    /// Whether the module goes on after the target has closed. One that panics about it has its session ended.
+    pub(super) fn wants_to_go_on(&mut self, cx: &mut Context<'_>) -> bool {
+        match guarded(|| cx.config.module(self.map).after_target_close()) {
+            Ok(answer) => answer == AfterTargetClose::Reconnect,
+            Err(message) => {
+                self.on_panic(cx, message);
+                false
+            }
+        }
+    }
+
+    pub(super) fn end_unless_over(&mut self, cx: &mut Context<'_>, reason: SessionEnd) {
         if !self.is_over() {
             self.end_early(cx, reason);
         }
@@ -217,11 +237,8 @@ impl Session {
     }
 
     /// The target closed its direction: for a module that wants to go on, that is the end of this connection.
-    pub(super) fn is_left_at_fin(&self, cx: &Context<'_>) -> bool {
-        self.watch.is_some()
-            && !self.stopping
-            && self.client.end() == super::ClientEnd::Open
-            && cx.config.module(self.map).after_target_close() == AfterTargetClose::Reconnect
+    pub(super) fn is_left_at_fin(&mut self, cx: &mut Context<'_>) -> bool {
+        self.watch.is_some() && !self.stopping && self.client.end() == super::ClientEnd::Open && self.wants_to_go_on(cx)
     }
 
     /// Gives the connection up, with what was sent on it.

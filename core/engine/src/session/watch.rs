@@ -18,12 +18,15 @@
 //! A server may speak first, so that before the client's first bytes `sent_in_turn` is true: these wait for a greeting if
 //! the client has got one. Where it has got none, nothing was asked yet that a later turn could wait for.
 //!
-//! Every hook runs under `catch_unwind`: a panic is the module's failure, not the program's.
+//! Every hook runs under [`guarded`]: a panic is the module's failure, not the program's. One in `Module::on_open` becomes
+//! a session whose first hook panics, so that it ends like any other.
 
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use tcpcopy_module_api::{Ctx, Host, LogLevel, Payload, Session as ModuleSession, SessionInfo, TargetData, Timestamp};
+use tcpcopy_module_api::{
+    Attachment, Ctx, Host, LogLevel, Module, Payload, Session as ModuleSession, SessionInfo, TargetData, Timestamp,
+};
 
 use super::queue::{Mark, MarkKind, StreamQueue};
 use crate::counters::ModuleCounters;
@@ -88,6 +91,8 @@ struct WatchState {
     ahead: VecDeque<Ahead>,
     turn_need: u32,
     sent_in_turn: bool,
+    /// What was decided last, in this hook, was to drop something.
+    replacing: bool,
     /// The client has sent something.
     has_spoken: bool,
     /// The client's bytes are not shown.
@@ -209,6 +214,7 @@ impl WatchState {
 
     /// Moves `data`, which begins at the first segment, to the target.
     fn pass(&mut self, mut data: &[u8], stage: &mut Stage<'_>) {
+        self.replacing = false;
         while !data.is_empty() {
             self.begin_segment();
             let (now, later) = data.split_at(self.in_segment().min(data.len()));
@@ -221,14 +227,23 @@ impl WatchState {
 
     /// Inserts bytes of the module's own.
     fn send(&mut self, bytes: &[u8], stage: &mut Stage<'_>) {
-        // In the place of what is held, they wait for what that would have waited for.
-        self.begin_segment();
-        let mark = self.mark(stage.ungated, true);
+        // In front of what is held, they wait for what that would have waited for. In the place of what was dropped they
+        // belong to its turn: what is held may be of the next one, and has to wait for the answer to them. Where answers
+        // are counted, they can wait like what is held, as well, in case they were meant to be in front of it.
+        if !self.replacing {
+            self.begin_segment();
+        }
+        let mut mark = self.mark(stage.ungated, true);
+        if self.replacing && self.counted && !stage.ungated {
+            let of_next = self.segments.front().filter(|next| !next.begun).map_or(0, |next| next.need);
+            mark.need = mark.need.max(of_next);
+        }
         stage.insert(bytes, mark);
     }
 
     /// Leaves `n` bytes out.
     fn drop(&mut self, mut n: usize, reason: &str, stage: &mut Stage<'_>) {
+        self.replacing = true;
         stage.ledger.drop_bytes(ByteDrop::Module, n as u64);
         stage.ledger.pending_bytes -= n as u64;
         stage.counters.add_drop(stage.module, reason, n as u64);
@@ -399,8 +414,39 @@ fn cut(text: &str) -> &str {
     &text[..text.floor_char_boundary(MAX_TEXT)]
 }
 
+/// Calls a module. An error: it panicked, with this message.
+pub(crate) fn guarded<T>(call: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(call)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        cut(text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")).to_owned()
+    })
+}
+
+/// The session of a module that panicked when it was to make one.
+struct Panicked(String);
+
+impl ModuleSession for Panicked {
+    fn on_open(&mut self, _: &mut Ctx<'_>) {
+        // As it was said when the module did.
+        resume_unwind(Box::new(std::mem::take(&mut self.0)));
+    }
+
+    fn on_client_data(&mut self, ctx: &mut Ctx<'_>, _: &[u8]) {
+        self.on_open(ctx);
+    }
+}
+
 impl Watch {
-    pub(crate) fn new(session: Box<dyn ModuleSession>, info: SessionInfo) -> Self {
+    /// Asks a module who watches a new session: it itself, or nobody.
+    pub(crate) fn open(module: &dyn Module, info: SessionInfo) -> Option<Box<Self>> {
+        match guarded(|| module.on_open(&info)) {
+            Ok(Attachment::Bypass) => None,
+            Ok(Attachment::Watch(session)) => Some(Box::new(Self::new(session, info))),
+            Err(message) => Some(Box::new(Self::new(Box::new(Panicked(message)), info))),
+        }
+    }
+
+    fn new(session: Box<dyn ModuleSession>, info: SessionInfo) -> Self {
         Self {
             session,
             state: WatchState {
@@ -409,6 +455,7 @@ impl Watch {
                 ahead: VecDeque::new(),
                 turn_need: 0,
                 sent_in_turn: true,
+                replacing: false,
                 has_spoken: false,
                 bypassed: false,
                 payload: Payload::Headers,
@@ -426,10 +473,11 @@ impl Watch {
     pub(crate) fn call(&mut self, hook: Hook<'_>, stage: &mut Stage<'_>) -> Verdict {
         let Self { session, state, undecided, parked, .. } = self;
         stage.parked = parked.take();
+        state.replacing = false;
         let over = matches!(hook, Hook::Close(_));
         let mut call = Call { stage, state, data: undecided, verdict: Verdict::default(), over };
         let held = &undecided[..];
-        let outcome = catch_unwind(AssertUnwindSafe(|| {
+        let outcome = guarded(|| {
             let ctx = &mut Ctx::new(&mut call);
             match hook {
                 Hook::Open => session.on_open(ctx),
@@ -440,15 +488,11 @@ impl Watch {
                 Hook::Resume => session.on_resume(ctx),
                 Hook::Close(reason) => session.on_close(ctx, reason),
             }
-        }));
+        });
         let left = call.data.len();
         let mut verdict = call.verdict;
         *parked = stage.parked.take();
-        if let Err(panic) = outcome {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-            verdict.panicked = Some(cut(text).to_owned());
-        }
+        verdict.panicked = outcome.err();
         let decided = undecided.len() - left;
         undecided.drain(..decided);
         if undecided.is_empty() && undecided.capacity() > 64 << 10 {

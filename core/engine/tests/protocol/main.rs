@@ -5,6 +5,7 @@
 mod closing;
 mod handshake;
 mod loss;
+mod modules;
 mod script;
 mod turns;
 mod windows;

@@ -119,6 +119,10 @@ pub(crate) struct Script {
     routes_added: usize,
     client: Endpoint,
     pub(crate) ended: Vec<SessionEnd>,
+    /// What modules said when they panicked.
+    pub(crate) panics: Vec<String>,
+    /// The replica's initial sequence number on its latest connection.
+    replica_isn: SeqNumber,
     /// Milliseconds on the clock at which the script's time began.
     origin: Timestamp,
 }
@@ -142,6 +146,8 @@ impl Script {
             routes_added: 0,
             client: CLIENT,
             ended: Vec::new(),
+            panics: Vec::new(),
+            replica_isn: CLIENT_ISN,
             origin,
         }
     }
@@ -182,15 +188,21 @@ impl Script {
             }
         }
         for notice in self.out.notices.drain(..) {
-            if let Notice::SessionEnded { reason, .. } = notice {
-                self.ended.push(reason);
+            match notice {
+                Notice::SessionEnded { reason, .. } => self.ended.push(reason),
+                Notice::ModulePanicked { message, .. } => self.panics.push(message),
+                _ => {}
             }
         }
         for (to, packet) in self.out.packets() {
             let segment = TcpSegment::from_ip_packet(packet, packet.len()).unwrap();
             assert_eq!((to, segment.src, segment.dst), (TARGET.addr, self.client, TARGET));
             let seq = segment.tcp.seq().distance_from(CLIENT_ISN) as u32;
-            if !segment.payload.is_empty() {
+            if segment.tcp.flags().contains(SYN) {
+                self.replica_isn = segment.tcp.seq();
+            }
+            // On a new connection other numbers stand for the same bytes.
+            if !segment.payload.is_empty() && self.copier.ledger().reconnects == 0 {
                 assert_eq!(segment.payload, stream(seq, segment.payload.len()), "payload at {seq}");
             }
             let acks = segment.tcp.flags().contains(ACK);
@@ -212,19 +224,25 @@ impl Script {
     }
 
     /// A packet of the client is captured, but no more than `len` bytes of it.
-    #[allow(clippy::needless_pass_by_value)] // scripts read better so
     pub(crate) fn client_cut_to(&mut self, s: Segment, len: usize) {
         let ack = if s.flags.contains(ACK) { ONLINE_ISN + s.ack } else { SeqNumber(0) };
-        let repr = TcpRepr {
-            src: self.client,
-            dst: ONLINE,
-            seq: CLIENT_ISN + s.seq,
-            ack,
-            flags: s.flags,
-            window: s.window,
-            options: s.options,
-            ip_id: 1,
-        };
+        self.capture((self.client, ONLINE), (CLIENT_ISN + s.seq, ack), s, len);
+    }
+
+    /// A packet of online is captured.
+    pub(crate) fn online(&mut self, s: Segment) {
+        self.capture((ONLINE, self.client), (ONLINE_ISN + s.seq, CLIENT_ISN + s.ack), s, usize::MAX);
+    }
+
+    #[allow(clippy::needless_pass_by_value)] // scripts read better so
+    fn capture(
+        &mut self,
+        (src, dst): (Endpoint, Endpoint),
+        (seq, ack): (SeqNumber, SeqNumber),
+        s: Segment,
+        len: usize,
+    ) {
+        let repr = TcpRepr { src, dst, seq, ack, flags: s.flags, window: s.window, options: s.options, ip_id: 1 };
         let mut bytes = Vec::new();
         repr.write((&s.payload, &[]), &mut bytes);
         let wire_len = bytes.len();
@@ -233,16 +251,25 @@ impl Script {
     }
 
     /// A packet of the target is reported.
-    #[allow(clippy::needless_pass_by_value)] // scripts read better so
     pub(crate) fn target(&mut self, s: Segment) {
+        self.report(s, CLIENT_ISN);
+    }
+
+    /// The same, on a connection that was built anew: its acknowledgement counts from that one's SYN.
+    pub(crate) fn target_anew(&mut self, s: Segment) {
+        self.report(s, self.replica_isn);
+    }
+
+    #[allow(clippy::needless_pass_by_value)] // scripts read better so
+    fn report(&mut self, s: Segment, isn: SeqNumber) {
         let mut options = vec![0; s.options.encoded_len()];
         s.options.encode(&mut options);
         assert!(MIN_HEADER_LEN + options.len() <= 60);
         let header = ResponseHeader {
-            payload: &[],
+            payload: &s.payload,
             id: self.id.expect("a route was announced"),
             seq: TARGET_ISN + s.seq,
-            ack: if s.flags.contains(ACK) { CLIENT_ISN + s.ack } else { SeqNumber(0) },
+            ack: if s.flags.contains(ACK) { isn + s.ack } else { SeqNumber(0) },
             flags: s.flags,
             window: s.window,
             payload_len: s.payload.len() as u32,

@@ -26,7 +26,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::net::IpAddr;
 
 use foldhash::fast::FixedState;
-use tcpcopy_module_api::{Attachment, Payload, SessionInfo, TargetData};
+use tcpcopy_module_api::{Payload, SessionInfo, TargetData};
 use tcpcopy_wire::control::{DatagramResponse, FlowId, RouteChange};
 use tcpcopy_wire::ip::{IpFragment, PROTOCOL_UDP};
 use tcpcopy_wire::udp::{UDP_HEADER_LEN, UdpRepr};
@@ -265,10 +265,7 @@ impl UdpCopier {
         };
         let replica = Flow { client: source, server: target };
         let info = SessionInfo { online: key.online, target: replica, joined: false };
-        let watch = match cx.config.module(key.map).on_open(&info) {
-            Attachment::Bypass => None,
-            Attachment::Watch(session) => Some(Box::new(Watch::new(session, info))),
-        };
+        let watch = Watch::open(cx.config.module(key.map), info);
         let slot = self.flows.insert(cx.now, key, replica, watch);
         cx.ledger.udp_flows += 1;
         cx.ledger.udp_flows_alive += 1;

@@ -96,6 +96,9 @@ impl Session for SampleSession {
                     ctx.drop(line.len, "begins with the prefix");
                 }
                 Ok(line) => {
+                    if line.bytes.starts_with(b"panic!") {
+                        self.reached("a line that says so");
+                    }
                     ctx.pass(line.len);
                     ctx.expect_response();
                 }
