@@ -39,6 +39,8 @@ fetch_ed25519() {
         echo "setup: MariaDB's auth_ed25519 cannot be had; the tests that need it are skipped" >&2
         return 0
     fi
+    # Those of versions that were here before are of no use to this one.
+    rm -rf "$cache"/mariadb-plugins-*
     mkdir -p "$target"
     mv "$work/ed25519/tree/usr/lib/mysql/plugin/auth_ed25519.so" "$target/"
 }

@@ -335,6 +335,11 @@ fn spawn(family: Family, host: &Host, folder: &Path, options: &[String]) -> Proc
     Process::start(&mut command).unwrap_or_else(|error| panic!("{family:?} cannot be started: {error}"))
 }
 
+/// Whether users of [`Plugin::Ed25519`] can be created: stable Debian has the plugin in another package than the server.
+pub fn has_ed25519() -> bool {
+    ed25519_folder().is_some()
+}
+
 /// Where MariaDB's server side of ed25519 is: with the server's package, or where `scripts/fetch-mysql.sh` puts it.
 fn ed25519_folder() -> Option<PathBuf> {
     let fetched = fs::read_dir(cache()).into_iter().flatten().flatten();

@@ -8,8 +8,8 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use tcpcopy::demo::copy::Programs;
 use tcpcopy_io::netns;
 use tcpcopy_tests::programs;
-use tcpcopy_tests::sql::Family;
 use tcpcopy_tests::sql::clients::has_pymysql;
+use tcpcopy_tests::sql::{Family, has_ed25519};
 use tempfile::TempDir;
 
 /// What a test cannot do without.
@@ -27,7 +27,9 @@ pub(crate) enum Needs {
     Dns,
     /// Hosts, MariaDB, and what logs in to it.
     MariaDb,
-    /// The same, and MySQL.
+    /// The same, and its plugin for ed25519.
+    Ed25519,
+    /// Hosts, MariaDB, what logs in to it, and MySQL.
     MySql,
     /// Hosts, and memcached.
     Memcached,
@@ -43,7 +45,7 @@ impl Needs {
             Self::Servers => &["ip", "iptables", "nginx"],
             Self::Wrk => &["ip", "iptables", "nginx", "wrk"],
             Self::Dns => &["ip", "dnsmasq"],
-            Self::MariaDb | Self::MySql => &["ip", "sysbench"],
+            Self::MariaDb | Self::Ed25519 | Self::MySql => &["ip", "sysbench"],
             Self::Memcached => &["ip", "memcached"],
             Self::Compiler => &["ip", "cc", "make"],
         }
@@ -52,14 +54,15 @@ impl Needs {
     /// What is not there, if anything.
     fn missing(self) -> Option<&'static str> {
         let family = match self {
-            Self::MariaDb => Some(Family::MariaDb),
+            Self::MariaDb | Self::Ed25519 => Some(Family::MariaDb),
             Self::MySql => Some(Family::MySql),
             _ => None,
         };
         let program = self.programs().iter().find(|program| !netns::has_program(program)).copied();
         let server = || family.and_then(Family::missing);
         let client = || (family.is_some() && !has_pymysql()).then_some("PyMySQL");
-        program.or_else(server).or_else(client)
+        let plugin = || (self == Self::Ed25519 && !has_ed25519()).then_some("MariaDB's auth_ed25519");
+        program.or_else(server).or_else(client).or_else(plugin)
     }
 }
 

@@ -44,10 +44,12 @@ fn main() -> ExitCode {
     suite.add("UDP: several copies, another instance, a sample, a limit", Needs::Hosts, udp::how_much);
 
     suite.add("MariaDB: users log in, by plugin", Needs::MariaDb, mysql::mariadb_users);
+    suite.add("MariaDB: users log in, ed25519", Needs::Ed25519, mysql::mariadb_ed25519);
     suite.add("MariaDB: without grant tables", Needs::MariaDb, mysql::mariadb_without_grants);
     suite.add("MariaDB: a load leaves the same rows", Needs::MariaDb, mysql::same_load_mariadb);
     suite.add("MariaDB: copied byte by byte without grant tables", Needs::MariaDb, mysql::copied_byte_by_byte);
     suite.add("MySQL: users log in, by plugin", Needs::MySql, mysql::mysql_users);
+    suite.add("MySQL: its client logs in to MariaDB", Needs::MySql, mysql::mariadb_by_client_of_mysql);
     suite.add("MySQL: without grant tables", Needs::MySql, mysql::mysql_without_grants);
     suite.add("MySQL: a load leaves the same rows as in MariaDB", Needs::MySql, mysql::same_load_both);
 
