@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Installs what is missing for a purpose: `setup.sh build`, `setup.sh demo` or `setup.sh test`; each includes those
-# before it. Does nothing when all is there. Knows Debian and Ubuntu; elsewhere it names what it misses.
+# before it. Does nothing when all is there. Knows Debian and Ubuntu; elsewhere it names what it misses. For the tests it
+# also has fetch-mysql.sh fetch a MySQL, which is not installed.
 set -euo pipefail
 
 purpose=${1:-test}
 packages=()   # Debian packages to install
+databases=()  # those of them that belong to MariaDB or talk to it
 required=no   # whether one of them is needed to build at all
 
 need() { # need PACKAGE TEST...: PACKAGE is missing unless TEST succeeds
@@ -12,6 +14,15 @@ need() { # need PACKAGE TEST...: PACKAGE is missing unless TEST succeeds
     shift
     if ! "$@" >/dev/null 2>&1; then
         packages+=("$package")
+    fi
+}
+
+need_database() { # the same; where MySQL is installed, for one, MariaDB cannot be
+    local missing=${#packages[@]}
+    need "$@"
+    if [ ${#packages[@]} -gt "$missing" ]; then
+        unset "packages[$missing]"
+        databases+=("$1")
     fi
 }
 
@@ -48,6 +59,11 @@ if [ "$purpose" = test ]; then
     need dnsmasq-base has dnsmasq
     need memcached has memcached
     need procps has kill
+    need_database mariadb-server-core has mariadbd
+    need_database mariadb-client-core has mariadb
+    need_database sysbench has sysbench
+    need_database python3-pymysql /usr/bin/python3 -c 'import pymysql'
+    need_database python3-cryptography /usr/bin/python3 -c 'import cryptography'
 fi
 
 # rustfmt and clippy come with the toolchain, but not with its minimal profile.
@@ -60,15 +76,24 @@ if [ "$purpose" = test ]; then
     done
 fi
 
-[ ${#packages[@]} -gt 0 ] || exit 0
+# What is not installed but fetched. Its reasons are its own, and so are its words.
+fetch() {
+    [ "$purpose" != test ] || "$(dirname "$0")/fetch-mysql.sh" || true
+}
+
+if [ $((${#packages[@]} + ${#databases[@]})) -eq 0 ]; then
+    fetch
+    exit 0
+fi
 
 # Without what the build needs there is no going on; the rest is for tests, which say what they skip.
 give_up() {
     echo "setup: $1" >&2
-    echo "setup: please install (Debian package names): ${packages[*]}" >&2
+    echo "setup: please install (Debian package names): ${packages[*]} ${databases[*]}" >&2
     if [ "$required" = yes ] || [ "$purpose" = demo ]; then
         exit 1
     fi
+    fetch
     exit 0
 }
 
@@ -98,14 +123,22 @@ remove_policy() {
 }
 trap remove_policy EXIT
 
-echo "setup: installing ${packages[*]}"
 apt() {
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -o Dpkg::Use-Pty=0 "$@"
 }
 log=$(mktemp)
-if ! { apt update && apt install -y --no-install-recommends "${packages[@]}"; } >"$log" 2>&1; then
+install() { # install PACKAGE...: nothing that is there is removed for it
+    echo "setup: installing $*"
+    apt install -y --no-install-recommends --no-remove "$@" >"$log" 2>&1
+}
+failed() {
     tail -n 20 "$log" >&2
     rm -f "$log"
     give_up "apt-get failed"
-fi
+}
+apt update >"$log" 2>&1 || failed
+[ ${#packages[@]} -eq 0 ] || install "${packages[@]}" || failed
+packages=()
+[ ${#databases[@]} -eq 0 ] || install "${databases[@]}" || failed
 rm -f "$log"
+fetch

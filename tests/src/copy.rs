@@ -10,6 +10,7 @@ use tcpcopy::demo::copy::Programs;
 use tcpcopy_io::netns::{Host, Lab, Process, wait_for};
 
 use crate::load;
+use crate::sql::SQL_PORT;
 
 /// The port of the servers.
 pub const PORT: u16 = 80;
@@ -56,6 +57,14 @@ impl<'a> Setup<'a> {
             }
             None => drop(setup.tcpcopy.drain(2..4)),
         }
+        setup
+    }
+
+    /// The command lines of a copy between databases, over IPv4, byte by byte as long as no module is named.
+    pub fn sql(programs: &'a Programs, folder: &'a Path, lab: &Lab) -> Self {
+        let map = format!("{SQL_PORT}-{}:{SQL_PORT}", lab.target.ipv4);
+        let mut setup = Self::with(programs, folder, &map, &lab.assistant.ipv4.to_string(), "10.78.0.x");
+        setup.intercept = ["-i", "eth0", "-F", &format!("tcp and src port {SQL_PORT}")].map(str::to_owned).to_vec();
         setup
     }
 

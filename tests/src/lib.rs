@@ -12,6 +12,7 @@ pub mod load;
 pub mod memcached;
 pub mod nginx;
 pub mod programs;
+pub mod sql;
 pub mod udp;
 
 use std::time::{Duration, Instant};

@@ -8,6 +8,8 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use tcpcopy::demo::copy::Programs;
 use tcpcopy_io::netns;
 use tcpcopy_tests::programs;
+use tcpcopy_tests::sql::clients::has_pymysql;
+use tcpcopy_tests::sql::{Family, has_ed25519};
 use tempfile::TempDir;
 
 /// What a test cannot do without.
@@ -23,6 +25,12 @@ pub(crate) enum Needs {
     Wrk,
     /// Hosts, and dnsmasq.
     Dns,
+    /// Hosts, MariaDB, and what logs in to it.
+    MariaDb,
+    /// The same, and its plugin for ed25519.
+    Ed25519,
+    /// Hosts, MariaDB, what logs in to it, and MySQL.
+    MySql,
     /// Hosts, and memcached.
     Memcached,
     /// Hosts, a C compiler and make.
@@ -37,9 +45,24 @@ impl Needs {
             Self::Servers => &["ip", "iptables", "nginx"],
             Self::Wrk => &["ip", "iptables", "nginx", "wrk"],
             Self::Dns => &["ip", "dnsmasq"],
+            Self::MariaDb | Self::Ed25519 | Self::MySql => &["ip", "sysbench"],
             Self::Memcached => &["ip", "memcached"],
             Self::Compiler => &["ip", "cc", "make"],
         }
+    }
+
+    /// What is not there, if anything.
+    fn missing(self) -> Option<&'static str> {
+        let family = match self {
+            Self::MariaDb | Self::Ed25519 => Some(Family::MariaDb),
+            Self::MySql => Some(Family::MySql),
+            _ => None,
+        };
+        let program = self.programs().iter().find(|program| !netns::has_program(program)).copied();
+        let server = || family.and_then(Family::missing);
+        let client = || (family.is_some() && !has_pymysql()).then_some("PyMySQL");
+        let plugin = || (self == Self::Ed25519 && !has_ed25519()).then_some("MariaDB's auth_ed25519");
+        program.or_else(server).or_else(client).or_else(plugin)
     }
 }
 
@@ -80,10 +103,7 @@ impl Suite {
         let missing = match (&self.no_hosts, needs) {
             (_, Needs::Nothing) => None,
             (Some(_), _) => Some("skipped: no network namespaces".to_owned()),
-            (None, _) => {
-                let program = needs.programs().iter().find(|program| !netns::has_program(program));
-                program.map(|program| format!("skipped: {program} is not installed"))
-            }
+            (None, _) => needs.missing().map(|program| format!("skipped: {program} is not installed")),
         };
         let programs = self.programs.clone();
         let trial = Trial::test(name, move || run(name, &programs, test));

@@ -6,6 +6,7 @@
 mod bad_days;
 mod harness;
 mod modules;
+mod mysql;
 mod own_modules;
 mod programs;
 mod source;
@@ -41,6 +42,16 @@ fn main() -> ExitCode {
     suite.add("UDP: several targets, some missing", Needs::Hosts, udp::several_targets);
     suite.add("UDP: beside TCP", Needs::Hosts, udp::beside_tcp);
     suite.add("UDP: several copies, another instance, a sample, a limit", Needs::Hosts, udp::how_much);
+
+    suite.add("MariaDB: users log in, by plugin", Needs::MariaDb, mysql::mariadb_users);
+    suite.add("MariaDB: users log in, ed25519", Needs::Ed25519, mysql::mariadb_ed25519);
+    suite.add("MariaDB: without grant tables", Needs::MariaDb, mysql::mariadb_without_grants);
+    suite.add("MariaDB: a load leaves the same rows", Needs::MariaDb, mysql::same_load_mariadb);
+    suite.add("MariaDB: copied byte by byte without grant tables", Needs::MariaDb, mysql::copied_byte_by_byte);
+    suite.add("MySQL: users log in, by plugin", Needs::MySql, mysql::mysql_users);
+    suite.add("MySQL: its client logs in to MariaDB", Needs::MySql, mysql::mariadb_by_client_of_mysql);
+    suite.add("MySQL: without grant tables", Needs::MySql, mysql::mysql_without_grants);
+    suite.add("MySQL: a load leaves the same rows as in MariaDB", Needs::MySql, mysql::same_load_both);
 
     suite.add("intercept restarts under load", Needs::Hosts, bad_days::intercept_restart);
     suite.add("target restarts under load", Needs::Servers, bad_days::target_restart);
