@@ -1,0 +1,3 @@
+//! MySQL copy.
+
+pub mod wire;
