@@ -626,6 +626,8 @@ def mysql_commands(port, server):
 
 # Prepared statements
 
+DEPRECATE_EOF = 1 << 24
+
 
 def packets(connection, count):
     """Reads packets of an answer, errors too."""
@@ -654,6 +656,8 @@ def rows(connection, end=2):
     packet = refuse_nothing(connection)
     if packet is None or packet.is_ok_packet():
         return
+    if connection.client_flag & DEPRECATE_EOF:
+        end = 1
     while end:
         end -= connection._read_packet().is_eof_packet()
 
@@ -664,7 +668,8 @@ def prepare(connection, text):
     if packet is None:
         return None
     number, columns, parameters = struct.unpack_from("<IHH", packet.get_all_data(), 1)
-    packets_of = (parameters and parameters + 1) + (columns and columns + 1)
+    eof = 0 if connection.client_flag & DEPRECATE_EOF else 1
+    packets_of = (parameters and parameters + eof) + (columns and columns + eof)
     for _ in range(packets_of):
         connection._read_packet()
     return number
@@ -677,8 +682,8 @@ def execute(connection, number, parameters=b"", nulls=b"", types=None, flags=0):
     command(connection, COMMAND.COM_STMT_EXECUTE, body)
 
 
-def statements(port, user):
-    with python(port, user, database="shop") as connection:
+def statements(port, user, flags=0):
+    with python(port, user, database="shop", client_flag=flags) as connection:
         every = prepare(connection, "SELECT * FROM item ORDER BY id")
         execute(connection, every)
         rows(connection)
@@ -736,7 +741,17 @@ def mysql_statements(port, _server):
     statements(port, "sha2")
 
 
-@conversation("mysql", "MySQL Connector/Python (query attributes in EXECUTE, DEPRECATE_EOF): a statement executed three times, one closed")
+@conversation("mariadb", "the same with DEPRECATE_EOF")
+def mariadb_statements_deprecate_eof(port, _server):
+    statements(port, "native", DEPRECATE_EOF)
+
+
+@conversation("mysql", "the same with DEPRECATE_EOF")
+def mysql_statements_deprecate_eof(port, _server):
+    statements(port, "sha2", DEPRECATE_EOF)
+
+
+@conversation("mysql", "MySQL Connector/Python (query attributes in EXECUTE, so types have names): a statement executed three times, one closed")
 def mysql_statements_connector(port, _server):
     connection = connector(port, database="shop")
     cursor = connection.cursor(prepared=True)
