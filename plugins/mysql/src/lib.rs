@@ -1,3 +1,4 @@
 //! MySQL copy.
 
+pub mod auth;
 pub mod wire;
