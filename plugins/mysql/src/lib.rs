@@ -1,4 +1,6 @@
 //! MySQL copy.
 
 pub mod auth;
+pub mod command;
+pub mod response;
 pub mod wire;
