@@ -215,6 +215,12 @@ impl FussySession {
             }
             20 if held.is_multiple_of(40) => std::panic::resume_unwind(Box::new("a module's mistake")),
             21 => ctx.send(b""),
+            22 => ctx.forget_waiting("stale"),
+            23 => {
+                ctx.forget_waiting("stale");
+                ctx.send(b"anew");
+                ctx.ready();
+            }
             _ => ctx.pass(held),
         }
     }

@@ -198,6 +198,11 @@ typedef struct tcpcopy_host {
      * connection, and nothing more will be heard of them. */
     uint64_t (*missing_responses)(tcpcopy_ctx *ctx);
 
+    /* In on_resume, and until ready: the messages that wait for the new connection will not go there. They are counted under
+     * `reason`, and no response to them is expected any more. For messages that mean something on the old connection alone,
+     * and that the session sends anew in other words. */
+    void (*forget_waiting)(tcpcopy_ctx *ctx, tcpcopy_slice reason);
+
     /* The new connection is as it must be for the client's messages. See on_resume. */
     void (*ready)(tcpcopy_ctx *ctx);
 

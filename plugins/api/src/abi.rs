@@ -232,6 +232,8 @@ shared! {
         reconnect: Option<unsafe extern "C" fn(*mut RawContext)>,
         /// [`Ctx::missing_responses`](crate::Ctx::missing_responses).
         missing_responses: Option<unsafe extern "C" fn(*mut RawContext) -> u64>,
+        /// [`Ctx::forget_waiting`](crate::Ctx::forget_waiting).
+        forget_waiting: Option<unsafe extern "C" fn(*mut RawContext, Slice)>,
         /// [`Ctx::ready`](crate::Ctx::ready).
         ready: Option<unsafe extern "C" fn(*mut RawContext)>,
         /// [`Ctx::want_payload`](crate::Ctx::want_payload): [`PAYLOAD_NONE`], [`PAYLOAD_FULL`], or so many bytes.

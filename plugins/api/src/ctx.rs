@@ -108,6 +108,13 @@ impl<'a> Ctx<'a> {
         self.host.missing_responses()
     }
 
+    /// In [`on_resume`](crate::Session::on_resume), and until [`ready`](Self::ready): the messages that wait for the new
+    /// connection will not go there. They are counted under `reason`, and no response to them is expected any more. For
+    /// messages that mean something on the old connection alone, and that the session sends anew in other words.
+    pub fn forget_waiting(&mut self, reason: &str) {
+        self.host.forget_waiting(reason);
+    }
+
     /// The new connection is as it must be for the client's messages. See [`on_resume`](crate::Session::on_resume).
     pub fn ready(&mut self) {
         self.host.ready();
@@ -145,6 +152,7 @@ pub trait Host {
     fn response_complete(&mut self);
     fn reconnect(&mut self);
     fn missing_responses(&self) -> u64;
+    fn forget_waiting(&mut self, reason: &str);
     fn ready(&mut self);
     fn want_payload(&mut self, payload: Payload);
     fn log(&mut self, level: LogLevel, text: &str);

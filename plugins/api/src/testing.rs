@@ -500,6 +500,19 @@ impl Conversation {
             Call::Abort(reason) => self.state = State::Ended(reason),
             Call::ExpectResponse => self.expected += 1,
             Call::ResponseComplete => self.completed = (self.completed + 1).min(self.expected),
+            Call::ForgetWaiting(_) if self.ready => {}
+            Call::ForgetWaiting(reason) => {
+                let waiting = std::mem::take(&mut self.waiting);
+                *self.dropped.entry(reason.clone()).or_default() +=
+                    waiting.iter().map(|m| m.bytes.len() as u64).sum::<u64>();
+                if std::mem::take(&mut self.within)
+                    && let Some(Order::Pass(n)) = self.orders.front()
+                {
+                    self.orders[0] = Order::Drop(*n, reason);
+                }
+                self.completed = self.expected;
+                self.expected_before_waiting = self.expected;
+            }
             Call::Reconnect if self.due.resume => {}
             Call::Reconnect => {
                 self.cut_off();

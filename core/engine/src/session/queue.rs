@@ -161,6 +161,18 @@ impl StreamQueue {
         unsent
     }
 
+    /// Forgets all messages, of which nothing was sent; ends stay. Returns the number of bytes that were here, and of those
+    /// of the last message that are still to come.
+    pub(crate) fn forget_messages(&mut self) -> (u64, usize) {
+        let here = self.bytes.len();
+        let to_come = (self.units.iter().sum::<usize>() - self.unit_gone).saturating_sub(here);
+        self.bytes.clear();
+        self.units.clear();
+        self.unit_gone = 0;
+        self.marks.retain(|mark| mark.kind != MarkKind::Data);
+        (here as u64, to_come)
+    }
+
     /// After the connection was rebuilt: of the bytes that were sent and not acknowledged, the first `lost` are forgotten,
     /// and the rest is sent again in front of all marks. Returns the number of bytes forgotten.
     pub(crate) fn rewind(&mut self, lost: u32) -> u64 {

@@ -245,6 +245,15 @@ impl WatchState {
         stage.insert(bytes, mark);
     }
 
+    /// The rest of a message that has begun and will not be sent is left out when it comes.
+    fn drop_the_rest(&mut self, reason: &str) {
+        if let Some(ahead) = self.ahead.front_mut()
+            && let Ahead::Pass(n, Begun::Yes) = *ahead
+        {
+            *ahead = Ahead::Drop(n, reason.into());
+        }
+    }
+
     /// Leaves `n` bytes out.
     fn drop(&mut self, mut n: usize, reason: &str, stage: &mut Stage<'_>) {
         self.replacing = true;
@@ -375,6 +384,23 @@ impl Host for Call<'_, '_> {
 
     fn reconnect(&mut self) {
         self.verdict.reconnect = !self.over;
+    }
+
+    fn forget_waiting(&mut self, reason: &str) {
+        let Some(parked) = self.stage.parked.as_deref_mut().filter(|_| !self.over) else { return };
+        let (here, to_come) = parked.forget_messages();
+        if to_come > 0 {
+            self.state.drop_the_rest(reason);
+        }
+        self.stage.ledger.pending_bytes -= here;
+        self.stage.ledger.drop_bytes(ByteDrop::Module, here);
+        if here > 0 {
+            self.stage.counters.add(self.stage.module, reason, 1);
+            self.stage.counters.add_drop(self.stage.module, reason, here);
+        }
+        while self.stage.completed != self.state.expected {
+            self.response_complete();
+        }
     }
 
     fn ready(&mut self) {
@@ -609,11 +635,7 @@ impl Watch {
 
     /// Bytes that the module had passed before they came belong to a message that will not be sent: they are dropped.
     pub(crate) fn drop_the_rest(&mut self) {
-        if let Some(ahead) = self.state.ahead.front_mut()
-            && let Ahead::Pass(n, Begun::Yes) = *ahead
-        {
-            *ahead = Ahead::Drop(n, "of a message that the target's close cut off".into());
-        }
+        self.state.drop_the_rest("of a message that the target's close cut off");
     }
 }
 

@@ -30,6 +30,7 @@ pub(super) static HOST: HostTable = HostTable {
     response_complete: Some(response_complete),
     reconnect: Some(reconnect),
     missing_responses: Some(missing_responses),
+    forget_waiting: Some(forget_waiting),
     ready: Some(ready),
     want_payload: Some(want_payload),
     log: Some(log),
@@ -226,6 +227,7 @@ callbacks! {
     expect_response() with_ctx() |ctx| ctx.expect_response();
     response_complete() with_ctx() |ctx| ctx.response_complete();
     reconnect() with_ctx() |ctx| ctx.reconnect();
+    forget_waiting(reason: Slice) with_text(reason) |ctx, text| ctx.forget_waiting(text);
     ready() with_ctx() |ctx| ctx.ready();
     want_payload(how_much: u32) with_ctx() |ctx| ctx.want_payload(payload_of(how_much));
     log(level: u32, text: Slice) with_text(text) |ctx, text| ctx.log(level_of(level), text);

@@ -349,6 +349,10 @@ impl Host for Program<'_> {
         callback!(self.missing_responses())
     }
 
+    fn forget_waiting(&mut self, reason: &str) {
+        callback!(self.forget_waiting(Slice::of(reason.as_bytes())));
+    }
+
     fn ready(&mut self) {
         callback!(self.ready());
     }

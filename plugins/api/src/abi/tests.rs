@@ -187,6 +187,7 @@ impl Session for Caller {
         ctx.expect_response();
         ctx.response_complete();
         ctx.reconnect();
+        ctx.forget_waiting("stale");
         ctx.ready();
         ctx.want_payload(Payload::First(7));
         ctx.want_payload(Payload::Full);
@@ -269,6 +270,10 @@ impl Host for Everything {
 
     fn missing_responses(&self) -> u64 {
         3
+    }
+
+    fn forget_waiting(&mut self, reason: &str) {
+        self.calls.push(format!("forget_waiting {reason}"));
     }
 
     fn ready(&mut self) {

@@ -15,6 +15,7 @@ pub(super) enum Call {
     ExpectResponse,
     ResponseComplete,
     Reconnect,
+    ForgetWaiting(String),
     Ready,
     WantPayload(Payload),
     Log(LogLevel, String),
@@ -86,6 +87,10 @@ impl Host for Recorder {
 
     fn missing_responses(&self) -> u64 {
         self.missing_responses
+    }
+
+    fn forget_waiting(&mut self, reason: &str) {
+        self.calls.push(Call::ForgetWaiting(reason.to_owned()));
     }
 
     fn ready(&mut self) {
