@@ -321,7 +321,7 @@ fn every_call_comes_across_in_its_order() {
     };
     let direct = run(&mut Caller);
     assert_eq!(run(&mut *caller()), direct);
-    assert_eq!(direct.len(), 36, "{direct:#?}");
+    assert_eq!(direct.len(), 38, "{direct:#?}");
     assert!(
         direct[0].ends_with("[1, 2, 3] 10.0.0.7:40000 -> 10.0.0.1:80 [fd00::7]:40001 -> [fd00::2]:8080 false 42 3")
     );
