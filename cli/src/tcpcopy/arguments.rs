@@ -64,8 +64,8 @@ pub struct Arguments {
     #[serde(skip_serializing_if = "is_off")]
     pub no_wait: bool,
 
-    /// Protocol module for the maps that name none, by its name or file: tcp, udp, ./libtcpcopy_own.so [default: tcp,
-    /// unless tcpcopy was built with another].
+    /// Protocol module for the maps that name none, by its name or file: tcp, udp, mysql, ./libtcpcopy_own.so [default:
+    /// tcp, unless tcpcopy was built with another; with one of MySQL's options mysql].
     #[arg(long, value_name = "NAME|FILE", help_heading = "Protocol modules")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proto: Option<String>,
@@ -86,6 +86,48 @@ pub struct Arguments {
     #[arg(skip)]
     #[serde(skip_serializing_if = "Tables::is_empty")]
     pub module: Tables,
+
+    /// Users and their passwords on the target, which the copies log in with; or a file with one USER@PASSWORD in each
+    /// line, which ps does not show.
+    #[arg(short = 'u', long = "mysql-user", value_name = "USER@PASSWORD[,...]|@FILE", help_heading = "MySQL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mysql_user: Option<String>,
+
+    /// The target runs with --skip-grant-tables and checks no passwords; -u is not needed.
+    #[arg(long, help_heading = "MySQL")]
+    #[serde(skip_serializing_if = "is_off")]
+    pub mysql_skip_grant_tables: bool,
+
+    /// What to do with a user that -u does not have: refuse its sessions, or log it in with an empty password [default:
+    /// refuse].
+    #[arg(long, value_name = "refuse|empty", help_heading = "MySQL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mysql_unknown_user: Option<String>,
+
+    /// The database of sessions that are open when tcpcopy starts, which it logs in as the first user of -u.
+    #[arg(long, value_name = "NAME", help_heading = "MySQL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mysql_default_db: Option<String>,
+
+    /// Copy statements that only read, or those whose text matches a regular expression, and leave the rest out.
+    #[arg(long, value_name = "reads|PATTERN", help_heading = "MySQL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mysql_only: Option<String>,
+
+    /// Leave statements out whose text matches a regular expression.
+    #[arg(long, value_name = "PATTERN", help_heading = "MySQL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mysql_skip: Option<String>,
+
+    /// Count statements that take the target longer than this [default: 1000].
+    #[arg(long, value_name = "MILLISECONDS", help_heading = "MySQL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mysql_slow: Option<Text>,
+
+    /// Write each statement with the response times of online and target to this file, as JSON, one a line.
+    #[arg(long, value_name = "FILE", help_heading = "MySQL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mysql_log: Option<String>,
 
     /// Copies of each datagram, 1 to 1023, each from an address or port of its own. Over UDP only, so far [default: 1].
     #[arg(short = 'n', long, value_name = "N", help_heading = "How much to copy")]
@@ -223,6 +265,27 @@ pub struct Arguments {
     version: Option<bool>,
 }
 
+impl Arguments {
+    /// The options of module `mysql` that have names of their own: key and value, and the name.
+    pub fn mysql_options(&self) -> Vec<(&'static str, String, &'static str)> {
+        let skip_grant_tables = self.mysql_skip_grant_tables.then(|| "yes".to_owned());
+        let slow = self.mysql_slow.as_ref().map(|slow| slow.0.clone());
+        [
+            ("user", self.mysql_user.clone(), "-u (--mysql-user)"),
+            ("skip-grant-tables", skip_grant_tables, "--mysql-skip-grant-tables"),
+            ("unknown-user", self.mysql_unknown_user.clone(), "--mysql-unknown-user"),
+            ("default-db", self.mysql_default_db.clone(), "--mysql-default-db"),
+            ("only", self.mysql_only.clone(), "--mysql-only"),
+            ("skip", self.mysql_skip.clone(), "--mysql-skip"),
+            ("slow", slow, "--mysql-slow"),
+            ("log", self.mysql_log.clone(), "--mysql-log"),
+        ]
+        .into_iter()
+        .filter_map(|(key, value, name)| Some((key, value?, name)))
+        .collect()
+    }
+}
+
 /// Options of the C programs that do not exist here yet, and what they do.
 const NOT_YET: &[(&str, &str)] = &[
     ("-g", "copying a growing percentage"),
@@ -233,7 +296,6 @@ const NOT_YET: &[(&str, &str)] = &[
     ("-R", "the assumed round-trip time"),
     ("-U", "the size of a connection's memory pool"),
     ("-S", "the capture's snapshot length"),
-    ("-u", "the users of MySQL"),
 ];
 
 /// Says more than clap does about an option of the C programs.

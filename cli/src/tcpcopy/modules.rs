@@ -17,7 +17,7 @@ use crate::exit::Failure;
 use settings::{Settings, Tables};
 
 /// The modules of this project, and the cargo features that build them in.
-const SHIPPED: &[&str] = &["tcp", "udp"];
+const SHIPPED: &[&str] = &["tcp", "udp", "mysql"];
 
 /// The modules that are part of the program.
 #[derive(Clone, Debug)]
@@ -34,6 +34,8 @@ impl BuiltIn {
             ModuleEntry::of::<tcpcopy_module_tcp::PlainTcp>(),
             #[cfg(feature = "udp")]
             ModuleEntry::of::<tcpcopy_module_udp::PlainUdp>(),
+            #[cfg(feature = "mysql")]
+            ModuleEntry::of::<tcpcopy_module_mysql::MySql>(),
         ];
         Self { entries, default: "tcp" }
     }

@@ -87,8 +87,21 @@ impl Options {
         let mut warnings = Vec::new();
         let map_text = arguments.map.join(",");
         let written = grammar::maps(&map_text).map_err(Failure::usage)?;
-        let wishes =
-            Wishes { proto: arguments.proto.as_deref(), options: &arguments.proto_opt, tables: &arguments.module };
+        let of_mysql = arguments.mysql_options();
+        let mut options: Vec<String> = of_mysql.iter().map(|(key, value, _)| format!("mysql.{key}={value}")).collect();
+        options.extend(arguments.proto_opt.iter().cloned());
+        let mut proto = arguments.proto.as_deref();
+        if let Some((_, _, name)) = of_mysql.first() {
+            let named = written.iter().any(|map| map.module.is_some_and(|module| module.text() == "mysql"));
+            if !named && proto.is_some_and(|proto| proto != "mysql") {
+                return Err(Failure::usage(format!(
+                    "{name} is for module `mysql`, which no map uses: give --proto mysql, or -x mysql:3306-..."
+                )));
+            }
+            // As the C programs that were built for MySQL.
+            proto = proto.or((!named).then_some("mysql"));
+        }
+        let wishes = Wishes { proto, options: &options, tables: &arguments.module };
         let (modules, maps) = modules::choose(catalogue, &wishes, &written, &mut warnings)?;
         let port = in_range("-p (--port)", arguments.port.unwrap_or(36_524), 1..=u16::MAX)?;
         let intercepts = intercepts(&arguments.intercept.join(","), port, &maps, &mut warnings)?;

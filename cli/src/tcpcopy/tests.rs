@@ -31,6 +31,10 @@ fn command_lines_from_documents_work_unchanged() {
         "tcpcopy -x 8080-192.168.56.11:8080 -c 192.168.56.x -s 192.168.56.12 -C 4 -t 900 -k 1000 -m 4096",
         "tcpcopy -x 80-10.0.0.2:80 -s 10.0.0.3:36524, 10.0.0.4:36525 -c 10.1.0.x,10.1.1.x -i eth0,eth1 -B 64 -M 1492 -D 1400 -OWLd",
         "tcpcopy -x80-10.0.0.2:80 -s10.0.0.3 -c10.1.0.x -F tcp",
+        "./tcpcopy -x 3306-10.0.0.2:3306 -s 10.0.0.3 -u user1@password1,user2@password2 -d",
+        "tcpcopy --proto mysql -u app@secret,report@other -x 3306-10.0.0.2:3306 -s 10.0.0.3 -c 10.77.0.x",
+        "tcpcopy -x 3306-10.0.0.2:3306 -s 10.0.0.3 --mysql-skip-grant-tables --mysql-only reads --mysql-slow 50",
+        "tcpcopy -x mysql:3306-10.0.0.2:3306,80-10.0.0.2:80 -s 10.0.0.3 -u app@secret",
         "tcpcopy --map=80-10.0.0.2:80 --intercept=10.0.0.3 --lonely",
     ] {
         read(line).unwrap_or_else(|e| panic!("{line}: {e}"));
@@ -57,7 +61,10 @@ fn command_lines_that_cannot_work_say_why() {
         ("./tcpcopy -x 80-192.168.0.2:8080 -R 5", "-R (the assumed"),
         ("./tcpcopy -x 80-192.168.0.2:8080 -U 2", "-U (the size"),
         ("./tcpcopy -x 80-192.168.0.2:8080 -S 65535", "-S (the capture"),
-        ("./tcpcopy -x 3306-10.0.0.2:3306 -u user1@password1,user2@password2 -d", "-u (the users of MySQL"),
+        ("tcpcopy -x 3306-10.0.0.2:3306 -s 10.0.0.3 -u user1", "USER@PASSWORD"),
+        ("tcpcopy -x 3306-10.0.0.2:3306 -s 10.0.0.3 --proto mysql", "give users and their passwords"),
+        ("tcpcopy -x 80-10.0.0.2:80 -s 10.0.0.3 --proto tcp -u a@b", "--proto mysql"),
+        ("tcpcopy -x 3306-10.0.0.2:3306 -s 10.0.0.3 -u a@b --mysql-only (", "option `only`"),
         ("tcpcopy -i /tmp/online.pcap -x 8888-192.168.56.53:8080 -s 192.168.56.12 -c 192.168.50.x", "is not there yet"),
         ("./tcpcopy -x 80-192.168.0.2:8080", "-s (--intercept) is missing"),
         ("./tcpcopy -x 110-xxx.xxx.xxx.148:110 -s 10.0.0.3", "names are not looked up"),
@@ -81,7 +88,7 @@ fn help_explains_every_option() {
     let Err(Early::Clap(help)) = parse(["tcpcopy", "-h"].map(str::to_owned)) else { panic!("no help") };
     assert!(!help.use_stderr());
     let text = help.to_string();
-    for option in "xscpCiFBMDOWLtkmlPdhvnfrH".chars() {
+    for option in "xscpCiFBMDOWLtkmlPdhvnfrHu".chars() {
         assert!(text.contains(&format!("\n  -{option}, --")), "-{option} is missing in:\n{text}");
     }
     for option in [
@@ -93,6 +100,8 @@ fn help_explains_every_option() {
         "--proto <NAME|FILE>",
         "--proto-opt",
         "--module-dir",
+        "--mysql-skip-grant-tables",
+        "--mysql-only",
         "tcpcopy modules",
         "tcpcopy modules new NAME",
         "tcpcopy demo",

@@ -23,7 +23,7 @@ pub(crate) const OPTIONS: &[OptionSpec] = &[
     OptionSpec {
         name: "account",
         value: "USER@PASSWORD",
-        help: "one more of them, whose password may have a comma in it; may be given several times",
+        help: "more of them, one in each line, whose passwords may have commas in them",
     },
     OptionSpec {
         name: "unknown-user",
@@ -104,7 +104,7 @@ impl Settings {
         for (name, value) in options.iter() {
             match name {
                 "user" => settings.add_users(value)?,
-                "account" => settings.add_user(value, "account")?,
+                "account" => value.lines().try_for_each(|line| settings.add_user(line.trim(), "account"))?,
                 _ => {}
             }
         }
@@ -202,8 +202,8 @@ mod tests {
 
     #[test]
     fn users_are_split_at_the_first_at() {
-        let s = settings(&[("user", "app@se@cret,report@"), ("account", "third@with,comma")]).unwrap();
-        for (user, password) in [("app", "se@cret"), ("report", ""), ("third", "with,comma")] {
+        let s = settings(&[("user", "app@se@cret,report@"), ("account", "third@with,comma\nfourth@x")]).unwrap();
+        for (user, password) in [("app", "se@cret"), ("report", ""), ("third", "with,comma"), ("fourth", "x")] {
             assert_eq!(s.password(user.as_bytes()), Some(Password::new(password.as_bytes())), "{user}");
         }
         assert_eq!((s.password(b"stranger"), s.first_user.as_deref()), (None, Some(&b"app"[..])));

@@ -86,9 +86,9 @@ fn options_reach_the_module_they_are_for_and_the_command_line_wins() {
 fn what_no_module_takes_is_refused() {
     let words = "words:7-10.0.0.2:7";
     for (maps, proto, options, tables, message) in [
-        ("mysql:7-10.0.0.2:7", None, &[][..], "", "in -x (--map): there is no module `mysql`"),
-        ("7-10.0.0.2:7", Some("mysql"), &[], "", "in --proto: there is no module `mysql`"),
-        (words, Some("mysql"), &[], "", "in --proto: there is no module `mysql`"),
+        ("pgsql:7-10.0.0.2:7", None, &[][..], "", "in -x (--map): there is no module `pgsql`"),
+        ("7-10.0.0.2:7", Some("pgsql"), &[], "", "in --proto: there is no module `pgsql`"),
+        (words, Some("pgsql"), &[], "", "in --proto: there is no module `pgsql`"),
         (words, None, &["words.colour=red"], "", "module `words` has no option `colour`; it takes: keep, limit"),
         (words, None, &[], "module.words.colour = 'red'", "in [module.words]: module `words` has no option `colour`"),
         ("7-10.0.0.2:7", None, &["limit=1"], "", "module `tcp` has no option `limit`; it takes none"),
@@ -120,9 +120,9 @@ fn a_module_built_in_as_the_default_takes_the_place_of_plain_tcp() {
     let built_in = BuiltIn::shipped().with_default(ModuleEntry::of::<Words>());
     assert_eq!(built_in.default_name(), "words");
     let names: Vec<&str> = built_in.entries().iter().map(|entry| entry.about.name).collect();
-    assert_eq!(names, ["words", "tcp", "udp"]);
+    assert_eq!(names, ["words", "tcp", "udp", "mysql"]);
     let again = built_in.with_default(ModuleEntry::of::<Words>());
-    assert_eq!(again.entries().len(), 3);
+    assert_eq!(again.entries().len(), 4);
 }
 
 #[test]

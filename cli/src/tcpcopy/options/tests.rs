@@ -199,7 +199,7 @@ fn what_cannot_be_is_refused() {
         ("-x udp:53-10.0.0.2:53 -H fd00::1", "another family"),
         ("-x udp:53-10.0.0.2:53 -H online", "invalid IP address"),
         ("-x udp:53-10.0.0.2:53 --max-rate 8Mbit", "one of B, kB"),
-        ("-x mysql:3306-10.0.0.2:3306 -s 10.0.0.3", "there is no module `mysql`"),
+        ("-x pgsql:3306-10.0.0.2:3306 -s 10.0.0.3", "there is no module `pgsql`"),
     ] {
         let message = check(line).expect_err(line);
         assert!(message.contains(word), "{line}: {message}");
