@@ -252,7 +252,7 @@ mod tests {
                 && !takes(&[("only", "from orders")], "SELECT 1")
         );
         assert!(
-            !takes(&[("skip", "^select .* sleep")], "SELECT 1,\nSLEEP(1)") && takes(&[("skip", "sleep")], "SELECT 1")
+            !takes(&[("skip", "^select .*sleep")], "SELECT 1,\nSLEEP(1)") && takes(&[("skip", "sleep")], "SELECT 1")
         );
     }
 }

@@ -7,6 +7,7 @@ mod bad_days;
 mod harness;
 mod modules;
 mod mysql;
+mod mysql_copy;
 mod own_modules;
 mod programs;
 mod source;
@@ -52,6 +53,9 @@ fn main() -> ExitCode {
     suite.add("MySQL: its client logs in to MariaDB", Needs::MySql, mysql::mariadb_by_client_of_mysql);
     suite.add("MySQL: without grant tables", Needs::MySql, mysql::mysql_without_grants);
     suite.add("MySQL: a load leaves the same rows as in MariaDB", Needs::MySql, mysql::same_load_both);
+    suite.add("MariaDB copy: sysbench", Needs::MariaDb, mysql_copy::sysbench_mariadb);
+    suite.add("MySQL copy: sysbench from MariaDB", Needs::MySql, mysql_copy::sysbench_to_mysql);
+    suite.add("MySQL copy: sysbench to MariaDB", Needs::MySql, mysql_copy::sysbench_from_mysql);
 
     suite.add("intercept restarts under load", Needs::Hosts, bad_days::intercept_restart);
     suite.add("target restarts under load", Needs::Servers, bad_days::target_restart);
