@@ -54,6 +54,15 @@ fn main() -> ExitCode {
     suite.add("MySQL: without grant tables", Needs::MySql, mysql::mysql_without_grants);
     suite.add("MySQL: a load leaves the same rows as in MariaDB", Needs::MySql, mysql::same_load_both);
     suite.add("MariaDB copy: sysbench", Needs::MariaDb, mysql_copy::sysbench_mariadb);
+    suite.add("MariaDB copy: eight threads of sysbench", Needs::MariaDb, mysql_copy::many_threads);
+    suite.add("MariaDB copy: reads only", Needs::MariaDb, mysql_copy::reads_only);
+    suite.add("MariaDB copy: the target restarts", Needs::MariaDb, mysql_copy::target_restarts);
+    suite.add("MariaDB copy: a session that was open already", Needs::MariaDb, mysql_copy::joined);
+    suite.add("MariaDB copy: what cannot be copied", Needs::MariaDb, mysql_copy::not_copyable);
+    suite.add("MariaDB copy: files, long values, the log", Needs::MariaDb, mysql_copy::the_rest);
+    suite.add("MySQL copy: PyMySQL, by the target's plugin", Needs::MySql, mysql_copy::pymysql_by_plugin);
+    suite.add("MySQL copy: a target without grant tables", Needs::MySql, mysql_copy::without_grants);
+    suite.add("MySQL copy: both command line clients", Needs::MySql, mysql_copy::command_lines);
     suite.add("MySQL copy: sysbench from MariaDB", Needs::MySql, mysql_copy::sysbench_to_mysql);
     suite.add("MySQL copy: sysbench to MariaDB", Needs::MySql, mysql_copy::sysbench_from_mysql);
 

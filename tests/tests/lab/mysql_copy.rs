@@ -135,3 +135,281 @@ pub(crate) fn sysbench_to_mysql(bench: &Bench<'_>) {
 pub(crate) fn sysbench_from_mysql(bench: &Bench<'_>) {
     sysbench(bench, [Family::MySql, Family::MariaDb], [Plugin::CachingSha2, Plugin::Native]);
 }
+
+/// Many threads at once: every statement arrives, prepared or not.
+pub(crate) fn many_threads(bench: &Bench<'_>) {
+    let pair = Pair::start(bench, [Family::MariaDb, Family::MariaDb], [Plugin::Native, Plugin::Native]);
+    let load = Sysbench { tables: 4, rows: 10_000, threads: 8, transactions: 1_000, prepared: true };
+    load.prepare(&pair.lab.client, &pair.login());
+    load.prepare(&pair.lab.client, &Login { server: pair.lab.target.ipv4.into(), password: TARGET, ..pair.login() });
+    let copy = pair.copy(bench, &[]);
+    for prepared in [true, false] {
+        let before = pair.statuses();
+        Sysbench { prepared, ..load }.run(&pair.lab.client, &pair.login());
+        let (online, target) = pair.settled(&before, STATEMENTS);
+        assert_eq!(target, online, "prepared: {prepared}; {STATEMENTS:?}");
+        assert!(online[5] >= 990, "{online:?}");
+    }
+    let log = copy.stop();
+    assert_well(&log, bench);
+}
+
+/// Twenty sessions of twenty queries each, as PyMySQL says them.
+const SESSIONS: &str = "
+for s in range(20):
+    c = connect()
+    k = c.cursor()
+    for q in range(20):
+        k.execute('INSERT INTO visit VALUES (%s, %s)', (s, q))
+    c.close()
+";
+
+fn visits(pair: &Pair) -> Vec<Vec<String>> {
+    pair.target.sql("SELECT s, q FROM shop.visit ORDER BY s, q")
+}
+
+fn assert_all_visits(pair: &Pair, bench: &Bench<'_>) {
+    wait_for(PATIENCE, || (visits(pair).len() >= 400).then_some(()));
+    let expected: Vec<Vec<String>> =
+        (0..20).flat_map(|s| (0..20).map(move |q| vec![s.to_string(), q.to_string()])).collect();
+    assert!(visits(pair) == expected, "{} of 400 have arrived; see {}", visits(pair).len(), bench.folder.display());
+}
+
+/// PyMySQL to a target with another plugin, whose cache of passwords is cold at first, and with one that is switched to.
+pub(crate) fn pymysql_by_plugin(bench: &Bench<'_>) {
+    for (family, plugin) in [
+        (Family::MariaDb, Plugin::Native),
+        (Family::MySql, Plugin::CachingSha2),
+        (Family::MySql, Plugin::Sha256),
+        (Family::MariaDb, Plugin::Ed25519),
+    ] {
+        if family.missing().is_some() || plugin == Plugin::Ed25519 && !tcpcopy_tests::sql::has_ed25519() {
+            continue;
+        }
+        let pair = Pair::start(bench, [Family::MariaDb, family], [Plugin::Native, plugin]);
+        pair.on_both("CREATE TABLE shop.visit (s INT, q INT)");
+        let copy = pair.copy(bench, &[]);
+        pymysql(&pair.lab.client, &pair.login(), SESSIONS).expect("PyMySQL");
+        assert_all_visits(&pair, bench);
+        let log = copy.stop();
+        assert!(
+            log.contains(&format!(
+                "logins: load ({})",
+                if plugin == Plugin::Ed25519 { "client_ed25519" } else { plugin.name() }
+            )),
+            "{log}"
+        );
+        assert_well(&log, bench);
+    }
+}
+
+/// A target that checks no passwords, without `-u`.
+pub(crate) fn without_grants(bench: &Bench<'_>) {
+    for family in [Family::MariaDb, Family::MySql] {
+        if family.missing().is_some() {
+            continue;
+        }
+        let mut pair = Pair::start(bench, [Family::MariaDb, Family::MariaDb], [Plugin::Native, Plugin::Native]);
+        pair.target.stop();
+        pair.target = Server::start_without_grants(family, &pair.lab.target, bench.folder);
+        pair.target.sql("CREATE DATABASE IF NOT EXISTS shop");
+        pair.on_both("CREATE TABLE shop.visit (s INT, q INT)");
+        let copy = pair.copy(bench, &[("--mysql-skip-grant-tables", "")]);
+        pymysql(&pair.lab.client, &pair.login(), SESSIONS).expect("PyMySQL");
+        assert_all_visits(&pair, bench);
+        let log = copy.stop();
+        assert_well(&log, bench);
+    }
+}
+
+/// The command line clients of both families, online one and target the other.
+pub(crate) fn command_lines(bench: &Bench<'_>) {
+    for families in [[Family::MariaDb, Family::MySql], [Family::MySql, Family::MariaDb]] {
+        let plugins = families.map(|family| if family == Family::MySql { Plugin::CachingSha2 } else { Plugin::Native });
+        let pair = Pair::start(bench, families, plugins);
+        pair.on_both(
+            "CREATE TABLE shop.visit (who TEXT, n INT); CREATE DATABASE other; CREATE TABLE other.visit (n INT)",
+        );
+        pair.on_both("GRANT ALL ON other.* TO load");
+        let copy = pair.copy(bench, &[]);
+        for client in [Family::MariaDb, Family::MySql] {
+            let statements = format!(
+                "SET @n = 5; INSERT INTO visit VALUES ('{client:?}', @n); SELECT * FROM visit; BEGIN; UPDATE visit SET n = n + 1; \
+                 COMMIT; USE other; INSERT INTO visit VALUES (7); SELECT nothing FROM nowhere_else; "
+            );
+            // The last one fails, there as here.
+            let said = command_line(client, &pair.lab.client, &pair.login(), &statements);
+            assert!(said.as_ref().is_err_and(|error| error.contains("1146")), "{said:?}");
+        }
+        for table in ["shop.visit", "other.visit"] {
+            wait_for(PATIENCE, || (pair.target.rows(table) == pair.online.rows(table)).then_some(()));
+            assert_eq!(pair.target.rows(table), pair.online.rows(table), "{table}, {families:?}");
+        }
+        let log = copy.stop();
+        assert!(log.contains("errors of the target: 1146"), "{log}");
+        assert_well(&log, bench);
+    }
+}
+
+/// What only reads is copied, and nothing else.
+pub(crate) fn reads_only(bench: &Bench<'_>) {
+    let pair = Pair::start(bench, [Family::MariaDb, Family::MariaDb], [Plugin::Native, Plugin::Native]);
+    let load = Sysbench { tables: 2, rows: 200, threads: 2, transactions: 100, prepared: true };
+    load.prepare(&pair.lab.client, &pair.login());
+    load.prepare(&pair.lab.client, &Login { server: pair.lab.target.ipv4.into(), password: TARGET, ..pair.login() });
+    let copy = pair.copy(bench, &[("--mysql-only", "reads")]);
+    let rows = pair.target.rows("shop.sbtest1");
+    for prepared in [true, false] {
+        let before = pair.statuses();
+        Sysbench { prepared, ..load }.run(&pair.lab.client, &pair.login());
+        let (online, target) = pair.settled(&before, ["Com_select", "Com_commit"]);
+        assert_eq!(target, online, "reads, prepared: {prepared}");
+        let writes = ["Com_update", "Com_delete", "Com_insert"];
+        assert!(pair.online.growth(&before[0], writes).iter().all(|writes| *writes >= 100));
+        assert_eq!(pair.target.growth(&before[1], writes), [0; 3], "prepared: {prepared}");
+    }
+    assert!(pair.target.rows("shop.sbtest1") == rows, "nothing was written");
+    let log = copy.stop();
+    for kind in ["left out: update", "left out: insert", "left out: delete"] {
+        assert!(log.contains(kind), "`{kind}` is not in the log:\n{log}");
+    }
+    assert_well(&log, bench);
+}
+
+/// The target restarts in the middle of a session, which goes on with its database, its variables and its statements.
+pub(crate) fn target_restarts(bench: &Bench<'_>) {
+    let mut pair = Pair::start(bench, [Family::MariaDb, Family::MariaDb], [Plugin::Native, Plugin::Native]);
+    pair.on_both("CREATE TABLE shop.visit (s INT, q INT)");
+    let copy = pair.copy(bench, &[]);
+    // It says when it has come to a place, and waits there until it is told to go on.
+    let go_on = bench.folder.join("go-on");
+    let script = format!(
+        "
+import time
+c = connect(database=None)
+k = c.cursor()
+k.execute('USE shop')
+k.execute('SET @s = 7')
+k.execute(\"PREPARE p FROM 'INSERT INTO visit VALUES (@s, ?)'\")
+k.execute('INSERT INTO visit VALUES (@s, 1)')
+while not os.path.exists('{}'):
+    time.sleep(0.05)
+for q in range(2, 12):
+    k.execute('INSERT INTO visit VALUES (@s, %s)', (q,))
+    time.sleep(0.05)
+",
+        go_on.display()
+    );
+    let (lab, login) = (&pair.lab, pair.login());
+    std::thread::scope(|scope| {
+        let client = scope.spawn(|| pymysql(&lab.client, &login, &script));
+        let arrived = |n: usize| {
+            wait_for(PATIENCE, || {
+                let rows = pair.target.try_sql("SELECT q FROM shop.visit").map_or(0, |rows| rows.len());
+                (rows >= n).then_some(())
+            })
+        };
+        arrived(1).expect("the first row");
+        pair.target.stop();
+        pair.target.restart(&lab.target);
+        std::fs::write(&go_on, "").expect("a file");
+        client.join().expect("no panic").expect("PyMySQL");
+    });
+    let rows = || pair.target.sql("SELECT s, q FROM shop.visit ORDER BY q");
+    let expected: Vec<Vec<String>> = (1..12).map(|q| vec!["7".to_owned(), q.to_string()]).collect();
+    wait_for(PATIENCE, || (rows().len() >= expected.len()).then_some(()));
+    assert_eq!(rows(), expected);
+    let log = copy.stop();
+    assert_well(&log, bench);
+}
+
+/// A session that is open when tcpcopy starts is logged in by itself, and joined at its next command.
+pub(crate) fn joined(bench: &Bench<'_>) {
+    let pair = Pair::start(bench, [Family::MariaDb, Family::MariaDb], [Plugin::Native, Plugin::Native]);
+    pair.on_both("CREATE TABLE shop.visit (s INT, q INT)");
+    let go_on = bench.folder.join("go-on");
+    let script = format!(
+        "
+import time
+c = connect()
+k = c.cursor()
+k.execute('SELECT 1')
+while not os.path.exists('{}'):
+    time.sleep(0.05)
+for q in range(10):
+    k.execute('INSERT INTO visit VALUES (1, %s)', (q,))
+",
+        go_on.display()
+    );
+    let (lab, login) = (&pair.lab, pair.login());
+    let log = std::thread::scope(|scope| {
+        let client = scope.spawn(|| pymysql(&lab.client, &login, &script));
+        wait_for(PATIENCE, || {
+            (pair.online.value("SELECT COUNT(*) FROM information_schema.processlist WHERE user = 'load'") == "1")
+                .then_some(())
+        })
+        .expect("the session is open");
+        let copy = pair.copy(bench, &[("--mysql-default-db", "shop")]);
+        std::fs::write(&go_on, "").expect("a file");
+        client.join().expect("no panic").expect("PyMySQL");
+        let rows = || pair.target.sql("SELECT q FROM shop.visit ORDER BY q").len();
+        wait_for(PATIENCE, || (rows() >= 10).then_some(()));
+        assert_eq!(rows(), 10);
+        copy.stop()
+    });
+    assert_well(&log, bench);
+}
+
+/// What cannot be copied is counted, and the log says what to do; sessions beside it are copied.
+pub(crate) fn not_copyable(bench: &Bench<'_>) {
+    let pair = Pair::start(bench, [Family::MariaDb, Family::MariaDb], [Plugin::Native, Plugin::Native]);
+    pair.on_both("CREATE TABLE shop.visit (s INT, q INT)");
+    pair.online.create_user("stranger", Plugin::Native, ONLINE);
+    let copy = pair.copy(bench, &[]);
+    let mut compressed = pair.lab.client.command("mariadb");
+    compressed.args(["--no-defaults", "--skip-ssl", "--compress", "--protocol=tcp", "--user=load", "--execute=SELECT 1"]);
+    compressed.arg(format!("--host={}", pair.lab.online.ipv4)).env("MYSQL_PWD", ONLINE);
+    assert!(compressed.output().expect("the client").status.success());
+    let stranger = Login { user: "stranger", database: "", ..pair.login() };
+    command_line(Family::MariaDb, &pair.lab.client, &stranger, "SELECT 1").expect("online lets it in");
+    pymysql(&pair.lab.client, &pair.login(), SESSIONS).expect("PyMySQL");
+    assert_all_visits(&pair, bench);
+    let log = copy.stop();
+    for told in ["compressed sessions", "users without a password here: stranger"] {
+        assert!(log.contains(told), "`{told}` is not in the log:\n{log}");
+    }
+    assert_well(&log, bench);
+}
+
+/// Files of LOAD DATA LOCAL, changes of user, long values; and the log of statements.
+pub(crate) fn the_rest(bench: &Bench<'_>) {
+    let pair = Pair::start(bench, [Family::MariaDb, Family::MariaDb], [Plugin::Native, Plugin::Native]);
+    pair.on_both("CREATE TABLE shop.visit (s INT, q LONGTEXT)");
+    for server in [&pair.online, &pair.target] {
+        server.sql("SET GLOBAL local_infile = 1; SET GLOBAL max_allowed_packet = 67108864");
+    }
+    let (rows, log) = (bench.folder.join("rows"), bench.folder.join("statements.json"));
+    let text: String = (0..50_000).map(|n| format!("{n}\trow number {n}\n")).collect();
+    std::fs::write(&rows, text).expect("a file");
+    let copy = pair.copy(bench, &[("--mysql-log", &log.display().to_string())]);
+    let script = format!(
+        "
+c = connect(local_infile=True)
+k = c.cursor()
+k.execute(\"LOAD DATA LOCAL INFILE '{}' INTO TABLE visit\")
+k.execute('INSERT INTO visit VALUES (1, %s)', ('x' * 3000000,))
+k.execute('INSERT INTO visit VALUES (2, %s)', ('y' * 17000000,))
+k.execute('SELECT COUNT(*) FROM visit')
+k.execute('INSERT INTO visit VALUES (3, %s)', ('z',))
+",
+        rows.display()
+    );
+    pymysql(&pair.lab.client, &pair.login(), &script).expect("PyMySQL");
+    let sum = |server: &Server| server.sql("SELECT COUNT(*), SUM(s), SUM(LENGTH(q)), SUM(CRC32(q)) FROM shop.visit");
+    wait_for(PATIENCE, || (sum(&pair.target) == sum(&pair.online)).then_some(()));
+    assert_eq!(sum(&pair.target), sum(&pair.online));
+    let told = copy.stop();
+    assert_well(&told, bench);
+    let statements = std::fs::read_to_string(&log).expect("the log of statements");
+    assert!(statements.contains("\"kind\":\"load data\"") && statements.contains("\"online_ms\":"), "{statements}");
+}

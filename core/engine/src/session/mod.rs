@@ -32,6 +32,7 @@
 
 pub(crate) mod client;
 pub(crate) mod gate;
+mod held;
 mod module;
 pub(crate) mod online;
 pub(crate) mod queue;

@@ -28,6 +28,7 @@ use tcpcopy_module_api::{
     Attachment, Ctx, Host, LogLevel, Module, Payload, Session as ModuleSession, SessionInfo, TargetData, Timestamp,
 };
 
+use super::held::Held;
 use super::queue::{Mark, MarkKind, StreamQueue};
 use crate::counters::ModuleCounters;
 use crate::ledger::{ByteDrop, Ledger};
@@ -74,7 +75,7 @@ const AHEAD_LIMIT: usize = 1_024;
 pub(crate) struct Watch {
     session: Box<dyn ModuleSession>,
     state: WatchState,
-    undecided: Vec<u8>,
+    undecided: Held,
     /// How the client closed behind `undecided`, and the bytes of response it had acknowledged then.
     pub(crate) closing: Option<(MarkKind, u32)>,
     /// While a new connection is made ready: what waits for that.
@@ -492,7 +493,7 @@ impl Watch {
                 expected: 0,
                 counted: false,
             },
-            undecided: Vec::new(),
+            undecided: Held::default(),
             closing: None,
             parked: None,
             rebuilds: 0,
@@ -507,8 +508,8 @@ impl Watch {
         stage.parked = parked.take();
         state.replacing = false;
         let over = matches!(hook, Hook::Close(_));
-        let mut call = Call { stage, state, data: undecided, verdict: Verdict::default(), over };
-        let held = &undecided[..];
+        let mut call = Call { stage, state, data: undecided.as_slice(), verdict: Verdict::default(), over };
+        let held = undecided.as_slice();
         let outcome = guarded(|| {
             let ctx = &mut Ctx::new(&mut call);
             match hook {
@@ -526,10 +527,7 @@ impl Watch {
         *parked = stage.parked.take();
         verdict.panicked = outcome.err();
         let decided = undecided.len() - left;
-        undecided.drain(..decided);
-        if undecided.is_empty() && undecided.capacity() > 64 << 10 {
-            *undecided = Vec::new();
-        }
+        undecided.take(decided);
         if undecided.len() > UNDECIDED_LIMIT {
             verdict.aborted.get_or_insert_with(|| format!("the module holds more than {} MB", UNDECIDED_LIMIT >> 20));
         }
@@ -585,7 +583,7 @@ impl Watch {
             self.state.pass(data, stage);
             return false;
         }
-        self.undecided.extend_from_slice(data);
+        self.undecided.push(data);
         true
     }
 
@@ -595,7 +593,7 @@ impl Watch {
         if !self.undecided.is_empty() {
             stage.counters.add(stage.module, UNDECIDED, 1);
             self.state.drop(self.undecided.len(), UNDECIDED, stage);
-            self.undecided.clear();
+            self.undecided.take(self.undecided.len());
         }
     }
 
