@@ -175,7 +175,13 @@ impl MySqlSession {
                 self.client.file = None;
             }
             return Some(match fate {
-                FileFate::Copied => self.pass(ctx, len),
+                FileFate::Copied => {
+                    let decided = self.pass(ctx, len);
+                    if header.len == 0 {
+                        ctx.expect_response();
+                    }
+                    decided
+                }
                 FileFate::LeftOut => self.leave_out(ctx, len, "of files that the target did not ask for"),
             });
         }

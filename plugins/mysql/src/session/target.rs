@@ -263,6 +263,8 @@ impl MySqlSession {
             }
             Event::WantsFile => {
                 self.client.file_is_wanted();
+                // For the gate that is the answer; the file has one of its own.
+                ctx.response_complete();
                 ctx.ask_again();
             }
             Event::Complete => self.on_answered(ctx),
