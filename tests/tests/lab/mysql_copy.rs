@@ -1,6 +1,7 @@
 //! Copies of MySQL sessions between MariaDB and MySQL, judged by what the servers count and by what is in their tables.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use tcpcopy_io::netns::{Lab, wait_for};
@@ -26,9 +27,15 @@ struct Pair {
 impl Pair {
     /// Servers of these families, with a database `shop` and a user `load`.
     fn start(bench: &Bench<'_>, families: [Family; 2], plugins: [Plugin; 2]) -> Self {
+        Self::start_in(bench.folder, families, plugins)
+    }
+
+    /// The same, with their files in a folder of their own.
+    fn start_in(folder: &Path, families: [Family; 2], plugins: [Plugin; 2]) -> Self {
+        std::fs::create_dir_all(folder).expect("a folder");
         let lab = Lab::new().expect("a lab");
-        let online = Server::start(families[0], &lab.online, bench.folder, &[]);
-        let target = Server::start(families[1], &lab.target, bench.folder, &[]);
+        let online = Server::start(families[0], &lab.online, folder, &[]);
+        let target = Server::start(families[1], &lab.target, folder, &[]);
         for (server, plugin, password) in [(&online, plugins[0], ONLINE), (&target, plugins[1], TARGET)] {
             server.sql("CREATE DATABASE shop");
             server.create_user("load", plugin, password);
@@ -187,7 +194,8 @@ pub(crate) fn pymysql_by_plugin(bench: &Bench<'_>) {
         if family.missing().is_some() || plugin == Plugin::Ed25519 && !tcpcopy_tests::sql::has_ed25519() {
             continue;
         }
-        let pair = Pair::start(bench, [Family::MariaDb, family], [Plugin::Native, plugin]);
+        let folder = bench.folder.join(plugin.name());
+        let pair = Pair::start_in(&folder, [Family::MariaDb, family], [Plugin::Native, plugin]);
         pair.on_both("CREATE TABLE shop.visit (s INT, q INT)");
         let copy = pair.copy(bench, &[]);
         pymysql(&pair.lab.client, &pair.login(), SESSIONS).expect("PyMySQL");
@@ -210,10 +218,14 @@ pub(crate) fn without_grants(bench: &Bench<'_>) {
         if family.missing().is_some() {
             continue;
         }
-        let mut pair = Pair::start(bench, [Family::MariaDb, Family::MariaDb], [Plugin::Native, Plugin::Native]);
-        pair.target.stop();
-        pair.target = Server::start_without_grants(family, &pair.lab.target, bench.folder);
-        pair.target.sql("CREATE DATABASE IF NOT EXISTS shop");
+        let folder = bench.folder.join(format!("{family:?}"));
+        std::fs::create_dir(&folder).expect("a folder");
+        let lab = Lab::new().expect("a lab");
+        let online = Server::start(Family::MariaDb, &lab.online, &folder, &[]);
+        let target = Server::start_without_grants(family, &lab.target, &folder);
+        let pair = Pair { lab, online, target };
+        pair.on_both("CREATE DATABASE shop");
+        pair.online.create_user("load", Plugin::Native, ONLINE);
         pair.on_both("CREATE TABLE shop.visit (s INT, q INT)");
         let copy = pair.copy(bench, &[("--mysql-skip-grant-tables", "")]);
         pymysql(&pair.lab.client, &pair.login(), SESSIONS).expect("PyMySQL");
@@ -227,11 +239,10 @@ pub(crate) fn without_grants(bench: &Bench<'_>) {
 pub(crate) fn command_lines(bench: &Bench<'_>) {
     for families in [[Family::MariaDb, Family::MySql], [Family::MySql, Family::MariaDb]] {
         let plugins = families.map(|family| if family == Family::MySql { Plugin::CachingSha2 } else { Plugin::Native });
-        let pair = Pair::start(bench, families, plugins);
+        let pair = Pair::start_in(&bench.folder.join(format!("{:?}", families[0])), families, plugins);
         pair.on_both(
             "CREATE TABLE shop.visit (who TEXT, n INT); CREATE DATABASE other; CREATE TABLE other.visit (n INT)",
         );
-        pair.on_both("GRANT ALL ON other.* TO load");
         let copy = pair.copy(bench, &[]);
         for client in [Family::MariaDb, Family::MySql] {
             let statements = format!(
@@ -368,7 +379,14 @@ pub(crate) fn not_copyable(bench: &Bench<'_>) {
     pair.online.create_user("stranger", Plugin::Native, ONLINE);
     let copy = pair.copy(bench, &[]);
     let mut compressed = pair.lab.client.command("mariadb");
-    compressed.args(["--no-defaults", "--skip-ssl", "--compress", "--protocol=tcp", "--user=load", "--execute=SELECT 1"]);
+    compressed.args([
+        "--no-defaults",
+        "--skip-ssl",
+        "--compress",
+        "--protocol=tcp",
+        "--user=load",
+        "--execute=SELECT 1",
+    ]);
     compressed.arg(format!("--host={}", pair.lab.online.ipv4)).env("MYSQL_PWD", ONLINE);
     assert!(compressed.output().expect("the client").status.success());
     let stranger = Login { user: "stranger", database: "", ..pair.login() };
@@ -390,8 +408,8 @@ pub(crate) fn the_rest(bench: &Bench<'_>) {
         server.sql("SET GLOBAL local_infile = 1; SET GLOBAL max_allowed_packet = 67108864");
     }
     let (rows, log) = (bench.folder.join("rows"), bench.folder.join("statements.json"));
-    let text: String = (0..50_000).map(|n| format!("{n}\trow number {n}\n")).collect();
-    std::fs::write(&rows, text).expect("a file");
+    let lines: Vec<String> = (0..50_000).map(|n| format!("{n}\trow number {n}\n")).collect();
+    std::fs::write(&rows, lines.concat()).expect("a file");
     let copy = pair.copy(bench, &[("--mysql-log", &log.display().to_string())]);
     let script = format!(
         "

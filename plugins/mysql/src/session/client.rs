@@ -268,12 +268,14 @@ impl MySqlSession {
                 None
             }
             Ok(ClientLogin::Login(login))
-                if login.capabilities.0 & (Capabilities::COMPRESS | Capabilities::ZSTD).0 != 0 =>
+                if self.online.agreed(login.capabilities).0 & (Capabilities::COMPRESS | Capabilities::ZSTD).0 != 0 =>
             {
                 self.cannot_be_copied(ctx, false);
                 None
             }
-            Ok(ClientLogin::Login(login)) => {
+            Ok(ClientLogin::Login(mut login)) => {
+                // A client may name what the server has not; they do without it.
+                login.capabilities = self.online.agreed(login.capabilities);
                 self.client.login = Some(login);
                 self.client.in_commands = true;
                 let decided = self.leave_out(ctx, HEADER_LEN + header.len, LOGIN);

@@ -9,7 +9,7 @@ use tcpcopy_module_api::{Ctx, Timestamp};
 use super::MySqlSession;
 use crate::command::{Answer, Command, STMT_PREPARE};
 use crate::statement::Key;
-use crate::wire::{HEADER_LEN, Header, Packets};
+use crate::wire::{Capabilities, Greeting, HEADER_LEN, Header, Packets};
 
 /// Answers that may be waited for, or kept, at most.
 const MOST: usize = 1_000;
@@ -24,6 +24,9 @@ struct Pending {
 
 #[derive(Debug, Default)]
 pub(super) struct OnlineSide {
+    /// What online can do, by its greeting.
+    capabilities: Option<Capabilities>,
+    greeted: bool,
     packets: Packets,
     pending: VecDeque<Pending>,
     /// Bytes of it were lost: it is not understood before the next answer.
@@ -40,6 +43,11 @@ pub(super) struct OnlineSide {
 }
 
 impl OnlineSide {
+    /// What client and online have agreed on, of what the client would make use of.
+    pub(super) fn agreed(&self, client: Capabilities) -> Capabilities {
+        self.capabilities.map_or(client, |online| client & online)
+    }
+
     /// How long online took for a command, if that was seen.
     pub(super) fn time(&mut self, number: u64) -> Option<Duration> {
         let time = self.times.remove(&number);
@@ -105,6 +113,10 @@ impl MySqlSession {
             return;
         }
         while let Some(payload) = online.packets.next(&mut data) {
+            if !std::mem::replace(&mut online.greeted, true) && !ctx.info().joined {
+                online.capabilities = Greeting::parse(payload.bytes).ok().and_then(Result::ok).map(|g| g.capabilities);
+                continue;
+            }
             // An answer begins with the number behind the command's.
             let Some(pending) = online.pending.front().copied().filter(|_| payload.sequence == 1) else { continue };
             online.pending.pop_front();
