@@ -1,7 +1,7 @@
 //! Counters that modules name themselves.
 
 /// Names at most for each module; what comes under further ones is counted together.
-const MAX_NAMES: usize = 64;
+const MAX_NAMES: usize = 128;
 /// The name for what has none of its own any more.
 const OTHER: &str = "other";
 /// Longest name, in bytes.

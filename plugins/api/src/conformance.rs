@@ -68,7 +68,7 @@ pub enum Rule {
     /// two messages goes on with whole messages.
     Join,
     /// After a reconnect, at any message, a session goes on with whole messages or waits for something that it has asked
-    /// the target.
+    /// the target. Where a sample's server speaks first, it may wait for that.
     Reconnect,
     /// Values that cannot be used are refused, with the option's name in what is said.
     Options,

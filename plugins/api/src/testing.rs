@@ -467,6 +467,8 @@ impl Conversation {
                 }
             } else if self.client_closed && self.target_closed && !self.due.client_close {
                 self.state = State::Done;
+            } else if self.waits_for_new_connection() {
+                self.connect();
             } else {
                 let watches = self.sees_online || self.payload != Payload::Headers || !self.ready;
                 if self.bypass && !watches && self.orders.is_empty() {
@@ -503,8 +505,8 @@ impl Conversation {
             Call::ForgetWaiting(_) if self.ready => {}
             Call::ForgetWaiting(reason) => {
                 let waiting = std::mem::take(&mut self.waiting);
-                *self.dropped.entry(reason.clone()).or_default() +=
-                    waiting.iter().map(|m| m.bytes.len() as u64).sum::<u64>();
+                let clients = waiting.iter().filter(|message| !message.own).map(|message| message.bytes.len());
+                self.count_dropped(clients.sum(), &reason);
                 if std::mem::take(&mut self.within)
                     && let Some(Order::Pass(n)) = self.orders.front()
                 {
@@ -608,6 +610,12 @@ impl Conversation {
                 self.orders[0] = Order::Drop(*n, reasons::TARGET_CLOSED.to_owned());
             }
         }
+    }
+
+    /// The target has closed, and the session holds bytes: perhaps for something that only a new connection can say.
+    fn waits_for_new_connection(&self) -> bool {
+        let goes_on = self.after_target_close == AfterTargetClose::Reconnect;
+        self.target_closed && goes_on && self.session.is_some() && !self.bypass && !self.held.is_empty()
     }
 
     /// Opens a new connection to the target. Only a session that watches has something to say about it.

@@ -22,8 +22,9 @@ pub mod statement;
 pub mod text;
 pub mod wire;
 
-use std::sync::Arc;
+use std::collections::HashSet;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tcpcopy_module_api::{About, AfterTargetClose, Attachment, Module, Options, SessionInfo, Transport};
 
@@ -45,6 +46,25 @@ struct Shared {
     /// The log has been told what to do about sessions over TLS.
     told_tls: AtomicBool,
     told_compression: AtomicBool,
+    /// Users that have counters of their own.
+    named_users: Mutex<HashSet<Vec<u8>>>,
+}
+
+/// Users that are counted by name. Clients choose their names, so there is a bound.
+const MOST_NAMED_USERS: usize = 24;
+
+impl Shared {
+    /// What a user is called in the names of counters.
+    fn name_for_counters(&self, user: &[u8]) -> String {
+        let mut named = self.named_users.lock().unwrap_or_else(PoisonError::into_inner);
+        if !named.contains(user) {
+            if named.len() == MOST_NAMED_USERS {
+                return "others".to_owned();
+            }
+            named.insert(user.to_vec());
+        }
+        String::from_utf8_lossy(&user[..user.len().min(32)]).into_owned()
+    }
 }
 
 impl Module for MySql {
@@ -61,8 +81,8 @@ impl Module for MySql {
     fn create(options: &Options) -> Result<Self, String> {
         let settings = Settings::read(options)?;
         let log = settings.log.as_deref().map(StatementLog::open).transpose()?;
-        let (told_tls, told_compression) = Default::default();
-        Ok(Self { shared: Arc::new(Shared { settings, log, told_tls, told_compression }) })
+        let (told_tls, told_compression, named_users) = Default::default();
+        Ok(Self { shared: Arc::new(Shared { settings, log, told_tls, told_compression, named_users }) })
     }
 
     fn on_open(&self, info: &SessionInfo) -> Attachment {

@@ -231,6 +231,9 @@ impl Follower {
             Answer::Results => {
                 let mut reader = Reader::new(bytes);
                 let columns = reader.length_encoded("a result without a number of columns")?;
+                if columns == 0 {
+                    return Err(Malformed("a result without columns"));
+                }
                 let optional =
                     self.has(Capabilities::OPTIONAL_RESULTSET_METADATA) || self.has(Capabilities::CACHE_METADATA);
                 let defined =

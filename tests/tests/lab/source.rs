@@ -5,11 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which of our crates each of our crates may depend on. `tcpcopy` and the tests stand on top and may use all.
-const ARROWS: [(&str, &[&str]); 8] = [
+const ARROWS: [(&str, &[&str]); 9] = [
     ("tcpcopy-wire", &[]),
     ("tcpcopy-module-api", &["tcpcopy-wire"]),
     ("tcpcopy-module-tcp", &["tcpcopy-wire", "tcpcopy-module-api"]),
     ("tcpcopy-module-udp", &["tcpcopy-wire", "tcpcopy-module-api"]),
+    ("tcpcopy-module-mysql", &["tcpcopy-wire", "tcpcopy-module-api"]),
     ("tcpcopy-test-module", &["tcpcopy-wire", "tcpcopy-module-api"]),
     ("tcpcopy-engine", &["tcpcopy-wire", "tcpcopy-module-api"]),
     ("tcpcopy-netsim", &["tcpcopy-wire", "tcpcopy-module-api", "tcpcopy-engine"]),

@@ -159,7 +159,9 @@ impl Suite<'_> {
                         most_held = most_held.max(conversation.held().len());
                     }
                 }
-                let asked = conversation.messages().iter().any(|message| message.own);
+                // In some protocols the server speaks first.
+                let asked = conversation.messages().iter().any(|message| message.own)
+                    || matches!(sample.steps.first(), Some(Step::Target(_) | Step::Online(_)));
                 let asked = asked && conversation.payload() != Payload::Headers;
                 (conversation.state() == &State::Open && !conversation.is_ready() && !asked, most_held)
             })?;

@@ -18,6 +18,8 @@ use client::ClientSide;
 use online::OnlineSide;
 use target::TargetSide;
 
+/// What a client may send before the target has let it in, in bytes.
+const MOST_BEFORE_LOGIN: usize = 4 << 20;
 /// Settings that are said again on a new connection, at most, and their longest.
 const MOST_SETTINGS: usize = 64;
 const LONGEST_SETTING: usize = 1_024;
@@ -140,8 +142,11 @@ impl Session for MySqlSession {
         while let Some(decided) = self.decide(ctx, rest) {
             match rest.get(decided..) {
                 Some(behind) => rest = behind,
-                None => break,
+                None => return,
             }
+        }
+        if rest.len() > MOST_BEFORE_LOGIN && !self.target.has_let_in() {
+            ctx.abort("the client sends on, and the target has not let it in");
         }
     }
 

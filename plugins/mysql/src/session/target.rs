@@ -59,6 +59,11 @@ impl TargetSide {
         *self = Self { again: true, ..Self::new() };
     }
 
+    /// Whether the login is done, on the first connection.
+    pub(super) fn has_let_in(&self) -> bool {
+        self.again || !matches!(self.state, State::Greeting | State::LoggingIn(_))
+    }
+
     /// Whether commands may go.
     pub(super) fn is_ready(&self) -> bool {
         matches!(self.state, State::Ready)
@@ -105,7 +110,9 @@ impl MySqlSession {
                     Ok(Ok(greeting)) => self.target.greeting = Some((greeting, sequence)),
                     Ok(Err(error)) => {
                         ctx.count("connections that the target refused", 1);
-                        ctx.abort(&format!("the target refuses connections: {} {}", error.code, error.text));
+                        let text = format!("the target refuses connections: {} {}", error.code, error.text);
+                        ctx.log(LogLevel::Warn, &text);
+                        ctx.abort("a connection that the target refused");
                         return None;
                     }
                     Err(malformed) => {
@@ -126,14 +133,16 @@ impl MySqlSession {
             Ok(Step::Done) => self.on_logged_in(ctx),
             Err((error, plugin)) => {
                 let user = text(&self.client.user());
-                ctx.count(&format!("logins failed: {user} ({})", plugin.name()), 1);
+                let name = self.shared.name_for_counters(&self.client.user());
+                ctx.count(&format!("logins failed: {name} ({})", plugin.name()), 1);
                 let hint = match &error {
                     AuthError::Refused(refused) if refused.code == 1045 => {
                         "; its password on the target is given with -u"
                     }
                     _ => "",
                 };
-                ctx.abort(&format!("login of `{user}`: {error}{hint}"));
+                ctx.log(LogLevel::Warn, &format!("login of `{user}`: {error}{hint}"));
+                ctx.abort("a login that the target did not take");
                 return None;
             }
         }
@@ -148,10 +157,10 @@ impl MySqlSession {
         let Some(login) = &self.client.login else { return Some(()) };
         let Some(password) = self.shared.settings.password(&login.user) else {
             let user = text(&login.user);
-            ctx.count(&format!("users without a password here: {user}"), 1);
-            ctx.abort(&format!(
-                "no password for user `{user}` on the target: give it with -u, or --mysql-unknown-user empty"
-            ));
+            ctx.count(&format!("users without a password here: {}", self.shared.name_for_counters(&login.user)), 1);
+            let advice = "give it with -u, or --mysql-unknown-user empty";
+            ctx.log(LogLevel::Warn, &format!("no password for user `{user}` on the target: {advice}"));
+            ctx.abort("a user without a password here");
             return None;
         };
         let mut exchange = Exchange::new(password, greeting.auth_plugin.as_bytes(), greeting.salt);
@@ -168,7 +177,8 @@ impl MySqlSession {
 
     fn on_logged_in(&mut self, ctx: &mut Ctx<'_>) {
         let (State::LoggingIn(exchange) | State::ChangingUser(exchange)) = &self.target.state else { return };
-        ctx.count(&format!("logins: {} ({})", text(&self.client.user()), exchange.plugin().name()), 1);
+        let name = self.shared.name_for_counters(&self.client.user());
+        ctx.count(&format!("logins: {name} ({})", exchange.plugin().name()), 1);
         if matches!(self.target.state, State::ChangingUser(_)) {
             self.target.state = State::Ready;
             return self.on_answered(ctx);
@@ -305,8 +315,9 @@ impl MySqlSession {
         let Some((greeting, _)) = &self.target.greeting else { return Ok(()) };
         let user = text(&changed.user);
         let Some(password) = self.shared.settings.password(&changed.user) else {
-            ctx.count(&format!("users without a password here: {user}"), 1);
-            return Err(format!("no password for user `{user}` on the target: give it with -u"));
+            ctx.count(&format!("users without a password here: {}", self.shared.name_for_counters(&changed.user)), 1);
+            ctx.log(LogLevel::Warn, &format!("no password for user `{user}` on the target: give it with -u"));
+            return Err("a user without a password here".to_owned());
         };
         // Its salt is that of the greeting, until the target asks for another plugin.
         let mut exchange = Exchange::new(password, greeting.auth_plugin.as_bytes(), greeting.salt);
