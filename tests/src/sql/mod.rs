@@ -74,7 +74,7 @@ impl Family {
     }
 
     /// The command line client's program.
-    fn client(self) -> PathBuf {
+    pub fn client(self) -> PathBuf {
         match self {
             Self::MariaDb => "mariadb".into(),
             Self::MySql => cache().join("mysql/bin/mysql"),

@@ -257,7 +257,20 @@ pub(crate) fn command_lines(bench: &Bench<'_>) {
             wait_for(PATIENCE, || (pair.target.rows(table) == pair.online.rows(table)).then_some(()));
             assert_eq!(pair.target.rows(table), pair.online.rows(table), "{table}, {families:?}");
         }
+        if families[0] == Family::MySql {
+            let mut tls = pair.lab.client.command(Family::MySql.client());
+            tls.args(["--no-defaults", "--ssl-mode=REQUIRED", "--protocol=tcp", "--user=load", "--execute=SELECT 1"]);
+            tls.arg(format!("--host={}", pair.lab.online.ipv4)).env("MYSQL_PWD", ONLINE);
+            let output = tls.output().expect("the client");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
         let log = copy.stop();
+        if families[0] == Family::MySql {
+            let words = log.split_whitespace().collect::<Vec<_>>().join(" ");
+            for told in ["mysql: sessions over TLS 1", "ssl-mode=DISABLED"] {
+                assert!(words.contains(told), "`{told}` is not in the log:\n{log}");
+            }
+        }
         assert!(log.contains("errors of the target: 1146"), "{log}");
         assert_well(&log, bench);
     }

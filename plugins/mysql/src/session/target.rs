@@ -349,10 +349,10 @@ impl MySqlSession {
                 "sessions with compressed packets cannot be copied: let the clients connect without compression",
             )
         };
-        ctx.count(name, 1);
         if !told.swap(true, Relaxed) {
             ctx.log(LogLevel::Warn, advice);
         }
+        // Which counts it.
         ctx.abort(name);
     }
 
