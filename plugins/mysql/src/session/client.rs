@@ -107,6 +107,17 @@ impl ClientSide {
     }
 }
 
+/// A command as it was said.
+#[derive(Clone, Copy)]
+struct Said<'a> {
+    command: Command,
+    /// All of its payload, or as much as is looked at.
+    payload: &'a [u8],
+    header: Header,
+    /// There is more of it.
+    is_cut: bool,
+}
+
 /// A query's payload, taken apart.
 struct Query<'a> {
     attributes: u64,
@@ -226,11 +237,12 @@ impl MySqlSession {
         let payload = &rest[HEADER_LEN..];
         let payload = payload.get(..wanted).filter(|payload| !payload.is_empty())?;
         let is_cut = payload.len() < header.len || header.is_continued();
+        let said = Said { command, payload, header: *header, is_cut };
         match command.code {
-            QUERY | STMT_PREPARE => self.decide_text(ctx, command, payload, header, is_cut),
-            CHANGE_USER => self.decide_change_user(ctx, command, payload, header),
+            QUERY | STMT_PREPARE => self.decide_text(ctx, said),
+            CHANGE_USER => self.decide_change_user(ctx, said),
             _ if command.has_statement() => {
-                let decided = self.decide_statement(ctx, command, payload, header, is_cut);
+                let decided = self.decide_statement(ctx, said);
                 if command.code == STMT_CLOSE
                     && let Some(key) = id_of(payload).and_then(|id| self.statements.by_online(id)).map(|s| s.key())
                 {
@@ -247,7 +259,7 @@ impl MySqlSession {
                     }
                     _ => {}
                 }
-                Some(self.copy(ctx, command, command.name, payload, header, is_cut, None, &[]))
+                Some(self.copy(ctx, said, command.name, None, &[]))
             }
         }
     }
@@ -304,18 +316,15 @@ impl MySqlSession {
     }
 
     /// Copies a command: as it is, or with `anew` in the place of its payload.
-    #[allow(clippy::too_many_arguments)] // all that is known of the command
     fn copy(
         &mut self,
         ctx: &mut Ctx<'_>,
-        command: Command,
+        said: Said<'_>,
         kind: &'static str,
-        payload: &[u8],
-        header: &Header,
-        is_cut: bool,
         anew: Option<Vec<u8>>,
         text: &[u8],
     ) -> usize {
+        let Said { command, payload, header, is_cut } = said;
         let decided = if let Some(anew) = anew.filter(|anew| *anew != payload) {
             let decided = self.leave_out(ctx, HEADER_LEN + header.len, REWRITTEN);
             ctx.send(&in_packets(&anew));
@@ -341,14 +350,8 @@ impl MySqlSession {
     }
 
     /// A query, or a statement to be prepared.
-    fn decide_text(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        command: Command,
-        payload: &[u8],
-        header: &Header,
-        is_cut: bool,
-    ) -> Option<usize> {
+    fn decide_text(&mut self, ctx: &mut Ctx<'_>, said: Said<'_>) -> Option<usize> {
+        let Said { command, payload, header, is_cut } = said;
         let prepares = command.code == STMT_PREPARE;
         if !prepares && ctx.info().joined && payload.get(1..3) == Some(&[0, 1]) {
             // No statement begins with a NUL: this client has agreed on attributes with online.
@@ -379,15 +382,15 @@ impl MySqlSession {
             if let Some(statement) = key.and_then(|key| self.statements.get(key)) {
                 statement.target = OnTarget::LeftOut;
             }
-            return Some(self.skip(ctx, header, LEFT_OUT));
+            return Some(self.skip(ctx, &header, LEFT_OUT));
         }
         let anew = match (client_has_attributes, target_has_attributes) {
             (true, false) if query.attributes > 0 => {
                 ctx.count("left out: query attributes", 1);
-                return Some(self.skip(ctx, header, ATTRIBUTES));
+                return Some(self.skip(ctx, &header, ATTRIBUTES));
             }
             (true, false) if is_cut => {
-                return Some(self.skip(ctx, header, ATTRIBUTES));
+                return Some(self.skip(ctx, &header, ATTRIBUTES));
             }
             (true, false) => Some([&[QUERY], text].concat()),
             (false, true) if !is_cut => Some([&[QUERY, 0, 1], text].concat()),
@@ -397,22 +400,17 @@ impl MySqlSession {
             self.remember_setting(anew.as_deref().unwrap_or(payload));
         }
         let kind = if prepares { "prepare" } else { statement.kind };
-        let decided = self.copy(ctx, command, kind, payload, header, is_cut, anew, text);
+        let decided = self.copy(ctx, said, kind, anew, text);
         if let Some(asked) = &mut self.asked {
             asked.prepares = key;
         }
         Some(decided)
     }
 
-    fn decide_change_user(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        command: Command,
-        payload: &[u8],
-        header: &Header,
-    ) -> Option<usize> {
+    fn decide_change_user(&mut self, ctx: &mut Ctx<'_>, said: Said<'_>) -> Option<usize> {
+        let Said { command, payload, header, .. } = said;
         let changed = self.client.login.as_ref()?.change_user(payload);
-        let decided = self.skip(ctx, header, LOGIN);
+        let decided = self.skip(ctx, &header, LOGIN);
         let refused = match changed {
             Ok(changed) => self.change_user(ctx, changed),
             Err(malformed) => Err(format!("the client's change of user: {malformed}")),
@@ -437,21 +435,15 @@ impl MySqlSession {
     }
 
     /// A command about a prepared statement.
-    fn decide_statement(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        command: Command,
-        payload: &[u8],
-        header: &Header,
-        is_cut: bool,
-    ) -> Option<usize> {
+    fn decide_statement(&mut self, ctx: &mut Ctx<'_>, said: Said<'_>) -> Option<usize> {
+        let Said { command, payload, header, is_cut } = said;
         let Some(id) = id_of(payload) else {
             ctx.abort("a command about a statement, without the statement's number");
             return None;
         };
         let Some(statement) = self.statements.by_online(id) else {
             ctx.count(&format!("left out: {} {NOT_SEEN}", command.name), 1);
-            return Some(self.skip(ctx, header, NOT_SEEN));
+            return Some(self.skip(ctx, &header, NOT_SEEN));
         };
         let (key, kind, on_target) = (statement.key(), statement.kind, statement.target);
         let text = if self.shared.log.is_some() { statement.text.clone() } else { Vec::new() };
@@ -463,36 +455,36 @@ impl MySqlSession {
                 if executes {
                     ctx.count(&format!("left out: {kind}"), 1);
                 }
-                return Some(self.skip(ctx, header, LEFT_OUT));
+                return Some(self.skip(ctx, &header, LEFT_OUT));
             }
             OnTarget::AsQuery if !executes => {
-                return Some(self.skip(ctx, header, "of statements that are copied as queries"));
+                return Some(self.skip(ctx, &header, "of statements that are copied as queries"));
             }
             OnTarget::Unknown | OnTarget::Refused => {
                 if executes {
                     ctx.count(&format!("left out: {} {NOT_PREPARED}", command.name), 1);
                 }
-                return Some(self.skip(ctx, header, NOT_PREPARED));
+                return Some(self.skip(ctx, &header, NOT_PREPARED));
             }
             OnTarget::Prepared(_) | OnTarget::AsQuery if bulk => {
                 ctx.count("left out: bulk execute, which the target does not take", 1);
-                return Some(self.skip(ctx, header, "bulk operations that the target does not take"));
+                return Some(self.skip(ctx, &header, "bulk operations that the target does not take"));
             }
             OnTarget::Prepared(_) | OnTarget::AsQuery => {}
         }
         let kind = if executes { kind } else { command.name };
         if is_cut {
             // Too long to be written anew: its number goes first, the rest follows as it is.
-            return Some(self.copy_cut(ctx, command, kind, key, header));
+            return Some(self.copy_cut(ctx, command, kind, key, &header));
         }
         let anew = match self.in_targets_words_of(command, payload, key) {
             Ok(anew) => anew,
             Err(reason) => {
                 ctx.count(&format!("left out: {reason}"), 1);
-                return Some(self.skip(ctx, header, ATTRIBUTES));
+                return Some(self.skip(ctx, &header, ATTRIBUTES));
             }
         };
-        Some(self.copy(ctx, command, kind, payload, header, false, Some(anew), &text))
+        Some(self.copy(ctx, said, kind, Some(anew), &text))
     }
 
     /// Copies a long command about a statement, with another number in its beginning.
