@@ -114,10 +114,10 @@ fn rust_module_copies_as_it_is_told() {
     conversation.target(b"answer\n");
     assert_eq!((conversation.expected(), conversation.completed()), (1, 1));
     assert_eq!((conversation.counter("lost"), conversation.counter("online")), (7, 3));
-    conversation.target_closes();
-    conversation.client(b"ee\n").client_closes();
+    conversation.client(b"ee\n").target(b"answer\n").target_closes();
+    conversation.client(b"four\n").client_closes();
     assert_eq!(conversation.connections().len(), 2);
-    assert_eq!(conversation.to_target(), b"hello\nthree\n");
+    assert_eq!(conversation.to_target(), b"hello\nfour\n");
     conversation.target_closes();
     assert_eq!(*conversation.state(), State::Done);
     assert_eq!(conversation.counter("missing"), 1);
