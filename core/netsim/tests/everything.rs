@@ -478,6 +478,57 @@ fn a_target_that_is_away_for_a_while_is_waited_for() {
     }
 }
 
+/// Holds everything, for a word of the target that does not come.
+struct Holding;
+
+impl Module for Holding {
+    fn about() -> About {
+        About { name: "holding", ..About::new(Transport::Tcp, "1") }
+    }
+
+    fn create(_: &Options) -> Result<Self, String> {
+        Ok(Self)
+    }
+
+    fn on_open(&self, _: &SessionInfo) -> Attachment {
+        Attachment::watch(Self)
+    }
+
+    fn after_target_close(&self) -> AfterTargetClose {
+        AfterTargetClose::Reconnect
+    }
+}
+
+impl Session for Holding {
+    fn on_client_data(&mut self, _: &mut Ctx<'_>, _: &[u8]) {}
+
+    fn on_client_close(&mut self, _: &mut Ctx<'_>, _: &[u8]) {}
+}
+
+/// Hangs up as soon as somebody is there.
+struct HangsUp;
+
+impl Server for HangsUp {
+    fn on_connect(&mut self, reply: &mut Reply) {
+        reply.close();
+    }
+
+    fn on_data(&mut self, data: &[u8], _: &mut Reply) -> usize {
+        data.len()
+    }
+}
+
+#[test]
+fn what_is_held_does_not_call_a_target_that_hangs_up_all_the_time() {
+    let outcome = ModuleNetwork::new(ModuleHandle::new(Holding))
+        .client(Script::new().send("half").pause(Duration::from_secs(20)))
+        .online(|_| tcpcopy_netsim::serve(|_: &[u8], _: &mut Reply| 0))
+        .target(|_| HangsUp)
+        .run();
+    let connections = outcome.connections.len();
+    assert!((5..=60).contains(&connections), "{connections} connections in 20 seconds");
+}
+
 #[test]
 fn an_abort_ends_its_own_session_and_no_other() {
     for seed in 0..10 {

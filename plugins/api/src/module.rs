@@ -104,8 +104,8 @@ impl Attachment {
 /// What to do when the target closes a connection on which its client still sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AfterTargetClose {
-    /// Connect again, and go on with what the client sends next. A session that watches gets
-    /// [`Session::on_resume`].
+    /// Connect again, and go on with what the client sends next, or with what the session holds. A session that watches
+    /// gets [`Session::on_resume`].
     Reconnect,
     /// Give the session up.
     End,

@@ -455,8 +455,7 @@ impl Session {
                 let holds = self.watch.as_ref().is_some_and(|watch| watch.holds());
                 match self.queue.as_deref() {
                     Some(queue) if queue.byte_count() > 0 => self.reopen_in_time(cx),
-                    // It may hold them for something that only the target can say.
-                    _ if holds => self.reopen_in_time(cx),
+                    _ if holds => self.reopen_for_held(cx),
                     None => {}
                     Some(queue) if queue.is_empty() => {
                         if let Some(queue) = self.queue.take() {

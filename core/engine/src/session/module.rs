@@ -30,6 +30,8 @@ use crate::target::{Closure, Heard, State};
 const MAX_REBUILDS: u8 = 3;
 /// How long a session waits after the target has refused a new connection. Each time twice as long, up to 5 times.
 const REFUSED_WAIT: Duration = Duration::from_millis(100);
+/// Between two connections that are made for bytes that are held.
+const HELD_WAIT: Duration = Duration::from_secs(1);
 
 impl Session {
     /// The session begins.
@@ -268,6 +270,14 @@ impl Session {
         if self.watch.as_ref().is_none_or(|watch| cx.now >= watch.retry_at) {
             self.reopen(cx);
         }
+    }
+
+    /// Connects again for bytes that the module holds, perhaps for something that only the target can say. A target that
+    /// closes at once, again and again, has its peace for a while each time.
+    pub(super) fn reopen_for_held(&mut self, cx: &mut Context<'_>) {
+        let Some(watch) = self.watch.as_mut().filter(|watch| cx.now >= watch.retry_at) else { return };
+        watch.retry_at = cx.now + HELD_WAIT;
+        self.reopen(cx);
     }
 
     /// When a session that waits for the target connects again.
