@@ -135,13 +135,13 @@ pub struct Arguments {
     pub copies: Option<u16>,
 
     /// Number of this tcpcopy, 0 to 31, where several copy the same clients to one target: each number has source ports
-    /// of its own. Over UDP only, so far [default: 0].
+    /// of its own [default: 0].
     #[arg(short = 'f', long, value_name = "N", help_heading = "How much to copy")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instance: Option<u8>,
 
-    /// Clients of a hundred that are copied, 1 to 100, always the same ones; 0 means all. Over UDP only, so far [default:
-    /// 100].
+    /// Connections of a hundred that are copied, 1 to 100, or clients over UDP: by address and port, always the same ones; 0
+    /// means all [default: 100].
     #[arg(short = 'r', long, value_name = "N", help_heading = "How much to copy")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub percentage: Option<u8>,
@@ -152,7 +152,7 @@ pub struct Arguments {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_rate: Option<Text>,
 
-    /// Source address in the place of 127.0.0.1 and ::1, for clients on this host. Over UDP only, so far.
+    /// Source address in the place of 127.0.0.1 and ::1, for clients on this host.
     #[arg(short = 'H', long, value_name = "ADDR", help_heading = "How much to copy")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loopback_source: Option<IpAddr>,

@@ -204,9 +204,6 @@ fn intercepts(text: &str, port: u16, maps: &[Map], warnings: &mut Vec<String>) -
 fn traffic(arguments: &Arguments, maps: &[Map], workers: u16, warnings: &mut Vec<String>) -> Result<Traffic, Failure> {
     let given = [
         ("-n (--copies)", "copying several times over", arguments.copies.is_some()),
-        ("-f (--instance)", "shifting ports for several instances", arguments.instance.is_some()),
-        ("-r (--percentage)", "copying a percentage", arguments.percentage.is_some()),
-        ("-H (--loopback-source)", "replacing the source address 127.0.0.1", arguments.loopback_source.is_some()),
         ("--max-rate", "limiting the rate", arguments.max_rate.is_some()),
     ];
     let over_tcp = maps.iter().find(|map| map.transport == Transport::Tcp);

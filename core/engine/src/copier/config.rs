@@ -1,8 +1,10 @@
 //! What a [`Copier`](super::Copier) is told at its start.
 
+use std::hash::{BuildHasher, Hasher};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use foldhash::fast::FixedState;
 use tcpcopy_module_api::{About, Module, ModuleHandle};
 use tcpcopy_wire::{Endpoint, Port, Transport};
 
@@ -47,10 +49,17 @@ pub enum Gate {
     Off,
 }
 
-/// How much of the traffic is copied, and how many times over. Of UDP only, so far.
+/// How far apart the ports of several copies of one client are.
+const PORTS_BETWEEN_COPIES: u32 = 64;
+/// How far apart the ports of several instances of tcpcopy are.
+const PORTS_BETWEEN_INSTANCES: u32 = 2048;
+/// Ports below this are left to services.
+const FIRST_PORT: u32 = 1024;
+
+/// How much of the traffic is copied, and how many times over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Traffic {
-    /// Copies of each datagram, each with a source of its own (`-n`).
+    /// Copies of each datagram, each with a source of its own (`-n`). Of UDP only, so far.
     pub copies: u16,
     /// Which of several tcpcopys with the same sources this is: shifts the source ports (`-f`).
     pub instance: u8,
@@ -58,8 +67,37 @@ pub struct Traffic {
     pub loopback_source: Option<IpAddr>,
     /// Clients of a hundred that are copied (`-r`), always the same ones.
     pub percentage: u8,
-    /// What is captured beyond this is not copied (`--max-rate`).
+    /// What is captured beyond this is not copied (`--max-rate`). Of UDP only, so far.
     pub max_rate: Option<Rate>,
+}
+
+impl Traffic {
+    /// Whether a client's address and port are in the sample: the same ones in every run.
+    pub(crate) fn samples(&self, client: Endpoint) -> bool {
+        if self.percentage >= 100 {
+            return true;
+        }
+        let mut h = FixedState::with_seed(0).build_hasher();
+        match client.addr {
+            IpAddr::V4(a) => h.write_u32(a.into()),
+            IpAddr::V6(a) => h.write_u128(a.into()),
+        }
+        h.write_u16(client.port.0);
+        h.finish() % 100 < u64::from(self.percentage)
+    }
+
+    /// The source that a copy has if it is free, as far as the client's address is kept: the client's own, but for what
+    /// keeps copies, instances, and clients of this host apart.
+    pub(crate) fn wanted_source(&self, client: Endpoint, target: Endpoint, copy: u16) -> Endpoint {
+        let addr = match self.loopback_source {
+            Some(addr) if client.addr.is_loopback() && !target.addr.is_loopback() => addr,
+            _ => client.addr,
+        };
+        let shift = u32::from(copy) * PORTS_BETWEEN_COPIES + u32::from(self.instance) * PORTS_BETWEEN_INSTANCES;
+        let shifted = u32::from(client.port.0) + shift;
+        let around = || (FIRST_PORT + (shifted - FIRST_PORT) % (u32::from(u16::MAX) + 1 - FIRST_PORT)) as u16;
+        Endpoint::new(addr, Port(u16::try_from(shifted).unwrap_or_else(|_| around())))
+    }
 }
 
 /// A limit on what is copied in a second.

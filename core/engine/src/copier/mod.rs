@@ -311,6 +311,9 @@ impl Copier {
                 predecessor = Some(id);
             }
         }
+        if !self.config.traffic.samples(segment.src) {
+            return self.drop_segment(PacketDrop::NotSampled, segment);
+        }
         let options = segment.tcp.options();
         let offer = Offer {
             mss: options.mss.map(|mss| mss.min(self.own_mss(map))),
@@ -341,6 +344,9 @@ impl Copier {
         let closing = segment.tcp.flags().contains(Flags::RST);
         if segment.payload_len == 0 || segment.is_cut() || closing || self.config.only_whole_sessions {
             return self.drop_segment(PacketDrop::NoSession, segment);
+        }
+        if !self.config.traffic.samples(segment.src) {
+            return self.drop_segment(PacketDrop::NotSampled, segment);
         }
         let boundary = guarded(|| self.config.module(map).join_at(segment.payload)).unwrap_or_else(|message| {
             let module = self.config.about(map).name;
@@ -433,7 +439,8 @@ impl Copier {
     }
 
     fn choose_source(&self, client: Endpoint, target: Endpoint) -> Option<Endpoint> {
-        self.config.sources.choose(client, target, |source| {
+        let wanted = self.config.traffic.wanted_source(client, target, 0);
+        self.config.sources.choose(wanted, target, |source| {
             self.table.is_replica_taken(&Flow { client: source, server: target }, &self.config)
         })
     }

@@ -7,5 +7,6 @@ mod handshake;
 mod loss;
 mod modules;
 mod script;
+mod traffic;
 mod turns;
 mod windows;

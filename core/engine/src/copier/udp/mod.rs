@@ -22,17 +22,15 @@ mod flows;
 mod fragments;
 mod rate;
 
-use std::hash::{BuildHasher, Hasher};
 use std::net::IpAddr;
 
-use foldhash::fast::FixedState;
 use tcpcopy_module_api::{Payload, SessionInfo, TargetData};
 use tcpcopy_wire::control::{DatagramResponse, FlowId, RouteChange};
 use tcpcopy_wire::ip::{IpFragment, PROTOCOL_UDP};
 use tcpcopy_wire::udp::{UDP_HEADER_LEN, UdpRepr};
-use tcpcopy_wire::{Endpoint, Flow, Port, Timestamp, Transport, UdpDatagram};
+use tcpcopy_wire::{Endpoint, Flow, Timestamp, Transport, UdpDatagram};
 
-use super::config::{CopierConfig, Traffic};
+use super::config::CopierConfig;
 use crate::counters::ModuleCounters;
 use crate::latency::Latency;
 use crate::ledger::{ByteDrop, Ledger, PacketDrop};
@@ -67,13 +65,6 @@ pub(super) struct UdpCopier {
     queue: StreamQueue,
     payload: Vec<u8>,
 }
-
-/// How far apart the ports of several copies of one client are.
-const PORTS_BETWEEN_COPIES: u32 = 64;
-/// How far apart the ports of several instances of tcpcopy are.
-const PORTS_BETWEEN_INSTANCES: u32 = 2048;
-/// Ports below this are left to services.
-const FIRST_PORT: u32 = 1024;
 
 impl UdpCopier {
     pub(super) fn new(config: &CopierConfig) -> Self {
@@ -184,7 +175,7 @@ impl UdpCopier {
             return Err(PacketDrop::Truncated);
         }
         let traffic = &cx.config.traffic;
-        if !is_sampled(traffic, datagram.src) {
+        if !traffic.samples(datagram.src) {
             return Err(PacketDrop::NotSampled);
         }
         if !self.limit.as_mut().is_none_or(|limit| limit.allows(cx.now, datagram.payload.len())) {
@@ -277,18 +268,9 @@ impl UdpCopier {
     /// Address and port that a copy comes from.
     fn source(&self, config: &CopierConfig, client: Endpoint, target: Endpoint, copy: u16) -> Option<Endpoint> {
         let traffic = &config.traffic;
-        let addr = match traffic.loopback_source {
-            Some(addr) if client.addr.is_loopback() && !target.addr.is_loopback() => addr,
-            _ => client.addr,
-        };
         // With an address for each copy all can keep the client's port.
         let has_addresses = config.sources.len_for(target.addr) >= usize::from(traffic.copies);
-        let of_copy = if has_addresses { 0 } else { u32::from(copy) * PORTS_BETWEEN_COPIES };
-        let shift = of_copy + u32::from(traffic.instance) * PORTS_BETWEEN_INSTANCES;
-        let shifted = u32::from(client.port.0) + shift;
-        let around = || (FIRST_PORT + shifted % (u32::from(u16::MAX) + 1 - FIRST_PORT)) as u16;
-        let port = u16::try_from(shifted).unwrap_or_else(|_| around());
-        let wanted = Endpoint::new(addr, Port(port));
+        let wanted = traffic.wanted_source(client, target, if has_addresses { 0 } else { copy });
         config.sources.choose_from(usize::from(copy), wanted, target, |source| {
             self.flows.is_taken(&Flow { client: source, server: target })
         })
@@ -476,18 +458,4 @@ fn links(config: &CopierConfig, id: FlowId) -> impl Iterator<Item = LinkId> + us
     let per = config.links_per_intercept.max(1);
     let own = (id.0 as u32 % u32::from(per)) as u16;
     (0..config.intercepts).map(move |i| LinkId(i * per + own))
-}
-
-/// Whether a client is among those that are copied: always the same answer for the same client, in every run.
-fn is_sampled(traffic: &Traffic, client: Endpoint) -> bool {
-    if traffic.percentage >= 100 {
-        return true;
-    }
-    let mut h = FixedState::with_seed(0).build_hasher();
-    match client.addr {
-        IpAddr::V4(a) => h.write_u32(a.into()),
-        IpAddr::V6(a) => h.write_u128(a.into()),
-    }
-    h.write_u16(client.port.0);
-    h.finish() % 100 < u64::from(traffic.percentage)
 }
