@@ -29,6 +29,7 @@ fn main() -> ExitCode {
     suite.add("the hosts of a lab reach each other", Needs::Servers, workloads::hosts_reach_each_other);
     suite.add("workload 1: keepalive, 50 connections", Needs::Servers, workloads::keepalive);
     suite.add("workload 3: new connection per request", Needs::Servers, workloads::new_connections);
+    suite.add("a sample of new connections", Needs::Servers, workloads::a_sample);
     suite.add("workload 6: wrk, connections closed", Needs::Wrk, workloads::wrk_closing);
     suite.add("workload 7: POSTs of 2 MB", Needs::Hosts, workloads::large_posts);
     suite.add("workload 8: 2 % loss, keepalive", Needs::Servers, workloads::loss_keepalive);

@@ -119,6 +119,34 @@ pub(crate) fn keepalive(bench: &Bench<'_>) {
     nginx_copy(bench, &lab, &case);
 }
 
+/// Of new connections 30 in a hundred are copied, each whole, from ports that another instance has not; the rest are
+/// counted.
+pub(crate) fn a_sample(bench: &Bench<'_>) {
+    let lab = Lab::new().expect("a lab");
+    let online = Nginx::start(&lab.online, bench.folder);
+    let target = Nginx::start(&lab.target, bench.folder);
+    let mut setup = Setup::new(bench.programs, bench.folder, &lab);
+    for (option, value) in [("-r", "30"), ("-f", "3")] {
+        setup.set(option, value);
+    }
+    let mut copy = setup.start(&lab);
+    copy.wait_until_copying(&lab, lab.online.ipv4.into(), || target.requests());
+    let outcome = load::run(&lab.client, &plan(at(lab.online.ipv4), 500.0, 2_000, 20, Reuse::Close));
+    assert_eq!(outcome.failures, [], "online did not answer");
+    settle(u64::MAX, Duration::from_secs(3), || target.requests());
+    let [sent, copied] = [&online, &target].map(|server| {
+        let mut ids: Vec<u64> =
+            server.received().iter().filter_map(|received| received.id).filter(|id| *id < PROBES).collect();
+        ids.sort_unstable();
+        ids
+    });
+    assert_eq!(sent.len(), 2_000);
+    assert!((450..750).contains(&copied.len()), "{} of 2,000 were copied", copied.len());
+    assert!(copied.windows(2).all(|pair| pair[0] < pair[1]) && copied.iter().all(|id| sent.binary_search(id).is_ok()));
+    let log = copy.stop();
+    assert!(log.contains("not in the sample") && !log.contains("balance"), "{log}");
+}
+
 pub(crate) fn new_connections(bench: &Bench<'_>) {
     let lab = Lab::new().expect("a lab");
     let case = Case { loss: 0.0, rate: 1_000.0, requests: 4_000, connections: 50, reuse: Reuse::Close };
