@@ -46,6 +46,8 @@ impl Log {
             }
             None => logger.log_to_stderr(),
         };
+        // What cannot be logged any more, because who read it has gone, is no reason to end a copy.
+        let logger = logger.panic_if_error_channel_is_broken(false);
         let handle = logger.start().map_err(to_error)?;
         Ok(Self { handle, file: file.map(Path::to_owned) })
     }

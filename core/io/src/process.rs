@@ -128,7 +128,10 @@ impl Readiness {
     /// process exit with `code`. The caller exits with the same.
     pub fn failed(mut self, code: u8, message: &str) {
         match self.pipe.take() {
-            None => eprintln!("{message}"),
+            // Not `eprintln!`: where nobody listens it panics, and the exit code would be that of a panic.
+            None => {
+                let _ = writeln!(io::stderr(), "{message}");
+            }
             Some(mut pipe) => {
                 let _ = pipe.write_all(&[code.max(1)]).and_then(|()| pipe.write_all(message.as_bytes()));
             }

@@ -71,15 +71,18 @@ fn main() -> ExitCode {
     suite.add("target restarts under load", Needs::Servers, bad_days::target_restart);
     suite.add("target unreachable is counted", Needs::Hosts, bad_days::target_unreachable);
     suite.add("intercept unreachable ends with code 4", Needs::Hosts, programs::intercept_unreachable);
+    suite.add("a failure that nobody reads keeps its exit code", Needs::Hosts, programs::unread_failure);
     suite.add("garbage on intercept's port", Needs::Hosts, bad_days::garbage_to_intercept);
 
-    suite.add("memcached: a module that copies reads alone", Needs::Memcached, modules::memcached_reads);
-    suite.add("modules in C and Rust for maps of one process", Needs::Compiler, modules::one_for_each_map);
-    suite.add("a module that panics costs the session", Needs::Hosts, modules::panics);
-    suite.add("an example passes its own tests", Needs::Nothing, modules::example_passes_its_tests);
+    suite.add("modules: memcached's reads, and not its writes", Needs::Memcached, modules::memcached_reads);
+    suite.add("modules: in C and Rust, for maps of one process", Needs::Compiler, modules::one_for_each_map);
+    suite.add("modules: a panic costs the session", Needs::Hosts, modules::panics);
+    suite.add("modules: an example passes its own tests", Needs::Nothing, modules::example_passes_its_tests);
+    suite.add("modules: the guide's module works", Needs::Nothing, modules::guide_works);
+    suite.add("modules: what cannot be used is refused", Needs::Compiler, modules::refusals);
 
-    suite.add("a new module passes its tests, and is found", Needs::Hosts, own_modules::new_module_works);
-    suite.add("a module linked in is the default, and copies", Needs::Hosts, own_modules::copies_by_its_module);
+    suite.add("modules: a new one passes its tests, and is found", Needs::Hosts, own_modules::new_module_works);
+    suite.add("modules: one linked in is the default, and copies", Needs::Hosts, own_modules::copies_by_its_module);
 
     suite.add("demo: a perfect copy", Needs::Hosts, programs::demo);
     suite.add("demo: Ctrl-C leaves nothing behind", Needs::Hosts, programs::demo_interrupted);

@@ -67,6 +67,23 @@ pub(crate) fn intercept_unreachable(bench: &Bench<'_>) {
     assert!(message.contains(&assistant), "the message does not name the address {assistant}:\n{message}");
 }
 
+/// `tcpcopy ... 2>&1 | head`: nobody reads any more why it could not start; the exit code says it all the same.
+pub(crate) fn unread_failure(bench: &Bench<'_>) {
+    let lab = Lab::new().expect("a lab");
+    let map = format!("80-{}:80", lab.target.ipv4);
+    let log = bench.folder.join("tcpcopy.log");
+    for arguments in [vec![], vec!["-l".as_ref(), log.as_os_str()]] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let mut command = lab.online.command(&bench.programs.tcpcopy);
+        command.args(["-x", &map, "-s", &lab.assistant.ipv4.to_string(), "-c", "10.78.0.x", "-i", "eth0"]);
+        command.args(&arguments).stdout(Stdio::null()).stderr(writer);
+        let mut tcpcopy = Process::start(&mut command).expect("tcpcopy");
+        let status = tcpcopy.wait(PATIENCE).expect("the end of tcpcopy");
+        assert_eq!(status.code(), Some(4), "with {arguments:?}: ended with {status}, and not because of intercept");
+    }
+}
+
 /// A demo that runs, with its standard output in a file.
 struct Demo {
     process: Process,

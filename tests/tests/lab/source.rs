@@ -54,6 +54,11 @@ pub(crate) fn arrows_hold() {
             }
         }
     }
+    for example in ["memcached-reads", "template"] {
+        let manifest = manifest(&root().join("docs/examples").join(example).join("Cargo.toml"));
+        let dependencies = manifest["dependencies"].as_table().expect("what it depends on");
+        assert!(dependencies.keys().eq(["tcpcopy-module-api"]), "a module needs nothing but the API: {example}");
+    }
     for name in packages.keys() {
         let known =
             ARROWS.iter().any(|(known, _)| known == name) || ["tcpcopy", "tcpcopy-tests"].contains(&name.as_str());
