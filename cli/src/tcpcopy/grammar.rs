@@ -280,7 +280,7 @@ pub fn rate(text: &str) -> Result<Rate, SyntaxError> {
     match number.text().parse::<u64>().ok().and_then(|n| n.checked_mul(factor)) {
         None => Err(number.error("this is more than can be counted")),
         Some(0) => Err(number.error("a limit of nothing copies nothing; give at least 1")),
-        Some(n) if unit_text.is_empty() => Ok(Rate::Datagrams(n)),
+        Some(n) if unit_text.is_empty() => Ok(Rate::Count(n)),
         Some(n) => Ok(Rate::Bytes(n)),
     }
 }

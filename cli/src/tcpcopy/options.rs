@@ -218,7 +218,7 @@ fn traffic(arguments: &Arguments, maps: &[Map], workers: u16, warnings: &mut Vec
         arguments.max_rate.as_ref().map(|text| grammar::rate(&text.0)).transpose().map_err(Failure::usage)?;
     let part = |n: u64| n.div_ceil(workers.into());
     let max_rate = max_rate.map(|rate| match rate {
-        Rate::Datagrams(n) => Rate::Datagrams(part(n)),
+        Rate::Count(n) => Rate::Count(part(n)),
         Rate::Bytes(n) => Rate::Bytes(part(n)),
     });
     if let Some(source) = arguments.loopback_source {

@@ -86,9 +86,9 @@ fn what_concerns_udp_is_read() {
     .unwrap();
     assert_eq!(Options::check(file, &catalogue(), LOCAL).unwrap(), short);
     let number: Arguments = toml::from_str("map = 'udp:53-10.0.0.2:53'\nmax-rate = 5000").unwrap();
-    assert_eq!(Options::check(number, &catalogue(), LOCAL).unwrap().traffic.max_rate, Some(Rate::Datagrams(5000)));
+    assert_eq!(Options::check(number, &catalogue(), LOCAL).unwrap().traffic.max_rate, Some(Rate::Count(5000)));
     let shared = accept("-x udp:53-10.0.0.2:53 --max-rate 1000 --workers 3 -s 10.0.0.3").traffic;
-    assert_eq!(shared.max_rate, Some(Rate::Datagrams(334)), "each worker's part");
+    assert_eq!(shared.max_rate, Some(Rate::Count(334)), "each worker's part");
     assert_eq!(accept(&format!("{base} -r 0")).traffic.percentage, 100, "as in the C programs");
 }
 
