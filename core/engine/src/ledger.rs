@@ -192,6 +192,14 @@ counters! {
     time_wait,
     /// Sessions that were joined mid-stream.
     joined,
+    /// Those of the sessions that are further copies of a client's connection.
+    sessions_multiplied,
+    /// Beginnings of connections that are not in the sample.
+    syns_not_sampled,
+    /// Sessions that did not begin because there was no room.
+    sessions_shed,
+    /// Sessions that did not begin because no source address and port was free.
+    sessions_without_source,
     /// Requests of clients: data with which a client began to speak, or spoke again after it had received something.
     requests,
     /// Those of them that were let through to the target.

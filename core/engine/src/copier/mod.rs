@@ -228,6 +228,19 @@ impl Copier {
         sessions + waiting + waiting / 4 + delayed + self.udp.memory() + self.fragments.memory()
     }
 
+    /// Whether a frame is of a client that a map is for, going by its addresses.
+    pub fn concerns(&self, link: LinkType, bytes: &[u8], wire_len: usize) -> bool {
+        match Packet::from_frame(link, bytes, wire_len) {
+            Ok(Packet::Tcp(segment)) => self.map_for(&segment).is_ok(),
+            Ok(Packet::Udp(datagram)) => {
+                let takes = |map: &Map| map.transport == Transport::Udp && map.takes(datagram.src, datagram.dst);
+                self.config.maps.iter().any(takes)
+            }
+            Ok(Packet::Fragment(_)) => true,
+            Err(_) => false,
+        }
+    }
+
     /// Sessions in which something waits: for the target's window or answer, or to be acknowledged.
     pub fn sessions_waiting(&self) -> usize {
         self.pool.in_use()
@@ -481,6 +494,7 @@ impl Copier {
             }
         }
         if !self.samples(now, segment.src) {
+            self.ledger.syns_not_sampled += 1;
             return self.drop_segment(PacketDrop::NotSampled, segment);
         }
         let options = segment.tcp.options();
@@ -572,6 +586,7 @@ impl Copier {
                 self.shed_notice_at = now + SHED_NOTICE_EVERY;
                 out.notices.push(Notice::Shedding { sessions, bytes: self.memory() });
             }
+            self.ledger.sessions_shed += u64::from(!joined);
             self.drop_segment(PacketDrop::Shed, segment);
             return None;
         }
@@ -586,9 +601,11 @@ impl Copier {
         };
         let Some(source) = source else {
             out.notices.push(Notice::NoFreeSource { client, target });
+            self.ledger.sessions_without_source += u64::from(!joined);
             self.drop_segment(PacketDrop::NoSource, segment);
             return None;
         };
+        self.ledger.sessions_multiplied += u64::from(copy != self.config.traffic.copies_in(self.pass).start);
         let (_, id) = self.table.next_id();
         let beginning = Beginning {
             id,
