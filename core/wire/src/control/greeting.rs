@@ -154,9 +154,9 @@ impl Greeting {
         self.secret.is_some()
     }
 
-    /// Whether the other end has said hello.
-    pub fn has_hello(&self) -> bool {
-        self.their_hello.is_some()
+    /// The hello of this end, as it goes over the link.
+    pub fn own_hello(&self) -> &[u8] {
+        &self.our_hello
     }
 
     /// Binds the proofs to a secure channel: bytes that both its ends know, and that no other channel has. To be called
