@@ -7,6 +7,7 @@ use tcpcopy_wire::control::{DecodeError, FEATURE_TLS_ONLY, GreetingError, Hello,
 
 use super::server::{ServerConfig, ServerStats};
 use super::stream::Stream;
+use super::tls::TlsServer;
 use super::transport::TlsFault;
 use super::{CloseReason, DEFAULT_PORT};
 
@@ -31,7 +32,7 @@ impl ServerConfig {
 
     /// Whether whoever reaches the port is let in.
     pub fn lets_everyone_in(&self) -> bool {
-        let certificates = self.tls.as_ref().is_some_and(|tls| tls.demands_certificate());
+        let certificates = self.tls.as_ref().is_some_and(TlsServer::demands_certificate);
         self.secret.is_none() && self.allow.is_empty() && !certificates
     }
 
