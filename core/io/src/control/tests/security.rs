@@ -1,6 +1,6 @@
 //! The secret: who has it gets in, and nobody else does, whatever he has recorded.
 
-use std::net::TcpListener;
+use std::net::{Shutdown, TcpListener};
 use std::sync::mpsc;
 use std::thread;
 
@@ -138,6 +138,8 @@ fn eavesdropper(intercept: SocketAddr) -> (SocketAddr, mpsc::Receiver<Vec<u8>>) 
                 return;
             }
         }
+        // The other thread has the same socket: it would stay open.
+        let _ = to_intercept.shutdown(Shutdown::Both);
     });
     (address, recorded)
 }
