@@ -18,11 +18,11 @@ use crate::harness::Bench;
 /// When nothing has reached the target for this long, nothing more will: longer than any retransmission timer's pause.
 pub(crate) const QUIET: Duration = Duration::from_secs(20);
 
-fn at(address: impl Into<IpAddr>) -> SocketAddr {
+pub(crate) fn at(address: impl Into<IpAddr>) -> SocketAddr {
     SocketAddr::new(address.into(), PORT)
 }
 
-fn plan(server: SocketAddr, rate: f64, requests: u64, connections: usize, reuse: Reuse) -> Plan {
+pub(crate) fn plan(server: SocketAddr, rate: f64, requests: u64, connections: usize, reuse: Reuse) -> Plan {
     Plan { connections, rate: Some(rate), reuse, ..Plan::new(server, requests) }
 }
 
