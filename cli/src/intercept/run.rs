@@ -130,7 +130,6 @@ impl Intercept {
             tls: options.security.server()?,
             ..ServerConfig::default()
         };
-        let open_warning = config.lets_everyone_in().then(|| config.open_warning());
         let server = ControlServer::bind(config, poll.registry(), FIRST_PEER).map_err(bind_failure)?;
         let relay = Relay::new(RelayConfig {
             initial_routes: options.initial_routes,
@@ -145,6 +144,7 @@ impl Intercept {
                 options.filter
             );
         }
+        let open_warning = server.config().lets_everyone_in().then(|| ServerConfig::open_warning(options.port));
         if let Some(conditions) = options.conditions() {
             log::info!("tcpcopys must {conditions}");
         }

@@ -5,11 +5,11 @@ use std::net::IpAddr;
 
 use tcpcopy_wire::control::{DecodeError, FEATURE_TLS_ONLY, GreetingError, Hello, encode_error, encode_hello};
 
+use super::CloseReason;
 use super::server::{ServerConfig, ServerStats};
 use super::stream::Stream;
 use super::tls::TlsServer;
 use super::transport::TlsFault;
-use super::{CloseReason, DEFAULT_PORT};
 
 impl ServerConfig {
     /// Why a connection from this address is closed before anything is read from it, if it is. `there` are the addresses
@@ -37,8 +37,7 @@ impl ServerConfig {
     }
 
     /// What to tell once, when a peer from another host comes and everyone is let in.
-    pub fn open_warning(&self) -> String {
-        let port = if self.port == 0 { DEFAULT_PORT } else { self.port };
+    pub fn open_warning(port: u16) -> String {
         format!(
             "anyone who reaches port {port} can register routes, and so read headers and payload of responses that match \
              -F, take over the routes of others, and fill the route table; give --secret-file (here and to tcpcopy) or \

@@ -353,7 +353,7 @@ impl ControlLinks {
             let _ = stream.socket.socket.set_nodelay(true);
             stream.begin();
         }
-        let received = stream.receive(now, &mut self.scratch, &mut |message| match message {
+        let received = stream.receive(now, &mut self.scratch, &mut |message, _| match message {
             Message::Hello(hello) => {
                 *up = true;
                 *features = hello.features;

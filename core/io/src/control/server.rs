@@ -204,6 +204,8 @@ pub struct ControlServer {
     accept_again_at: Option<Timestamp>,
 }
 
+/// Connections accepted before those that are there get their turn.
+const ACCEPT_BUDGET: usize = 256;
 /// Time after which a failed accept is tried again.
 const ACCEPT_RETRY: Duration = Duration::from_millis(200);
 
@@ -349,7 +351,7 @@ impl ControlServer {
     }
 
     fn accept(&mut self, now: Timestamp, sink: &mut dyn FnMut(PeerEvent<'_>)) {
-        loop {
+        for _ in 0..ACCEPT_BUDGET {
             match self.listener.accept() {
                 Ok((socket, from)) => {
                     let from = SocketAddr::new(from.ip().to_canonical(), from.port());
@@ -366,6 +368,9 @@ impl ControlServer {
                 }
             }
         }
+        // No event will tell of those that are left.
+        self.accept_again_at = Some(now);
+        self.lower_deadline(self.accept_again_at);
     }
 
     fn admit(
@@ -417,7 +422,7 @@ impl ControlServer {
         let Peer { stream, from, up, .. } = peer;
         let (id, from) = (PeerId(slot as u32), *from);
         let stats = &mut self.stats;
-        let received = stream.receive(now, &mut self.scratch, &mut |message| match message {
+        let received = stream.receive(now, &mut self.scratch, &mut |message, _| match message {
             Message::Hello(hello) => {
                 *up = true;
                 stats.up += 1;

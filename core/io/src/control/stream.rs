@@ -214,7 +214,7 @@ impl Stream {
         }
     }
 
-    /// Reads what has come and hands each message to `on_message`. The first is the other end's hello, once that has shown
+    /// Reads what has come and hands each message to `on_message`, with the buffer for answers. The first is the other end's hello, once that has shown
     /// that it is who it should be. Pings are answered here.
     ///
     /// # Errors
@@ -223,7 +223,7 @@ impl Stream {
         &mut self,
         now: Timestamp,
         scratch: &mut [u8],
-        on_message: &mut dyn FnMut(Message<'_>),
+        on_message: &mut dyn FnMut(Message<'_>, &mut OutBuffer),
     ) -> Result<Received, CloseReason> {
         let mut budget = READ_BUDGET;
         loop {
@@ -265,6 +265,11 @@ impl Stream {
     }
 }
 
+/// A text that goes into a log: whoever sent it does not begin lines there, nor control a terminal.
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 fn close_reason(e: &io::Error) -> CloseReason {
     match e.get_ref().and_then(|inner| inner.downcast_ref::<TlsFault>()) {
         Some(fault) => CloseReason::Tls(fault.clone()),
@@ -277,22 +282,22 @@ fn read_messages(
     greeting: &mut Option<Box<Greeting>>,
     bytes: &[u8],
     out: &mut OutBuffer,
-    on_message: &mut dyn FnMut(Message<'_>),
+    on_message: &mut dyn FnMut(Message<'_>, &mut OutBuffer),
 ) -> Result<usize, CloseReason> {
     let mut at = 0;
     while let Some((message, len)) = decoder.next(&bytes[at..]).map_err(CloseReason::Protocol)? {
         match message {
             Message::Ping(stamp) => out.append(|bytes| encode_pong(stamp, bytes)),
-            Message::Error(text) => return Err(CloseReason::Refused(text.to_owned())),
+            Message::Error(text) => return Err(CloseReason::Refused(one_line(text))),
             message => match greeting {
-                None => on_message(message),
+                None => on_message(message, out),
                 Some(beginning) => {
                     let mut hello = Ok(None);
                     out.append(|answer| hello = beginning.take(&message, &bytes[at..at + len], answer));
                     if let Some(hello) = hello.map_err(CloseReason::Greeting)? {
                         *greeting = None;
                         decoder.take_proof_only(false);
-                        on_message(Message::Hello(hello));
+                        on_message(Message::Hello(hello), out);
                     }
                 }
             },

@@ -23,7 +23,10 @@ pub enum TlsFault {
         first: u8,
     },
     /// The other end closed the connection before the handshake was over.
-    ClosedInHandshake,
+    ClosedInHandshake {
+        /// Who did.
+        by: Role,
+    },
     /// The handshake failed, or a record is not what it should be.
     Failed(String),
 }
@@ -36,10 +39,13 @@ impl fmt::Display for TlsFault {
                  certificate of the authority that signed intercept's",
             ),
             Self::NotTls { first } => write!(f, "not TLS: it begins with {first:02x}"),
-            Self::ClosedInHandshake => f.write_str(
-                "the other end closed the connection during the TLS handshake; an intercept without --tls-cert does \
-                 that: give it --tls-cert and --tls-key, or leave --tls-ca out at tcpcopy",
+            Self::ClosedInHandshake { by: Role::Intercept } => f.write_str(
+                "intercept closed the connection during the TLS handshake, as one does that serves no TLS: give it \
+                 --tls-cert and --tls-key, or leave --tls-ca out at tcpcopy",
             ),
+            Self::ClosedInHandshake { by: Role::Tcpcopy } => {
+                f.write_str("tcpcopy closed the connection during the TLS handshake")
+            }
             Self::Failed(text) => write!(f, "TLS: {text}"),
         }
     }
@@ -128,12 +134,10 @@ impl Read for Transport {
             let handshaking = tls.connection.is_handshaking();
             match tls.connection.read_tls(&mut FirstByte { socket: &mut self.socket, first: &mut tls.first }) {
                 // A scan or a health check sends nothing at all; tcpcopy has sent something before it hears.
-                Ok(0) if handshaking && (tls.first.is_some() || tls.role == Role::Tcpcopy) => {
-                    return Err(io::Error::other(TlsFault::ClosedInHandshake));
-                }
-                Ok(0) if handshaking => return Ok(0),
-                Err(e) if e.kind() == ErrorKind::ConnectionReset && handshaking && tls.role == Role::Tcpcopy => {
-                    return Err(io::Error::other(TlsFault::ClosedInHandshake));
+                Ok(0) if handshaking && tls.role == Role::Intercept && tls.first.is_none() => return Ok(0),
+                Ok(0) if handshaking => return Err(tls.closed_in_handshake()),
+                Err(e) if handshaking && tls.role == Role::Tcpcopy && e.kind() == ErrorKind::ConnectionReset => {
+                    return Err(tls.closed_in_handshake());
                 }
                 Err(e) if e.kind() == ErrorKind::Interrupted => continue,
                 Err(e) => return Err(e),
@@ -174,6 +178,11 @@ impl Write for Transport {
 }
 
 impl Tls {
+    fn closed_in_handshake(&self) -> io::Error {
+        let by = if self.role == Role::Tcpcopy { Role::Intercept } else { Role::Tcpcopy };
+        io::Error::other(TlsFault::ClosedInHandshake { by })
+    }
+
     fn push(&mut self, socket: &mut TcpStream, sent: &mut u64) -> io::Result<()> {
         while self.connection.wants_write() {
             match self.connection.write_tls(socket) {

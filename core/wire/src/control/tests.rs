@@ -188,7 +188,7 @@ proptest! {
 
     #[test]
     fn garbage_gives_the_same_answer_however_it_is_split(
-        mut bytes in prop::collection::vec(any::<u8>(), 0..300), greeted: bool, to_tcpcopy: bool, kind in 0usize..13, cut: prop::sample::Index,
+        mut bytes in prop::collection::vec(any::<u8>(), 0..300), greeted: bool, to_tcpcopy: bool, kind in 0usize..15, cut: prop::sample::Index,
     ) {
         let role = if to_tcpcopy { Role::Tcpcopy } else { Role::Intercept };
         let mut stream = Vec::new();
@@ -196,7 +196,7 @@ proptest! {
             encode_hello(&Hello::default(), &mut stream);
             // Half the time a type that exists, so that the bodies are reached too.
             if let [k, reserved, high, ..] = &mut bytes[..] {
-                *k = [0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x10, 0x12, 0x13, 0x91, 0x20, 0x22, *k][kind];
+                *k = [0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x10, 0x12, 0x13, 0x91, 0x20, 0x22, 0x30, 0x31, *k][kind];
                 (*reserved, *high) = (0, 0);
             }
         }

@@ -4,7 +4,9 @@ use std::net::{Shutdown, TcpListener};
 use std::sync::mpsc;
 use std::thread;
 
-use tcpcopy_wire::control::{FEATURE_AUTHENTICATION, GreetingError, Role, Secret, encode_challenge, encode_proof};
+use tcpcopy_wire::control::{
+    FEATURE_AUTHENTICATION, GreetingError, Role, Secret, encode_challenge, encode_error, encode_proof,
+};
 
 use super::*;
 
@@ -235,6 +237,19 @@ fn oversized_frames_are_refused_by_their_head() {
     client.write_all(&bytes).unwrap();
     let reason = b.until("the end", |s| if let Seen::PeerGone(_, r, _) = s { Some(r.clone()) } else { None });
     assert!(matches!(reason, CloseReason::Protocol(DecodeError::Length { len: 65535, .. })), "{reason:?}");
+}
+
+/// What strangers say is shown in a log, in one line.
+#[test]
+fn the_text_of_an_error_cannot_write_lines_of_its_own() {
+    let mut b = Bench::new().serve(|_| {});
+    let mut client = b.client();
+    let mut bytes = Vec::new();
+    encode_hello(&Hello::default(), &mut bytes);
+    encode_error("bye\nINFO all is well\x1b[2J", &mut bytes);
+    client.write_all(&bytes).unwrap();
+    let reason = b.until("the end", |s| if let Seen::PeerGone(_, r, _) = s { Some(r.clone()) } else { None });
+    assert_eq!(reason, CloseReason::Refused("bye INFO all is well [2J".to_owned()));
 }
 
 /// A byte now and then keeps nobody's connection: what counts is when it began.

@@ -170,7 +170,7 @@ fn with_tls_at_one_end_only_both_ends_say_so() {
     b = b.connect(&to, 1, |c| c.tls = Some(client(&authority, None, None)));
     let (intercept, tcpcopy) = until_both_refuse(&mut b);
     assert!(intercept.to_string().contains("as TLS does"), "{intercept}");
-    assert_eq!(tcpcopy, CloseReason::Tls(TlsFault::ClosedInHandshake));
+    assert_eq!(tcpcopy, CloseReason::Tls(TlsFault::ClosedInHandshake { by: Role::Intercept }));
     assert!(tcpcopy.to_string().contains("--tls-cert"), "{tcpcopy}");
 }
 
