@@ -4,10 +4,9 @@ use std::fs::{self, File, Permissions};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tcpcopy::demo::client::Reuse;
 use tcpcopy_io::netns::{Lab, Process, wait_for};
 use tcpcopy_tests::copy::{Setup, stop};
@@ -26,30 +25,21 @@ struct Files<'a> {
 }
 
 impl<'a> Files<'a> {
-    /// An authority, a certificate for intercept at `address`, one for tcpcopy, and two secrets.
+    /// Made as docs/security.md says, with the very commands, for an intercept at `address`; and another secret.
     fn new(folder: &'a Path, address: Ipv4Addr) -> Self {
-        let files = Self { folder };
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().expect("a key");
-        files.write("ca.pem", &params.self_signed(&key).expect("a certificate").pem());
-        let issuer = Issuer::new(params, key);
-        for (name, owner) in [("intercept", address.to_string()), ("tcpcopy", "tcpcopy.example".to_owned())] {
-            let key = KeyPair::generate().expect("a key");
-            let params = CertificateParams::new(vec![owner]).expect("a name");
-            let certificate = params.signed_by(&key, &issuer).expect("a certificate");
-            files.write(&format!("{name}.pem"), &certificate.pem());
-            files.write(&format!("{name}.key"), &key.serialize_pem());
+        let guide = include_str!("../../../docs/security.md");
+        let mut commands = String::new();
+        for block in guide.split("```sh\n").skip(1) {
+            commands.push_str(block.split("```").next().expect("the end of a block"));
         }
-        files.write("secret", "what only the two of us know\n");
-        files.write("another-secret", "what somebody else made up\n");
-        files
-    }
-
-    fn write(&self, name: &str, content: &str) {
-        let path = self.folder.join(name);
-        fs::write(&path, content).expect("a file");
-        fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("a file of ours");
+        let mut shell = Command::new("sh");
+        shell.args(["-e", "-c", &commands.replace("10.0.0.3", &address.to_string())]).current_dir(folder);
+        let output = shell.stdin(Stdio::null()).output().expect("a shell");
+        assert!(output.status.success(), "{commands}\n{}", String::from_utf8_lossy(&output.stderr));
+        let another = folder.join("another-secret");
+        fs::write(&another, "what somebody else made up\n").expect("a file");
+        fs::set_permissions(&another, Permissions::from_mode(0o600)).expect("a file of ours");
+        Self { folder }
     }
 
     /// Options that name files: pairs of option and name.
@@ -70,7 +60,7 @@ pub(crate) fn copy_over_tls(bench: &Bench<'_>) {
     let target = Nginx::start(&lab.target, bench.folder);
     let files = Files::new(bench.folder, lab.assistant.ipv4);
     let mut setup = Setup::new(bench.programs, bench.folder, &lab);
-    let shared = [("--tls-ca", "ca.pem"), ("--secret-file", "secret")];
+    let shared = [("--tls-ca", "ca.pem"), ("--secret-file", "link.secret")];
     setup.tcpcopy.extend(files.options(&shared));
     setup.tcpcopy.extend(files.options(&[("--tls-cert", "tcpcopy.pem"), ("--tls-key", "tcpcopy.key")]));
     setup.intercept.extend(files.options(&shared));
@@ -113,7 +103,7 @@ pub(crate) fn refusals(bench: &Bench<'_>) {
     let plain = setup.intercept.clone();
 
     // What intercept is started with; what tcpcopy is; what tcpcopy says; what intercept counts.
-    let secret = files.options(&[("--secret-file", "secret")]);
+    let secret = files.options(&[("--secret-file", "link.secret")]);
     let another = files.options(&[("--secret-file", "another-secret")]);
     let tls = files.options(&[("--tls-cert", "intercept.pem"), ("--tls-key", "intercept.key")]);
     let over_tls = files.options(&[("--tls-ca", "ca.pem")]);
@@ -142,7 +132,7 @@ pub(crate) fn refusals(bench: &Bench<'_>) {
     }
 
     // A secret that everyone can read is none: the program does not start with it.
-    fs::set_permissions(bench.folder.join("secret"), Permissions::from_mode(0o644)).expect("a file of ours");
+    fs::set_permissions(bench.folder.join("link.secret"), Permissions::from_mode(0o644)).expect("a file of ours");
     let (code, message) = end_of_tcpcopy(bench, &lab, &secret);
     assert_eq!(code, Some(2), "{message}");
     assert!(message.contains("chmod 600"), "{message}");
