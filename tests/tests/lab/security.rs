@@ -128,6 +128,7 @@ pub(crate) fn refusals(bench: &Bench<'_>) {
         stop("intercept", &mut intercept);
         let log = read(&setup.intercept_log());
         assert!(log.contains(counted), "{words}: nothing of {counted:?} in:\n{log}");
+        assert!(log.contains("; more such within"), "{words}: nobody is told in:\n{log}");
         assert!(!log.contains("links up:1"), "{words}: somebody was let in:\n{log}");
     }
 

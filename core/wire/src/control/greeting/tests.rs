@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::super::{DecodeError, Decoder, FRAME_HEADER_LEN};
 use super::*;
 
@@ -250,4 +252,52 @@ fn the_documented_proofs_are_right() {
         assert_eq!(&documented, bytes, "{name}");
     }
     assert_eq!(said[2].len(), FRAME_HEADER_LEN + PROOF_LEN);
+}
+
+/// One thing that a stranger may do. He has heard a connection that worked, and hears what he is answered.
+#[derive(Clone, Debug)]
+enum Move {
+    /// Says a part of what tcpcopy or intercept said.
+    Repeat(usize),
+    /// Says what he was answered last.
+    Echo,
+    /// Sends a challenge or a proof of his own making.
+    Invent(bool, [u8; 32]),
+    Garbage(Vec<u8>),
+}
+
+fn moves() -> impl Strategy<Value = Vec<Move>> {
+    let one = prop_oneof![
+        4 => (0usize..4).prop_map(Move::Repeat),
+        2 => Just(Move::Echo),
+        2 => any::<(bool, [u8; 32])>().prop_map(|(proof, bytes)| Move::Invent(proof, bytes)),
+        1 => prop::collection::vec(any::<u8>(), 0..50).prop_map(Move::Garbage),
+    ];
+    prop::collection::vec(one, 0..8)
+}
+
+proptest! {
+    #[test]
+    fn a_stranger_never_gets_in(moves in moves(), at_tcpcopy: bool) {
+        let (mut tcpcopy, mut intercept) = pair(Some(SECRET), Some(SECRET));
+        let said = conversation(&mut tcpcopy, &mut intercept);
+        let mut end = End::new(if at_tcpcopy { Role::Tcpcopy } else { Role::Intercept }, Some(SECRET), 77);
+        let mut heard = Vec::new();
+        end.greeting.begin(&mut heard);
+        for one in moves {
+            let mut bytes = Vec::new();
+            match one {
+                Move::Repeat(part) => bytes.clone_from(&said[part]),
+                Move::Echo => bytes.clone_from(&heard),
+                Move::Invent(true, proof) => encode_proof(&proof, &mut bytes),
+                Move::Invent(false, nonce) => encode_challenge(&nonce, &mut bytes),
+                Move::Garbage(garbage) => bytes = garbage,
+            }
+            match end.hear(&bytes) {
+                Ok(answer) => heard = answer,
+                Err(_) => break,
+            }
+        }
+        prop_assert!(end.up.is_none());
+    }
 }
