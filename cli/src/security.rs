@@ -64,8 +64,14 @@ impl SecurityFiles {
         Ok(Self { secret: file("--secret-file", secret)?, identity, authority: file("--tls-ca", authority)?, name })
     }
 
-    /// As [`check`](Self::check), for tcpcopy, which speaks TLS when it is told whom to believe.
-    pub(crate) fn check_for_client(self) -> Result<Self, Failure> {
+    /// As [`check`](Self::check), for tcpcopy, which speaks TLS when it is told whom to believe. `has_intercepts`: there
+    /// is somebody to speak with.
+    pub(crate) fn check_for_client(self, has_intercepts: bool) -> Result<Self, Failure> {
+        if !has_intercepts && self != Self::default() {
+            return Err(Failure::usage(
+                "--secret-file and --tls-... are for the link to an intercept, and -s names none: leave them out",
+            ));
+        }
         let given = [("--tls-cert", self.identity.is_some()), ("--tls-name", self.name.is_some())];
         if let (None, Some((option, _))) = (&self.authority, given.iter().find(|(_, given)| *given)) {
             return Err(Failure::usage(format!(
@@ -209,12 +215,13 @@ mod tests {
         let said = |result: Result<SecurityFiles, Failure>| result.unwrap_err().message;
         assert!(said(check(path(), None, None, None)).contains("--tls-key"));
         assert!(said(check(None, path(), None, None)).contains("--tls-cert"));
-        assert!(said(check(path(), path(), None, None).unwrap().check_for_client()).contains("--tls-ca"));
-        assert!(said(check(None, None, None, Some("a")).unwrap().check_for_client()).contains("--tls-ca"));
+        assert!(said(check(path(), path(), None, None).unwrap().check_for_client(true)).contains("--tls-ca"));
+        assert!(said(check(None, None, None, Some("a")).unwrap().check_for_client(true)).contains("--tls-ca"));
         assert!(said(check(None, None, path(), None).unwrap().check_for_server()).contains("--tls-cert"));
+        assert!(said(check(None, None, path(), None).unwrap().check_for_client(false)).contains("-s names none"));
         let all = check(path(), path(), path(), Some("a")).unwrap();
         assert!(all.authority.as_ref().unwrap().is_absolute());
-        assert!(all.clone().check_for_client().is_ok() && all.check_for_server().is_ok());
+        assert!(all.clone().check_for_client(true).is_ok() && all.check_for_server().is_ok());
     }
 
     #[test]
