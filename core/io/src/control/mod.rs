@@ -8,6 +8,10 @@
 //! if next_deadline() <= now { links.handle_timeout(now, &mut sink) }
 //! ```
 //!
+//! Each connection goes over TCP or TLS (`transport`), and begins with a greeting in which the two ends may have to prove
+//! that they know a secret (`tcpcopy_wire::control::Greeting`); whom the server lets in at all is decided in `admission`.
+//! Until a peer has shown who it is, nothing of it reaches the owner, and no deadline is moved by what it sends.
+//!
 //! Nothing blocks. mio is edge-triggered, so reading goes on until the socket is empty; a link that sends without end is
 //! set aside after a budget, and `next_deadline()` is then in the past until `handle_timeout` has read the rest. Buffers
 //! are bounded: what does not fit is refused, and the caller counts it.

@@ -40,8 +40,9 @@ impl fmt::Display for TlsFault {
             ),
             Self::NotTls { first } => write!(f, "not TLS: it begins with {first:02x}"),
             Self::ClosedInHandshake { by: Role::Intercept } => f.write_str(
-                "intercept closed the connection during the TLS handshake, as one does that serves no TLS: give it \
-                 --tls-cert and --tls-key, or leave --tls-ca out at tcpcopy",
+                "intercept closed the connection during the TLS handshake: it serves no TLS (give it --tls-cert and \
+                 --tls-key, or leave --tls-ca out at tcpcopy), or its --allow does not have this host's address; its \
+                 log says which",
             ),
             Self::ClosedInHandshake { by: Role::Tcpcopy } => {
                 f.write_str("tcpcopy closed the connection during the TLS handshake")

@@ -201,6 +201,21 @@ fn the_secret_counts_inside_tls_too() {
     }
 }
 
+/// Who is not allowed does not even get a handshake; tcpcopy cannot know why, and names both possibilities.
+#[test]
+fn the_allow_list_comes_before_tls() {
+    let authority = Authority::new();
+    let mut b = Bench::new().serve(|c| {
+        c.tls = Some(server(&authority, false));
+        c.allow = vec!["10.0.0.0/8".parse().unwrap()];
+    });
+    let to = [b.address()];
+    b = b.connect(&to, 1, |c| c.tls = Some(client(&authority, None, None)));
+    let (intercept, tcpcopy) = until_both_refuse(&mut b);
+    assert_eq!(intercept, CloseReason::NotAllowed);
+    assert!(tcpcopy.to_string().contains("--allow"), "{tcpcopy}");
+}
+
 #[test]
 fn a_handshake_that_drips_is_over_in_time() {
     let authority = Authority::new();
