@@ -7,5 +7,6 @@ pub mod clock;
 pub mod control;
 pub mod modules;
 pub mod netns;
+pub mod nfqueue;
 pub mod process;
 pub mod transmit;
