@@ -412,6 +412,8 @@ struct QueueLine {
     waiting: u64,
     queue_dropped: u64,
     user_dropped: u64,
+    /// Packets that have been given a number.
+    numbered: u32,
 }
 
 /// The table of this thread's network namespace; empty where there is none.
@@ -430,12 +432,18 @@ fn parse_line(line: &str) -> Option<QueueLine> {
         waiting: count(2)?,
         queue_dropped: count(5)?,
         user_dropped: count(6)?,
+        numbered: fields.get(7)?.parse().ok()?,
     })
 }
 
 /// Whether somebody reads a queue of this network namespace.
 pub fn is_taken(number: u16) -> bool {
     table().lines().filter_map(parse_line).any(|line| line.number == number)
+}
+
+/// Packets that a queue of this network namespace has taken since somebody reads it, modulo 2^32; `None` when nobody does.
+pub fn queued(number: u16) -> Option<u32> {
+    table().lines().filter_map(parse_line).find(|line| line.number == number).map(|line| line.numbered)
 }
 
 /// Who reads a queue, if the process can be found.

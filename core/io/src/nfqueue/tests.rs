@@ -114,10 +114,13 @@ fn what_is_cut_off_still_has_its_number_and_nothing_panics() {
 #[test]
 fn the_kernels_table_is_read() {
     let line = parse_line("    7  27391     3 2   192     5     6       99  1").unwrap();
-    assert_eq!(line, QueueLine { number: 7, port: 27_391, waiting: 3, queue_dropped: 5, user_dropped: 6 });
+    assert_eq!(
+        line,
+        QueueLine { number: 7, port: 27_391, waiting: 3, queue_dropped: 5, user_dropped: 6, numbered: 99 }
+    );
     assert_eq!(
         parse_line("    0 4294963201 0 2 192 0 0 0  1").unwrap().port,
-        parse_line("0 -4095 0 2 1 0 0").unwrap().port
+        parse_line("0 -4095 0 2 1 0 0 0").unwrap().port
     );
     assert_eq!(parse_line("queue"), None);
 }
@@ -216,6 +219,7 @@ fn a_full_queue_lets_packets_through() {
                 assert_eq!(datagram[0], number, "what did not fit went its way");
             }
             read(&mut queue, 3, |_, _| Verdict::Drop);
+            assert_eq!(queued(9), Some(3));
             drop(queue);
             answering.send(&[77]).unwrap();
             asking.recv(&mut datagram).unwrap();
