@@ -28,6 +28,24 @@ fn the_manuals_command_line_is_understood() {
     assert!(options.log.unwrap().ends_with("error_intercept.log"));
 }
 
+#[test]
+fn command_lines_from_documents_work_unchanged() {
+    let pcap = [
+        "-l /var/log/intercept.log -b 2.2.2.2 -i eth1 -F",
+        "-i eth0 -l intercept.log -P /var/run/intercept.pid -F",
+        "-F",
+    ];
+    for line in pcap {
+        let words: Vec<&str> = line.split(' ').chain(["tcp and src port 80", "-d"]).collect();
+        let options = check(&words).unwrap_or_else(|e| panic!("{line}: {e}"));
+        assert_eq!((options.queue, options.filter.as_str()), (None, "tcp and src port 80"), "{line}");
+    }
+    for line in ["", "-d", "-b 192.168.0.1", "-x 192.168.0.3,192.168.0.4", "-x 127.0.0.1 -d", "-q 4096"] {
+        let options = check(&line.split_whitespace().collect::<Vec<_>>()).unwrap_or_else(|e| panic!("{line}: {e}"));
+        assert_eq!(options.queue.map(|queue| queue.number), Some(0), "{line}");
+    }
+}
+
 /// The traditional set-up, as the manual has it.
 #[test]
 fn without_a_filter_the_queue_is_read() {

@@ -92,6 +92,20 @@ fn what_concerns_udp_is_read() {
     assert_eq!(accept(&format!("{base} -r 0")).traffic.percentage, 100, "as in the C programs");
 }
 
+/// As in the manual: `./tcpcopy -x 80-192.168.0.2:8080`.
+#[test]
+fn without_an_address_intercept_is_on_the_targets() {
+    let o = accept("-x 80-192.168.0.2:8080");
+    assert_eq!(o.intercepts, ["192.168.0.2:36524".parse().unwrap()]);
+    let said = o.warnings.iter().find(|warning| warning.contains("no -s")).unwrap();
+    assert!(said.contains("192.168.0.2:36524") && said.contains("--nfqueue"), "{said}");
+
+    let maps = "80-10.0.0.2:80,81-10.0.0.2:81,82-10.0.0.4:82,83-[fd00::2]:83,udp:53-10.0.0.9:53";
+    let o = accept(&format!("-x {maps} -c 10.77.0.x,fd00:77::1 -p 7"));
+    let expected = ["10.0.0.2:7", "10.0.0.4:7", "[fd00::2]:7"].map(|address| address.parse().unwrap());
+    assert_eq!(o.intercepts, expected, "each once, and none where only UDP goes");
+}
+
 /// Wants to see what online answers.
 struct Watcher;
 
@@ -162,7 +176,6 @@ fn what_cannot_be_is_refused() {
     let base = "-x 80-10.0.0.2:8080 -s 10.0.0.3 -c 10.77.0.x";
     for (line, word) in [
         ("-s 10.0.0.3", "-x (--map) is missing"),
-        ("-x 80-10.0.0.2:8080", "-s (--intercept) is missing"),
         (&format!("{base} -C 0"), "1 to 16"),
         (&format!("{base} -C 17"), "1 to 16"),
         (&format!("{base} -p 0"), "1 to 65535"),
@@ -187,7 +200,6 @@ fn what_cannot_be_is_refused() {
         (&format!("{base} -n 2"), "-n (--copies) (copying several times over) exists for UDP only, so far"),
         (&format!("{base} --max-rate 2"), "--max-rate (limiting the rate) exists for UDP only"),
         ("-x udp:53-10.0.0.2:53,80-10.0.0.2:80 -s 10.0.0.3 -n 2", "the map to 10.0.0.2:80 in -x is over TCP"),
-        ("-x udp:53-10.0.0.2:53,80-10.0.0.2:80", "-s (--intercept) is missing"),
         ("-x udp:53-10.0.0.2:53 -n 0", "1 to 1023"),
         ("-x udp:53-10.0.0.2:53 -n 1024", "1 to 1023"),
         ("-x udp:53-10.0.0.2:53 -f 32", "0 to 31"),
