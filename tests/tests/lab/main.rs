@@ -11,6 +11,7 @@ mod mysql_copy;
 mod own_modules;
 mod programs;
 mod source;
+mod traditional;
 mod udp;
 mod workloads;
 
@@ -37,6 +38,14 @@ fn main() -> ExitCode {
     suite.add("workload 11: 400 source ports used again and again", Needs::Servers, workloads::port_reuse);
     suite.add("IPv6", Needs::Servers, workloads::ipv6);
     suite.add("two labs at once", Needs::Hosts, workloads::two_labs_at_once);
+
+    suite.add("traditional: keepalive", Needs::Servers, traditional::keepalive);
+    suite.add("traditional: new connection per request", Needs::Servers, traditional::new_connections);
+    suite.add("traditional: IPv6", Needs::Servers, traditional::ipv6);
+    suite.add("traditional: who is answered", Needs::Servers, traditional::passlist);
+    suite.add("traditional: a killed intercept harms nobody", Needs::Servers, traditional::killed);
+    suite.add("traditional: UDP", Needs::Hosts, traditional::udp);
+    suite.add("traditional: starts that fail say why", Needs::Hosts, traditional::failing_starts);
 
     suite.add("UDP: DNS, query by query", Needs::Dns, udp::dns);
     suite.add("UDP: datagrams of up to 60 KB", Needs::Hosts, udp::large_datagrams);
