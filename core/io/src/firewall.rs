@@ -52,8 +52,9 @@ impl fmt::Display for FirewallError {
                 "the program `{program}` is not installed: it is in the package iptables (apt-get install iptables, or yum \
                  install iptables)"
             ),
+            // A capability of the program's file is not handed on to the programs that it starts.
             Self::NoPermission { line } => {
-                write!(f, "no permission for `{line}`: {}", Capability::NetAdmin.remedy())
+                write!(f, "no permission for `{line}`: run as root, or let root make the rule")
             }
             Self::Failed { line, message } => write!(f, "`{line}` failed: {message}"),
         }
@@ -235,10 +236,10 @@ fn run(program: &'static str, command: &str, words: &[String]) -> Result<String,
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    if !process::has_capability(Capability::NetAdmin) {
+    let message = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
+    if !process::has_capability(Capability::NetAdmin) || message.contains("must be root") {
         return Err(FirewallError::NoPermission { line: line() });
     }
-    let message = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
     Err(FirewallError::Failed { line: line(), message })
 }
 

@@ -22,6 +22,8 @@ use crate::udp::row;
 use crate::workloads::{QUIET, assert_perfect};
 
 const PATIENCE: Duration = Duration::from_secs(30);
+const SIGCONT: i32 = 18;
+const SIGSTOP: i32 = 19;
 
 /// All rules of a host.
 fn rules(host: &Host) -> String {
@@ -53,6 +55,9 @@ fn nginx_copy(bench: &Bench<'_>, lab: &Lab, server: fn(&Host) -> IpAddr, request
     assert_eq!(client_resets.count(), 0);
     copy.stop();
     assert_eq!(rules(&lab.target), no_rules, "intercept leaves no rule behind");
+    // The target answers again, and the watch sees it.
+    assert_eq!(ask(&lab.client, SocketAddr::new(target_addr, PORT), 1), 1);
+    assert!(from_target.count() > 0);
 
     let log = fs::read_to_string(setup.intercept_log()).expect("intercept's log");
     for told in
@@ -190,6 +195,41 @@ pub(crate) fn udp(bench: &Bench<'_>) {
     assert_eq!(from_target.count(), 0, "answers of the target reached the real client");
     let log = copy.stop();
     assert!(row(&log, "udp", "datagrams answered") >= DATAGRAMS, "{log}");
+}
+
+/// While intercept does not get round to reading, the queue fills; what comes then is answered, and counted.
+pub(crate) fn overflow(bench: &Bench<'_>) {
+    const STATS_PORT: u16 = 8125;
+    const LENGTH: u64 = 10;
+    const DATAGRAMS: u64 = 50;
+    let lab = Lab::new().expect("a lab");
+    let to = SocketAddr::new(lab.target.ipv4.into(), STATS_PORT);
+    let target = Receiver::start(&lab.target, to, Instant::now(), true);
+    let from_target = PacketWatch::from(&lab.client, "udp", lab.target.ipv4.into());
+    let mut setup = Setup::traditional(bench.programs, bench.folder, lab.target.ipv4.into());
+    setup.intercept = ["--setup", &format!("udp:{STATS_PORT}"), "-q", &LENGTH.to_string()].map(str::to_owned).to_vec();
+    let mut intercept = setup.start_intercept(&lab.target);
+    let is_stopped = |intercept: &Process| {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", intercept.id())).expect("a process");
+        stat.rsplit_once(") ").is_some_and(|(_, fields)| fields.starts_with('T'))
+    };
+    intercept.signal(SIGSTOP);
+    wait_for(PATIENCE, || is_stopped(&intercept).then_some(())).expect("a stopped intercept");
+    Traffic { ports: 1, rate: 500, ..Traffic::new(to, DATAGRAMS) }.send(&lab.client);
+    settle(DATAGRAMS, QUIET, || target.count());
+    assert_eq!(settle(DATAGRAMS - LENGTH, QUIET, || from_target.count()), DATAGRAMS - LENGTH, "answered all the same");
+    intercept.signal(SIGCONT);
+    copy::stop("intercept", &mut intercept);
+    assert_eq!(from_target.count(), DATAGRAMS - LENGTH, "what was queued is dropped");
+    let log = fs::read_to_string(setup.intercept_log()).expect("intercept's log");
+    for told in [
+        format!("NFQUEUE 0: packets:{LENGTH}, dropped:{LENGTH}, "),
+        format!("let through unseen, queue full:{}", DATAGRAMS - LENGTH),
+        "make the queue longer with -q".to_owned(),
+        "taken for the test server itself".to_owned(),
+    ] {
+        assert!(log.contains(&told), "`{told}` is not in the log:\n{log}");
+    }
 }
 
 /// Runs intercept to its end on a host; returns its exit code and its words.
