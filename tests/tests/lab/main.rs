@@ -45,6 +45,7 @@ fn main() -> ExitCode {
     suite.add("traditional: who is answered", Needs::Servers, traditional::passlist);
     suite.add("traditional: a killed intercept harms nobody", Needs::Servers, traditional::killed);
     suite.add("traditional: UDP", Needs::Hosts, traditional::udp);
+    suite.add("traditional: MariaDB", Needs::MariaDb, mysql_copy::traditional);
     suite.add("traditional: a full queue", Needs::Hosts, traditional::overflow);
     suite.add("traditional: starts that fail say why", Needs::Hosts, traditional::failing_starts);
 

@@ -103,3 +103,10 @@ fn a_rule_that_cannot_be_made_leaves_none_behind() {
     assert!(text.contains("iptables -I OUTPUT") && text.contains("failed"), "{text}");
     assert_eq!(listing(&namespace), before);
 }
+
+#[test]
+fn a_program_that_is_missing_is_named_with_its_package() {
+    let refusal = run("iptables-of-another-host", "-S", &[]).unwrap_err();
+    assert!(matches!(refusal, FirewallError::Missing { program: "iptables-of-another-host" }), "{refusal:?}");
+    assert!(refusal.to_string().contains("package iptables"), "{refusal}");
+}

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::message::*;
 use super::*;
-use crate::netns::{Namespace, has_program};
+use crate::netns::{Namespace, has_program, wait_for};
 
 fn concat(fields: &[&[u8]]) -> Vec<u8> {
     fields.concat()
@@ -156,6 +156,11 @@ fn sockets() -> (UdpSocket, UdpSocket) {
     (answering, asking)
 }
 
+/// Waits until nobody reads queue 9: a program that another test is just starting has its descriptors a moment longer.
+fn until_free() {
+    wait_for(Duration::from_secs(10), || (!is_taken(9)).then_some(())).expect("nobody reads it any more");
+}
+
 /// Drains until `wanted` packets have come.
 fn read(queue: &mut Queue, wanted: usize, mut each: impl FnMut(&[u8], usize) -> Verdict) {
     let (mut count, begun) = (0, Instant::now());
@@ -221,6 +226,7 @@ fn a_full_queue_lets_packets_through() {
             read(&mut queue, 3, |_, _| Verdict::Drop);
             assert_eq!(queued(9), Some(3));
             drop(queue);
+            until_free();
             answering.send(&[77]).unwrap();
             asking.recv(&mut datagram).unwrap();
             assert_eq!(datagram[0], 77, "nobody reads, and the rule says --queue-bypass");
@@ -310,6 +316,7 @@ fn a_queue_has_one_reader_and_the_second_learns_who_the_first_is() {
             let text = refusal.to_string();
             assert!(text.contains("--queue-num") && text.contains(&format!("process {}", by.pid)), "{text}");
             drop(first);
+            until_free();
             Queue::open(&CONFIG).unwrap();
         })
         .unwrap();
