@@ -80,8 +80,8 @@ fn options_of_the_c_programs_are_named_with_what_takes_their_place() {
         ("--with-pfring=/opt/pfring", "--workers"),
         ("--offline", "not there yet"),
         ("--with-resp-payload", "at run time"),
-        ("--enable-mysql", "--proto NAME"),
-        ("--with-nfqueue=/opt/nfqueue", "not there yet"),
+        ("--enable-mysql", "--proto mysql"),
+        ("--with-nfqueue=/opt/nfqueue", "--nfqueue 0"),
     ] {
         let (code, _, err) = tree.configure(&[option]);
         assert_eq!(code, Some(0), "{option}: {err}");
