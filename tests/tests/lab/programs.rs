@@ -19,7 +19,7 @@ pub(crate) fn wrong_options(bench: &Bench<'_>) {
         (tcpcopy, "--no-such-option", "--no-such-option"),
         (tcpcopy, "-x 80 -s 10.0.0.4", "-x"),
         (tcpcopy, "-x 80-10.0.0.3:99999 -s 10.0.0.4", "99999"),
-        (tcpcopy, "-x 80-10.0.0.3:80 -s", "-s"),
+        (tcpcopy, "-x 80-10.0.0.3:80 -s", "--intercept"),
         (tcpcopy, "-x 80-10.0.0.3:80 -s 10.0.0.400", "10.0.0.400"),
         (tcpcopy, "-x 80-10.0.0.3:80 -s 10.0.0.4 -c 10.78.0.y", "10.78.0.y"),
         (tcpcopy, "-x 80-10.0.0.3:80 -s 10.0.0.4 -C many", "many"),

@@ -85,7 +85,7 @@ pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
 }
 
 fn packet(message: &[u8]) -> Option<Message<'_>> {
-    let (mut id, mut bytes, mut whole_len) = (None, &[][..], None);
+    let (mut id, mut bytes, mut copied, mut whole_len) = (None, &[][..], 0, None);
     let mut rest = message.get(FAMILY_HEADER..)?;
     while let (Some(len), Some(kind)) = (u16_at(rest, 0), u16_at(rest, 2)) {
         let len = usize::from(len);
@@ -95,14 +95,17 @@ fn packet(message: &[u8]) -> Option<Message<'_>> {
         let value = &rest[ATTRIBUTE_HEADER.min(rest.len())..len.min(rest.len())];
         match libc::c_int::from(kind & ATTRIBUTE_TYPE) {
             libc::NFQA_PACKET_HDR => id = be32_at(value, 0),
-            libc::NFQA_PAYLOAD => bytes = value,
+            libc::NFQA_PAYLOAD => {
+                bytes = value;
+                copied = len - ATTRIBUTE_HEADER;
+            }
             libc::NFQA_CAP_LEN => whole_len = be32_at(value, 0),
             _ => {}
         }
         rest = rest.get(padded(len)..).unwrap_or_default();
     }
     // The length is told apart only when the copy is shorter.
-    let len = whole_len.map_or(bytes.len(), |len| len as usize).max(bytes.len());
+    let len = whole_len.map_or(copied, |len| len as usize).max(copied);
     Some(Message::Packet { id: id?, bytes, len })
 }
 

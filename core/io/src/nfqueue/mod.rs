@@ -192,9 +192,11 @@ impl Queue {
             flags: (libc::NFQA_CFG_F_FAIL_OPEN | libc::NFQA_CFG_F_GSO) as u32,
         });
         queue.socket.send(&begin).and_then(|_| queue.answer()).map_err(|source| match source.raw_os_error() {
-            // The kernel says EPERM for both.
+            // The kernel says EPERM for both. Who is not root may not see who has the queue.
             Some(libc::EPERM | libc::EBUSY) if is_taken(number) => QueueError::Taken { number, by: holder(number) },
             Some(libc::EPERM) if !process::has_capability(Capability::NetAdmin) => QueueError::NoPermission,
+            Some(libc::EPERM | libc::EBUSY) if fs::File::open(TABLE).is_err() => QueueError::Taken { number, by: None },
+            Some(libc::EPERM) => QueueError::NoPermission,
             // No subsystem of this name, and none that could be loaded.
             Some(libc::EINVAL | libc::EOPNOTSUPP) => QueueError::NotInKernel { source },
             _ => refused(source),
@@ -416,9 +418,12 @@ struct QueueLine {
     numbered: u32,
 }
 
-/// The table of this thread's network namespace; empty where there is none.
+/// The table of this thread's network namespace.
+const TABLE: &str = "/proc/thread-self/net/netfilter/nfnetlink_queue";
+
+/// Its lines; none where it cannot be read.
 fn table() -> String {
-    fs::read_to_string("/proc/thread-self/net/netfilter/nfnetlink_queue").unwrap_or_default()
+    fs::read_to_string(TABLE).unwrap_or_default()
 }
 
 /// `number port waiting copy-mode copy-range queue-dropped user-dropped last-id 1`

@@ -83,6 +83,11 @@ fn packets_and_answers_are_read() {
     let mut without_length = without_length;
     without_length[..4].copy_from_slice(&56_u32.to_ne_bytes());
     assert!(matches!(messages(&without_length).next(), Some(Message::Packet { len: 9, .. })), "copied whole");
+    let cut = &without_length[..without_length.len() - 6];
+    assert!(
+        matches!(messages(cut).next(), Some(Message::Packet { len: 9, bytes: [0x45, ..], .. })),
+        "cut by our buffer"
+    );
 }
 
 #[test]
