@@ -63,7 +63,9 @@ impl Options {
         let queue = QueueOptions::check(&arguments, port)?;
         let (filter, devices) = match queue {
             Some(_) => (String::new(), Vec::new()),
-            None => (filter(arguments.filter, &arguments.target.join(","))?, devices(&arguments.device)?),
+            None => {
+                (filter(arguments.filter, &arguments.target.join(","))?, devices("-i (--device)", &arguments.device)?)
+            }
         };
         let buffer = arguments.buffer.unwrap_or(if queue.is_some() { 32 } else { 8 });
         let bind = match arguments.bind.as_deref().map(str::trim) {

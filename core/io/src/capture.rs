@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 pub mod backlog;
+pub mod file;
 
 use std::ffi::CString;
 use std::fmt;
