@@ -10,6 +10,7 @@ mod mysql;
 mod mysql_copy;
 mod own_modules;
 mod programs;
+mod replay;
 mod source;
 mod traditional;
 mod udp;
@@ -37,6 +38,9 @@ fn main() -> ExitCode {
     suite.add("workload 9: 2 % loss, new connection per request", Needs::Servers, workloads::loss_new_connections);
     suite.add("workload 11: 400 source ports used again and again", Needs::Servers, workloads::port_reuse);
     suite.add("IPv6", Needs::Servers, workloads::ipv6);
+    suite.add("replay: captures by their times, faster, and as fast as possible", Needs::Tcpdump, replay::files);
+    suite.add("replay: three passes, without an intercept", Needs::Tcpdump, replay::passes);
+    suite.add("replay: a damaged capture", Needs::Tcpdump, replay::damaged);
     suite.add("two labs at once", Needs::Hosts, workloads::two_labs_at_once);
 
     suite.add("traditional: keepalive", Needs::Servers, traditional::keepalive);
