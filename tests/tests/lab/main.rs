@@ -14,6 +14,7 @@ mod programs;
 mod replay;
 mod security;
 mod source;
+mod traditional;
 mod udp;
 mod workloads;
 
@@ -49,6 +50,16 @@ fn main() -> ExitCode {
     suite.add("replay: three passes, without an intercept", Needs::Tcpdump, replay::passes);
     suite.add("replay: a damaged capture", Needs::Tcpdump, replay::damaged);
     suite.add("two labs at once", Needs::Hosts, workloads::two_labs_at_once);
+
+    suite.add("traditional: keepalive", Needs::Servers, traditional::keepalive);
+    suite.add("traditional: new connection per request", Needs::Servers, traditional::new_connections);
+    suite.add("traditional: IPv6", Needs::Servers, traditional::ipv6);
+    suite.add("traditional: who is answered", Needs::Servers, traditional::passlist);
+    suite.add("traditional: a killed intercept harms nobody", Needs::Servers, traditional::killed);
+    suite.add("traditional: UDP", Needs::Hosts, traditional::udp);
+    suite.add("traditional: MariaDB", Needs::MariaDb, mysql_copy::traditional);
+    suite.add("traditional: a full queue", Needs::Hosts, traditional::overflow);
+    suite.add("traditional: starts that fail say why", Needs::Hosts, traditional::failing_starts);
 
     suite.add("UDP: DNS, query by query", Needs::Dns, udp::dns);
     suite.add("UDP: datagrams of up to 60 KB", Needs::Hosts, udp::large_datagrams);
