@@ -83,7 +83,9 @@ pub(crate) fn ipv6(bench: &Bench<'_>) {
 /// Requests with numbers that no verdict counts.
 fn ask(host: &Host, server: SocketAddr, requests: u64) -> u64 {
     let plan = Plan { first_id: 2 * PROBES, reuse: Reuse::Close, ..Plan::new(server, requests) };
-    load::run(host, &plan).answered
+    let outcome = load::run(host, &plan);
+    assert_eq!(outcome.failures, [], "{server} did not answer");
+    outcome.answered
 }
 
 fn is_answered(host: &Host, server: SocketAddr) -> bool {
