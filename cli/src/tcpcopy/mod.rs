@@ -309,28 +309,30 @@ fn open_captures(options: &Options, workers: &mut [(Worker, Handle)]) -> Result<
     let responses = options.responses.iter();
     let of_target = responses.flat_map(|r| r.devices.iter().map(move |device| (device, Side::Target, &r.filter)));
     for (device, side, filter) in of_clients.chain(of_target) {
-        let mut fanout = (workers.len() > 1 && side == Side::Clients).then_some(Fanout::New);
-        for (worker, _) in workers.iter_mut() {
-            let mut config = CaptureConfig {
-                device: device.clone(),
-                filter: filter.clone(),
-                buffer_bytes: options.buffer_bytes,
-                snaplen: SNAPLEN,
-                immediate: false,
-                // Where the target is on this host, what it sends may only go out.
-                inbound_only: side == Side::Clients && !options.both_directions,
-                fanout,
+        let config = CaptureConfig {
+            device: device.clone(),
+            filter: filter.clone(),
+            buffer_bytes: options.buffer_bytes,
+            snaplen: SNAPLEN,
+            immediate: false,
+            // Where the target is on this host, what it sends may only go out.
+            inbound_only: side == Side::Clients && !options.both_directions,
+            fanout: None,
+        };
+        let failure = |e: CaptureError| {
+            let exit = match e {
+                CaptureError::NoSuchDevice { .. } | CaptureError::BadFilter { .. } => Exit::Usage,
+                CaptureError::NoPermission { .. } => Exit::Permission,
+                _ => Exit::Failure,
             };
-            let capture = Capture::open(&config).map_err(|e| {
-                let exit = match e {
-                    CaptureError::NoSuchDevice { .. } | CaptureError::BadFilter { .. } => Exit::Usage,
-                    CaptureError::NoPermission { .. } => Exit::Permission,
-                    _ => Exit::Failure,
-                };
-                Failure::new(exit, e)
-            })?;
-            fanout = capture.fanout_group().map(Fanout::Join);
-            config.fanout = fanout;
+            Failure::new(exit, e)
+        };
+        let captures = match side {
+            Side::Clients => Capture::open_group(&config, workers.len()),
+            Side::Target => workers.iter().map(|_| Capture::open(&config)).collect(),
+        };
+        for ((worker, _), capture) in workers.iter_mut().zip(captures.map_err(failure)?) {
+            let config = CaptureConfig { fanout: capture.fanout_group().map(Fanout::Join), ..config.clone() };
             worker
                 .add_capture(capture, config, side)
                 .map_err(|e| Failure::new(Exit::Failure, format!("cannot wait for packets on `{device}`: {e}")))?;

@@ -491,7 +491,8 @@ impl Device {
     }
 
     fn reopen(&mut self, now: Timestamp, registry: &Registry) {
-        let opened = Capture::open(&self.config).map_err(|e| e.to_string()).and_then(|capture| {
+        let started = Capture::open(&self.config).and_then(|mut capture| capture.start().map(|()| capture));
+        let opened = started.map_err(|e| e.to_string()).and_then(|capture| {
             registry
                 .register(&mut SourceFd(&capture.as_raw_fd()), self.token, Interest::READABLE)
                 .map_err(|e| e.to_string())?;

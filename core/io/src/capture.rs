@@ -26,6 +26,10 @@ const BUFFER_TIMEOUT_MS: i32 = 1;
 const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
 /// The same for a whole fanout group, which does not follow its members' own setting (Linux 5.9; older kernels ignore it).
 const PACKET_FANOUT_FLAG_IGNORE_OUTGOING: u32 = 0x4000;
+/// A filter that lets nothing pass: no frame is that short.
+const NOTHING: &str = "less 1";
+/// Packets that a ring can hold, by far.
+const LEFT_IN_RING: usize = 1 << 20;
 
 /// What to capture and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +52,13 @@ pub struct CaptureConfig {
 }
 
 /// Membership in a group of captures that share one device's packets: all packets of a flow go to one member
-/// (packet(7), `PACKET_FANOUT_HASH`).
+/// (packet(7), `PACKET_FANOUT_HASH`), in both directions. Which one goes by the order in which members joined, so groups
+/// of several devices agree when theirs were joined in the same order.
+///
+/// Fragments, which do not show their ports, go by addresses: all of a datagram to one member, IPv4 and IPv6 alike, but
+/// maybe not to the one that has the flow. `PACKET_FANOUT_FLAG_DEFRAG` would put those of IPv4 together before, and is not
+/// used: the kernel keeps the fragments of all such groups in one place, so that of two programs on a host only one gets
+/// the datagram, and the other nothing that it could count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fanout {
     /// Begin a group; [`Capture::fanout_group`] tells its number.
@@ -173,12 +183,14 @@ pub struct Capture {
     index: u32,
     link: LinkType,
     fanout_group: Option<u16>,
+    /// The filter that is set at the start, while the group is being made.
+    held: Option<String>,
     totals: CaptureStats,
     last: [u32; 3],
 }
 
 impl Capture {
-    /// Opens a capture; packets are collected from now on.
+    /// Opens a capture; packets are collected from now on, of one in a fanout group from its [`start`](Self::start) on.
     ///
     /// # Errors
     /// Why it cannot be opened; see [`CaptureError`].
@@ -212,9 +224,15 @@ impl Capture {
             device: device.clone(),
             link: dlt.get_name().unwrap_or_else(|_| dlt.0.to_string()),
         })?;
+        let set_filter = |pcap: &mut pcap::Capture<Active>, filter: &str| {
+            pcap.filter(filter, true)
+                .map_err(|e| CaptureError::BadFilter { filter: filter.to_owned(), reason: pcap_text(e) })
+        };
         if !config.filter.is_empty() {
-            pcap.filter(&config.filter, true)
-                .map_err(|e| CaptureError::BadFilter { filter: config.filter.clone(), reason: pcap_text(e) })?;
+            set_filter(&mut pcap, &config.filter)?;
+        }
+        if config.fanout.is_some() {
+            set_filter(&mut pcap, NOTHING)?;
         }
         if config.inbound_only {
             // The kernel's own switch costs nothing per packet; an old kernel does not have it.
@@ -228,7 +246,41 @@ impl Capture {
                     .map_err(|e| CaptureError::Fanout { device: device.clone(), reason: e.to_string() })?,
             ),
         };
-        Ok(Self { pcap, device, index, link, fanout_group, totals: CaptureStats::default(), last: [0; 3] })
+        let held = config.fanout.map(|_| config.filter.clone());
+        let mut capture =
+            Self { pcap, device, index, link, fanout_group, held, totals: CaptureStats::default(), last: [0; 3] };
+        if capture.held.is_some() {
+            // What came before it heard nothing belongs to whoever was in the group already.
+            capture.drain(LEFT_IN_RING, |_, _| {})?;
+        }
+        Ok(capture)
+    }
+
+    /// Begins to collect packets, where the capture is in a fanout group. Start its members when all of them have joined:
+    /// before, a flow may go to one member now and to another one later, and would be seen by both.
+    ///
+    /// # Errors
+    /// [`CaptureError::BadFilter`] when the kernel does not take the filter.
+    pub fn start(&mut self) -> Result<(), CaptureError> {
+        let Some(filter) = self.held.take() else { return Ok(()) };
+        self.pcap.filter(&filter, true).map_err(|e| CaptureError::BadFilter { filter, reason: pcap_text(e) })
+    }
+
+    /// Opens as many captures as there are members, in one fanout group if there are several, and starts them. The
+    /// configuration's own `fanout` does not count.
+    ///
+    /// # Errors
+    /// Why one of them cannot be opened.
+    pub fn open_group(config: &CaptureConfig, members: usize) -> Result<Vec<Self>, CaptureError> {
+        let mut fanout = (members > 1).then_some(Fanout::New);
+        let mut captures = Vec::with_capacity(members);
+        for _ in 0..members {
+            let capture = Self::open(&CaptureConfig { fanout, ..config.clone() })?;
+            fanout = capture.fanout_group().map(Fanout::Join);
+            captures.push(capture);
+        }
+        captures.iter_mut().try_for_each(Self::start)?;
+        Ok(captures)
     }
 
     /// The device it captures on.

@@ -80,11 +80,17 @@ fn a_fanout_group_shares_packets_by_flow() {
     }
     let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
     let to = receiver.local_addr().unwrap();
-    let first = Capture::open(&CaptureConfig { fanout: Some(Fanout::New), ..config("lo", to.port()) }).unwrap();
+    let mut first = Capture::open(&CaptureConfig { fanout: Some(Fanout::New), ..config("lo", to.port()) }).unwrap();
+    let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+    sender.send_to(b"before the group is whole", to).unwrap();
     let group = first.fanout_group().unwrap();
-    let second =
+    let mut second =
         Capture::open(&CaptureConfig { fanout: Some(Fanout::Join(group)), ..config("lo", to.port()) }).unwrap();
     assert_eq!(second.fanout_group(), Some(group));
+    sender.send_to(b"before the members start", to).unwrap();
+    for member in [&mut first, &mut second] {
+        member.start().unwrap();
+    }
     for _ in 0..64 {
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
         sender.send_to(b"one", to).unwrap();
@@ -100,6 +106,39 @@ fn a_fanout_group_shares_packets_by_flow() {
     assert!(ports(&packets[0]).is_disjoint(&ports(&packets[1])), "a flow is with one member only");
     let received: u64 = captures.iter_mut().map(|capture| capture.stats().received).sum();
     assert_eq!(received, 128, "what goes out takes no place in the ring");
+}
+
+/// A namespace of its own, whose loopback device sends datagrams in fragments.
+fn run_with_small_mtu(test: impl FnOnce() + Send) {
+    if !may_capture() {
+        return;
+    }
+    let namespace = crate::netns::Namespace::new().unwrap();
+    for line in ["link set lo mtu 1500", "link set lo up"] {
+        namespace.output("ip", &line.split(' ').collect::<Vec<_>>()).unwrap();
+    }
+    namespace.run(test).unwrap();
+}
+
+#[test]
+fn all_fragments_of_a_datagram_go_to_one_member() {
+    run_with_small_mtu(|| {
+        for (address, device) in [("127.0.0.1", "lo"), ("127.0.0.1", "any"), ("::1", "lo"), ("::1", "any")] {
+            let receiver = UdpSocket::bind((address, 0)).unwrap();
+            let to = receiver.local_addr().unwrap();
+            // Fragments but the first have no ports that a filter could look at.
+            let config = CaptureConfig { filter: "udp".to_owned(), ..config(device, 0) };
+            let mut captures = Capture::open_group(&config, 4).unwrap();
+            for _ in 0..16 {
+                let sender = UdpSocket::bind((address, 0)).unwrap();
+                sender.send_to(&[7; 4_000], to).unwrap();
+            }
+            let packets = collect(&mut captures, 48);
+            assert_eq!(packets.iter().map(Vec::len).sum::<usize>(), 48, "{address} on {device}");
+            let with_fragments = packets.iter().filter(|share| !share.is_empty()).count();
+            assert_eq!(with_fragments, 1, "{address} on {device}: fragments go by addresses");
+        }
+    });
 }
 
 #[test]
