@@ -1,6 +1,7 @@
 //! The program intercept: options, start, and the loop that brings captured responses to the tcpcopys that wait.
 
 pub mod arguments;
+mod crew;
 pub mod options;
 pub mod passlist;
 pub mod queue;
@@ -8,6 +9,7 @@ mod report;
 mod run;
 #[cfg(test)]
 mod tests;
+mod worker;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -16,10 +16,7 @@ use super::replay::Plan;
 use super::{filter, grammar};
 use crate::exit::Failure;
 use crate::security::SecurityFiles;
-use crate::values::{absolute, devices, in_range, log_level};
-
-/// Workers at most; more than a host has cores help nobody.
-const MAX_WORKERS: u16 = 64;
+use crate::values::{self, Workers, absolute, devices, in_range, log_level};
 
 /// Where the target's responses are captured, if tcpcopy does that itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -358,21 +355,16 @@ fn capture_from(arguments: &Arguments) -> Result<(Vec<String>, Option<Plan>), Fa
 
 /// How many threads there are to be.
 fn workers(arguments: &Arguments, replays: bool, sources: &str, warnings: &mut Vec<String>) -> Result<u16, Failure> {
-    let text = arguments.workers.as_ref().map(|text| text.0.trim());
-    let number = match text {
+    let number = match values::workers(arguments.workers.as_ref())? {
         None => 1,
-        Some("auto") => {
-            let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Some(Workers::Number(number)) => number,
+        Some(Workers::OneForEachProcessor(processors)) => {
             // Each worker needs an address of its own.
             let addresses =
                 if sources.is_empty() { usize::MAX } else { grammar::sources(sources).map_or(1, |s| s.len()) };
-            processors.min(addresses).clamp(1, MAX_WORKERS.into()) as u16
+            usize::from(processors).min(addresses).max(1) as u16
         }
-        Some(text) => text
-            .parse()
-            .map_err(|_| Failure::usage(format!("in --workers: `{text}` is neither a number nor `auto`")))?,
     };
-    let number = in_range("--workers", number, 1..=MAX_WORKERS)?;
     if replays && number > 1 {
         warnings.push("--workers: a file is replayed by one worker".to_owned());
         return Ok(1);
