@@ -491,7 +491,7 @@ impl Running {
 
     /// To the terminal, if there is one to print to, and to the log file, if there is one.
     fn print_table(&self, options: &Options) {
-        let table = report::table(&self.total());
+        let table = report::table(&self.total()) + &report::worker_rows(&self.counters);
         if !options.daemon {
             // A terminal that has gone is no reason to fail at the end.
             let _ = io::stdout().write_all(table.as_bytes());

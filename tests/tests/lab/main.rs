@@ -16,6 +16,7 @@ mod security;
 mod source;
 mod traditional;
 mod udp;
+mod workers;
 mod workloads;
 
 use std::process::ExitCode;
@@ -44,6 +45,10 @@ fn main() -> ExitCode {
     suite.add("many: two targets, two intercepts with their parts", Needs::Servers, many::two_targets_two_intercepts);
     suite.add("many: real servers behind a director (LVS, direct routing)", Needs::Servers, many::direct_routing);
     suite.add("many: each connection three times over", Needs::Servers, many::three_times_over);
+    suite.add("workers: keepalive", Needs::Servers, workers::keepalive);
+    suite.add("workers: new connection per request", Needs::Servers, workers::new_connections);
+    suite.add("workers: IPv6", Needs::Servers, workers::ipv6);
+    suite.add("workers: an intercept that is restarted", Needs::Servers, workers::restarted_intercept);
     suite.add("without an intercept: responses come to tcpcopy", Needs::Servers, many::no_assistant);
 
     suite.add("replay: captures by their times, faster, and as fast as possible", Needs::Tcpdump, replay::files);
