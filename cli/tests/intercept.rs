@@ -34,12 +34,14 @@ fn main() {
         eprintln!("the tests of intercept are ignored: {reason}");
     }
     type Test = fn() -> Result<(), Failed>;
-    let tests: [(&str, Test); 9] = [
+    let tests: [(&str, Test); 11] = [
         ("responses are reported, early ones too", || responses_are_reported("lo", &[])),
         ("on `any` each response is reported once", || responses_are_reported("any", &[])),
         ("by several workers, too", || responses_are_reported("lo", &["--workers", "3"])),
         ("on `any`, too", || responses_are_reported("any", &["--workers", "2"])),
         ("two workers share connections, and have their payload", two_workers),
+        ("a device that was away is captured on again", || a_device_comes_back(&[])),
+        ("by all workers", || a_device_comes_back(&["--workers", "2"])),
         ("a restarted intercept goes on", a_restart),
         ("a daemon writes its pid, opens its log again, and stops", a_daemon),
         ("-n limits what is written at once", small_writes),
@@ -251,6 +253,44 @@ fn two_workers() -> Result<(), Failed> {
         Some(CONNECTIONS) => Ok(()),
         other => Err(format!("{other:?} routes, each should be counted once:\n{log}").into()),
     }
+}
+
+fn a_device_comes_back(options: &[&str]) -> Result<(), Failed> {
+    let namespace = namespace()?;
+    let log = std::env::temp_dir().join(format!("intercept-device-{}-{}", std::process::id(), options.len()));
+    let ip = |line: &str| namespace.output("ip", &line.split(' ').collect::<Vec<_>>());
+    let make =
+        || ["link add away type veth peer name far", "link set away up"].iter().try_for_each(|line| ip(line).map(drop));
+    make()?;
+    let words = ["-l", &log.to_string_lossy()];
+    let process = intercept(&namespace, "lo,away", &[options, &words].concat())?;
+    let is_said = |what: &str| {
+        wait_for(PATIENCE, || fs::read_to_string(&log).ok().filter(|text| text.contains(what)))
+            .ok_or_else(|| format!("`{what}` is not in the log: {}", fs::read_to_string(&log).unwrap_or_default()))
+    };
+    ip("link delete away")?;
+    is_said("trying to open away again")?;
+    make()?;
+    is_said("capturing on away again")?;
+    // The other device goes on all the while, with the same workers.
+    namespace.run(|| -> Result<(), Failed> {
+        let target = TcpListener::bind(SocketAddr::from(TARGET))?;
+        let mut copier = Copier::new()?;
+        let mut open = Vec::new();
+        for id in 0..20 {
+            let pair = connection(&target)?;
+            copier.add_route(id, &pair.0)?;
+            open.push(pair);
+        }
+        copier.until("every SYN-ACK", |c| (0..20).all(|id| c.responses.iter().any(|r| r.0 == id)))
+    })??;
+    stop(process)?;
+    let text = fs::read_to_string(&log)?;
+    fs::remove_file(&log)?;
+    if text.contains("balance") || text.matches("trying to open").count() != 1 {
+        return Err(text.into());
+    }
+    Ok(())
 }
 
 fn a_restart() -> Result<(), Failed> {

@@ -71,6 +71,9 @@ fn start(options: &Options) -> Result<Exit, Failure> {
         Ok((log, pid_file, intercept)) => {
             readiness.ready().map_err(|e| Failure::new(Exit::Failure, format!("cannot leave the terminal: {e}")))?;
             let result = intercept.run(&log);
+            if let (Err(failure), true) = (&result, options.log.is_some()) {
+                log::error!("{failure}");
+            }
             drop(pid_file);
             result.map(|()| Exit::Done)
         }

@@ -23,7 +23,7 @@ use clap::error::ErrorKind;
 use mio::{Events, Interest, Poll, Token, Waker};
 use tcpcopy_engine::{CopierConfig, Gate};
 use tcpcopy_io::capture::file::FileError;
-use tcpcopy_io::capture::{self, Capture, CaptureConfig, CaptureError, Fanout};
+use tcpcopy_io::capture::{self, CaptureConfig, CaptureError, CaptureGroup};
 use tcpcopy_io::clock::MonotonicClock;
 use tcpcopy_io::control::LinksConfig;
 use tcpcopy_io::process::{self, Daemonized, PidFile, Readiness, SIGHUP, Signals, StartReport};
@@ -327,15 +327,18 @@ fn open_captures(options: &Options, workers: &mut [(Worker, Handle)]) -> Result<
             };
             Failure::new(exit, e)
         };
-        let captures = match side {
-            Side::Clients => Capture::open_group(&config, workers.len()),
-            Side::Target => workers.iter().map(|_| Capture::open(&config)).collect(),
-        };
-        for ((worker, _), capture) in workers.iter_mut().zip(captures.map_err(failure)?) {
-            let config = CaptureConfig { fanout: capture.fanout_group().map(Fanout::Join), ..config.clone() };
-            worker
-                .add_capture(capture, config, side)
-                .map_err(|e| Failure::new(Exit::Failure, format!("cannot wait for packets on `{device}`: {e}")))?;
+        let not_waiting =
+            |e: io::Error| Failure::new(Exit::Failure, format!("cannot wait for packets on `{device}`: {e}"));
+        if side == Side::Target {
+            for (worker, _) in workers.iter_mut() {
+                let alone = CaptureGroup::open(config.clone(), 1).map_err(failure)?;
+                worker.add_capture(Arc::new(alone), 0, side).map_err(not_waiting)?;
+            }
+            continue;
+        }
+        let group = Arc::new(CaptureGroup::open(config, workers.len()).map_err(failure)?);
+        for (member, (worker, _)) in workers.iter_mut().enumerate() {
+            worker.add_capture(Arc::clone(&group), member, side).map_err(not_waiting)?;
         }
     }
     Ok(())

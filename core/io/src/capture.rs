@@ -6,6 +6,7 @@
 
 pub mod backlog;
 pub mod file;
+mod group;
 
 use std::ffi::CString;
 use std::fmt;
@@ -18,6 +19,8 @@ use pcap::{Active, Direction};
 use tcpcopy_wire::link::LinkType;
 
 use crate::process::{self, Capability};
+
+pub use group::CaptureGroup;
 
 /// How long the kernel may keep packets back to hand them over together, in milliseconds.
 const BUFFER_TIMEOUT_MS: i32 = 1;

@@ -48,6 +48,7 @@ fn main() -> ExitCode {
     suite.add("workers: keepalive", Needs::Servers, workers::keepalive);
     suite.add("workers: new connection per request", Needs::Servers, workers::new_connections);
     suite.add("workers: IPv6", Needs::Servers, workers::ipv6);
+    suite.add("workers: a device goes away and comes back", Needs::Servers, workers::a_device_goes_away);
     suite.add("workers: an intercept that is restarted", Needs::Servers, workers::restarted_intercept);
     suite.add("without an intercept: responses come to tcpcopy", Needs::Servers, many::no_assistant);
 

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use tcpcopy::demo::client::Reuse;
 use tcpcopy::demo::server::Received;
-use tcpcopy_io::netns::Lab;
+use tcpcopy_io::netns::{Lab, wait_for};
 use tcpcopy_tests::copy::{Copy, Setup};
 use tcpcopy_tests::load;
 use tcpcopy_tests::nginx::Nginx;
@@ -95,6 +95,50 @@ pub(crate) fn ipv6(bench: &Bench<'_>) {
 
 fn load_plan(server: IpAddr, reuse: Reuse, first_id: u64) -> tcpcopy::demo::client::Plan {
     tcpcopy::demo::client::Plan { first_id, ..plan(at(server), 500.0, 1_000, 20, reuse) }
+}
+
+/// A device is removed and made again: all workers lose their captures, and open them again, and each flow is still with
+/// one of them.
+pub(crate) fn a_device_goes_away(bench: &Bench<'_>) {
+    let lab = Lab::new().expect("a lab");
+    let online = Nginx::start(&lab.online, bench.folder);
+    let target = Nginx::start(&lab.target, bench.folder);
+    let make_device = || {
+        lab.online.ip(&format!("link add wan type veth peer name wan netns {}", lab.client.path())).expect("ip link");
+        for (host, address) in [(&lab.online, "10.99.0.1/24"), (&lab.client, "10.99.0.2/24")] {
+            host.ip(&format!("address add {address} dev wan")).expect("ip address");
+            host.ip("link set wan up").expect("ip link");
+        }
+    };
+    make_device();
+    let server: IpAddr = [10, 99, 0, 1].into();
+    let mut setup = Setup::new(bench.programs, bench.folder, &lab);
+    setup.set("-i", "wan");
+    setup.set_workers("2");
+    let mut copy = setup.start(&lab);
+    copy.wait_until_copying(&lab, server, || target.requests());
+
+    let lines = |said: &str| {
+        let log = fs::read_to_string(setup.tcpcopy_log()).expect("tcpcopy's log");
+        log.lines().filter(|line| line.contains(said)).count()
+    };
+    let both_say = |said: &str| {
+        let all = wait_for(QUIET, || (lines(said) >= 2).then_some(()));
+        assert!(all.is_some(), "{} of 2 workers say `{said}`", lines(said));
+    };
+    lab.online.ip("link delete wan").expect("ip link");
+    both_say("it is opened again when the device is back");
+    make_device();
+    both_say("capturing on `wan` again");
+
+    copy.wait_until_copying(&lab, server, || target.requests());
+    let before = target.requests();
+    for (reuse, first_id) in [(Reuse::KeepAlive, 0), (Reuse::Close, 10_000)] {
+        assert_eq!(load::run(&lab.client, &load_plan(server, reuse, first_id)).failures, [], "online did not answer");
+    }
+    settle(before + 2_000, QUIET, || target.requests());
+    assert_perfect(&online.received(), &target.received(), 2_000);
+    stop_and_judge(copy, &setup, &target.received(), true);
 }
 
 /// Every worker of the new one learns the routes again, and each tcpcopy's connection may have the number that another

@@ -108,6 +108,46 @@ fn a_fanout_group_shares_packets_by_flow() {
     assert_eq!(received, 128, "what goes out takes no place in the ring");
 }
 
+#[test]
+fn captures_that_are_opened_again_have_the_flows_that_they_had() {
+    if !may_capture() {
+        return;
+    }
+    let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let to = receiver.local_addr().unwrap();
+    let group = CaptureGroup::open(config("lo", to.port()), 3).unwrap();
+    let senders: Vec<UdpSocket> = (0..48).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+    let shares = |captures: &mut [Capture]| {
+        for sender in &senders {
+            sender.send_to(b"one", to).unwrap();
+        }
+        let packets = collect(captures, senders.len());
+        packets
+            .iter()
+            .map(|share| share.iter().map(|p| [p[20], p[21]]).collect::<std::collections::BTreeSet<_>>())
+            .collect::<Vec<_>>()
+    };
+    let (numbers, mut captures): (Vec<u64>, Vec<Capture>) = (0..3).filter_map(|member| group.newer(member)).unzip();
+    assert_eq!(numbers, [1, 1, 1]);
+    assert!(group.newer(0).is_none(), "each is taken once");
+    let before = shares(&mut captures);
+    assert_eq!(before.iter().flatten().count(), 48);
+
+    // Found to be lost one after the other, and in another order.
+    captures.clear();
+    let mut again: Vec<(usize, u64, Capture)> = [2, 0, 1]
+        .into_iter()
+        .map(|member| {
+            let (number, capture) = group.again(member, 1).unwrap().unwrap();
+            (member, number, capture)
+        })
+        .collect();
+    again.sort_by_key(|(member, ..)| *member);
+    assert!(again.iter().all(|(_, number, _)| *number == 2), "opened once, for all");
+    captures.extend(again.into_iter().map(|(.., capture)| capture));
+    assert_eq!(shares(&mut captures), before);
+}
+
 /// A namespace of its own, whose loopback device sends datagrams in fragments.
 fn run_with_small_mtu(test: impl FnOnce() + Send) {
     if !may_capture() {
