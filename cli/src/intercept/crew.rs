@@ -50,8 +50,10 @@ use thread::MainThread;
 use super::worker::{Counters, Deliver};
 use crate::exit::{Exit, Failure};
 
-/// Messages for which a channel has room.
-const CHANNEL: usize = 256;
+/// Messages for which the channel to the main thread has room; most are of some kilobytes.
+const FROM_WORKERS: usize = 256;
+/// Messages for which the channel to a worker has room; those of a burst of new routes are large.
+const TO_WORKER: usize = 32;
 /// Pause between attempts to send to a worker whose channel is full.
 const FULL_PAUSE: Duration = Duration::from_millis(1);
 /// Workers that are told to stop have this long.
@@ -178,10 +180,10 @@ impl Crew {
         token: Token,
     ) -> io::Result<Self> {
         let bell = Arc::new(Bell::new(registry, token)?);
-        let (to_main, inbox) = mpsc::sync_channel(CHANNEL);
+        let (to_main, inbox) = mpsc::sync_channel(FROM_WORKERS);
         let mut members = Vec::new();
         for number in 0..usize::from(workers) {
-            let (sender, receiver) = mpsc::sync_channel(CHANNEL);
+            let (sender, receiver) = mpsc::sync_channel(TO_WORKER);
             let main = MainThread { inbox: to_main.clone(), bell: Arc::clone(&bell) };
             let (thread, bell) = thread::start(number, receiver, main, clock, configs(), responses_per_write)?;
             members.push(Member {
@@ -254,7 +256,7 @@ impl Crew {
     ) -> Result<bool, Failure> {
         self.bell.answer();
         // A full channel and then the rest of the main thread's business.
-        for _ in 0..=CHANNEL {
+        for _ in 0..=FROM_WORKERS {
             let Some(message) = self.set_aside.pop_front().or_else(|| self.inbox.try_recv().ok()) else {
                 return self.failure.take().map_or(Ok(false), Err);
             };
@@ -368,6 +370,16 @@ impl Crew {
             if let Ok(other) = self.inbox.recv_timeout(FULL_PAUSE) {
                 self.set_aside.push_back(other);
             }
+        }
+    }
+}
+
+impl Drop for Crew {
+    /// Threads that still run find that there is nobody to work for.
+    fn drop(&mut self) {
+        for Member { inbox, bell, .. } in self.members.drain(..) {
+            drop(inbox);
+            bell.ring();
         }
     }
 }

@@ -85,6 +85,7 @@ fn main() -> ExitCode {
     suite.add("MySQL: a load leaves the same rows as in MariaDB", Needs::MySql, mysql::same_load_both);
     suite.add("MariaDB copy: sysbench", Needs::MariaDb, mysql_copy::sysbench_mariadb);
     suite.add("MariaDB copy: eight threads of sysbench", Needs::MariaDb, mysql_copy::many_threads);
+    suite.add("MariaDB copy: two workers", Needs::MariaDb, mysql_copy::two_workers);
     suite.add("MariaDB copy: reads only", Needs::MariaDb, mysql_copy::reads_only);
     suite.add("MariaDB copy: the target restarts", Needs::MariaDb, mysql_copy::target_restarts);
     suite.add("MariaDB copy: a session that was open already", Needs::MariaDb, mysql_copy::joined);
