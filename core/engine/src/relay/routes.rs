@@ -90,6 +90,11 @@ impl RouteTable {
         Some((route.peer, route.id, route.payload))
     }
 
+    /// A number that belongs to a flow.
+    pub(super) fn hash_of(&self, transport: Transport, flow: &Flow) -> u64 {
+        hash_flow(&self.hash, transport, flow)
+    }
+
     pub(super) fn contains(&self, transport: Transport, flow: &Flow) -> bool {
         self.slot_of_flow(transport, flow).is_some()
     }

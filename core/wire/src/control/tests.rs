@@ -39,6 +39,7 @@ fn copy_out(message: Message<'_>, out: &mut Vec<Owned>) {
         Message::Pong(n) => out.push(Owned::Pong(n)),
         Message::Error(text) => out.push(Owned::Error(text.to_owned())),
         Message::Skipped { kind } => out.push(Owned::Skipped(kind)),
+        Message::LegacyHello | Message::LegacyRoute(_) | Message::LegacyRecords(_) => panic!("{message:?}"),
         // greeting/tests.rs has them.
         Message::Challenge(_) | Message::Proof(_) => unreachable!("no proof was asked for"),
     }
@@ -224,8 +225,8 @@ fn other_protocols_are_told_by_their_first_byte() {
     }
     let error = decode(Role::Intercept, &[b"\x16\x03"]).unwrap_err().to_string();
     assert!(error.contains("as TLS does") && error.contains("--tls-cert"), "{error}");
-    // The first message of the C programs' tcpcopy.
-    let error = decode(Role::Intercept, &[&[0, 0, 0, 0, 0, 0, 0, 6]]).unwrap_err();
+    // What the C programs' intercept sends.
+    let error = decode(Role::Tcpcopy, &[&[0, 1, 0x45, 0]]).unwrap_err();
     assert!(error.to_string().contains("1.x"), "{error}");
 }
 
