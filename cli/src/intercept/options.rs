@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use log::LevelFilter;
+use tcpcopy_engine::relay::LegacyConfig;
 use tcpcopy_io::capture::check_filter;
-use tcpcopy_io::control::DEFAULT_PORT;
+use tcpcopy_io::control::{DEFAULT_PORT, Single};
+use tcpcopy_wire::control::{LegacyFormat, RecordKind};
 
 use super::arguments::Arguments;
 use crate::exit::Failure;
@@ -37,6 +39,10 @@ pub struct Options {
     pub allow: Vec<IpNet>,
     /// What they must show.
     pub security: SecurityFiles,
+    /// How tcpcopys of the C programs are served.
+    pub legacy: LegacyConfig,
+    /// Which of them, when they register no routes.
+    pub single: Option<Single>,
     /// Routes for which there is room at once.
     pub initial_routes: usize,
     /// Responses in one write at most; `None`: whatever is there.
@@ -73,7 +79,7 @@ impl Options {
     /// # Errors
     /// The first thing that cannot be; all are wrong usage.
     pub fn check(arguments: Arguments) -> Result<Self, Failure> {
-        let filter = arguments.filter.unwrap_or_default();
+        let filter = arguments.filter.clone().unwrap_or_default();
         if filter.trim().is_empty() {
             return Err(Failure::usage(format!(
                 "-F (--filter) is missing: it says which packets are the test server's\nit is written like this: \
@@ -92,6 +98,7 @@ impl Options {
         };
         let hash_size = in_range("-s (--hash-size)", arguments.hash_size.unwrap_or(65_536), 1..=1 << 22)?;
         let combined = in_range("-n (--combined)", arguments.combined.unwrap_or(0), 0..=15)?;
+        let (single, legacy) = legacy(&arguments, combined)?;
         let (certificate, key, authority) = (arguments.tls_cert, arguments.tls_key, arguments.tls_ca);
         let security =
             SecurityFiles::check(arguments.secret_file, certificate, key, authority, None)?.check_for_server()?;
@@ -105,6 +112,8 @@ impl Options {
             port: arguments.port.unwrap_or(DEFAULT_PORT),
             allow: security::allow(&arguments.allow.join(",")).map_err(Failure::usage)?,
             security,
+            legacy,
+            single,
             initial_routes: hash_size as usize,
             responses_per_write: (combined > 0).then_some(u64::from(combined)),
             log: arguments.log.or(default_log).map(|path| absolute("-l (--log)", &path)).transpose()?,
@@ -114,4 +123,40 @@ impl Options {
             daemon: arguments.daemon,
         })
     }
+}
+
+/// How tcpcopys of the C programs are served: what there was decided when the programs were built.
+fn legacy(arguments: &Arguments, combined: u8) -> Result<(Option<Single>, LegacyConfig), Failure> {
+    if arguments.legacy_payload && arguments.legacy_separate {
+        return Err(Failure::usage(
+            "--legacy-payload and --legacy-separate exclude each other: no tcpcopy was ever built for both",
+        ));
+    }
+    if arguments.refuse_newcomers && !arguments.single {
+        return Err(Failure::usage(
+            "-c (--refuse-newcomers) is of no use without --single: any number of tcpcopys is served",
+        ));
+    }
+    let security = [
+        ("--secret-file", arguments.secret_file.is_some()),
+        ("--tls-cert", arguments.tls_cert.is_some() || arguments.tls_ca.is_some()),
+    ];
+    let given = [
+        ("--single", arguments.single),
+        ("--legacy-payload", arguments.legacy_payload),
+        ("--legacy-separate", arguments.legacy_separate),
+    ];
+    if let (Some((option, _)), Some((wall, _))) =
+        (given.iter().find(|(_, given)| *given), security.iter().find(|(_, given)| *given))
+    {
+        return Err(Failure::usage(format!(
+            "{option} is for tcpcopys of the C programs, which {wall} keeps out: they know neither secrets nor TLS; leave \
+             one of the two out, and let only their addresses in with --allow"
+        )));
+    }
+    let policy = if arguments.refuse_newcomers { Single::Oldest } else { Single::Newest };
+    let records = if arguments.legacy_payload { RecordKind::WithPayload } else { RecordKind::Headers };
+    let format = LegacyFormat { records, combined: !arguments.legacy_separate };
+    let single = arguments.single.then_some(policy);
+    Ok((single, LegacyConfig { format, max_batch: combined.into(), single: single.is_some() }))
 }

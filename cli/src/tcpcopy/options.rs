@@ -8,12 +8,13 @@ use log::LevelFilter;
 use tcpcopy_engine::copier::source::SourcePool;
 use tcpcopy_engine::{Map, Rate, SampleBy, Traffic};
 use tcpcopy_io::capture::{check_filter, device_names, file::STDIN};
+use tcpcopy_io::control::Protocol;
 use tcpcopy_wire::Transport;
 
 use super::arguments::Arguments;
 use super::modules::{self, Catalogue, Chosen, Wishes};
 use super::replay::Plan;
-use super::{filter, grammar};
+use super::{filter, grammar, legacy};
 use crate::exit::Failure;
 use crate::security::SecurityFiles;
 use crate::values::{absolute, devices, in_range, log_level};
@@ -52,6 +53,8 @@ pub struct Options {
     pub intercepts: Vec<SocketAddr>,
     /// Where the target's responses are captured on this host, instead.
     pub responses: Option<Responses>,
+    /// What is spoken with them.
+    pub intercept_protocol: Protocol,
     /// Connections to each.
     pub links_per_intercept: u16,
     /// Who may be at the other end of these connections.
@@ -140,7 +143,7 @@ impl Options {
 
         let sees_online = |map: &Map| modules[usize::from(map.module)].handle.about.sees_online;
         let both_directions = maps.iter().any(sees_online);
-        let filter = match arguments.filter {
+        let filter = match arguments.filter.clone() {
             Some(filter) if filter.trim().is_empty() => {
                 return Err(Failure::usage(
                     "in -F (--filter): the filter is empty; leave -F out to have it made from -x",
@@ -164,6 +167,7 @@ impl Options {
             Failure::usage(format!("in -F (--filter): {e}\nit is written like this: -F 'tcp and dst port 80'"))
         })?;
 
+        let intercept_protocol = legacy::protocol(&arguments, &maps, &modules, &intercepts, workers, &mut warnings)?;
         let (certificate, key) = (arguments.tls_cert, arguments.tls_key);
         let security =
             SecurityFiles::check(arguments.secret_file, certificate, key, arguments.tls_ca, arguments.tls_name)?
@@ -187,6 +191,7 @@ impl Options {
             no_wait: arguments.no_wait,
             preserve_rtt: arguments.preserve_rtt,
             intercepts,
+            intercept_protocol,
             responses,
             links_per_intercept: in_range("-C (--connections)", arguments.connections.unwrap_or(1), 1..=16)?,
             security,
