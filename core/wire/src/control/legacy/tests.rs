@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::super::tests::documented_examples;
 use super::super::{DecodeError, Decoder, Role};
 use super::*;
 
@@ -90,6 +91,20 @@ fn a_tcpcopy_says_its_version_and_then_its_sessions() {
     delete[7] = 2;
     said.extend_from_slice(&delete);
     assert_eq!(clients(&said), Ok(vec![None, Some(flow())]), "a CLIENT_DEL asks for nothing");
+}
+
+#[test]
+fn the_documentation_shows_what_is_sent() {
+    let syn_ack = ResponseHeader { flags: Flags::SYN | Flags::ACK, ..response(0x0a0b_0c0d, &[2, 4, 5, 0xb4], &[]) };
+    let documented = documented_examples();
+    assert_eq!(documented["legacy-tcpcopy"], [VERSION_6, ADD].concat());
+    let sent = encoded(Format::default(), 0, &[syn_ack]);
+    assert_eq!(documented["legacy-intercept"], sent, "{sent:02x?}");
+    assert_eq!(
+        documented.keys().filter(|name| name.starts_with("legacy-")).count(),
+        2,
+        "an example that nothing checks"
+    );
 }
 
 #[test]
