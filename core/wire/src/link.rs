@@ -20,8 +20,10 @@ pub enum LinkType {
 /// VLAN tags that are skipped at most (QinQ has two).
 pub const MAX_VLAN_TAGS: usize = 4;
 
-const ETHERTYPE_IPV4: u16 = 0x0800;
-const ETHERTYPE_IPV6: u16 = 0x86dd;
+/// EtherType of IPv4.
+pub const ETHERTYPE_IPV4: u16 = 0x0800;
+/// EtherType of IPv6.
+pub const ETHERTYPE_IPV6: u16 = 0x86dd;
 
 impl LinkType {
     /// The link type behind a pcap `DLT_*` or `LINKTYPE_*` number, if it is one that we read.
