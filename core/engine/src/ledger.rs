@@ -75,6 +75,14 @@ reasons! {
         OverRate = "above the rate limit",
         /// More than a datagram to the target can hold.
         TooLarge = "larger than a datagram can be",
+        /// The packet ends inside its tunnel's headers.
+        TunnelCut = "cut inside a tunnel's headers",
+        /// In a tunnel whose header is not known, or not enabled.
+        TunnelUnknown = "in a tunnel of an unknown form",
+        /// The outer packet is an IP fragment.
+        TunnelFragment = "tunnel's packet in IP fragments",
+        /// In too many tunnels inside each other.
+        TunnelTooDeep = "in too many tunnels",
         /// Captured after the order to stop.
         Stopping = "captured while stopping",
     }
@@ -163,6 +171,8 @@ macro_rules! counters {
 counters! {
     /// Packets given to the engine.
     packets_captured,
+    /// Those of them that came in a tunnel and were taken out of it.
+    packets_decapsulated,
     /// Packets from which the client half took something new.
     packets_used,
     /// Bytes of TCP payload in captured packets of clients.

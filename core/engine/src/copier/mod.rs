@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use tcpcopy_wire::control::{DatagramResponse, ResponseHeader};
+use tcpcopy_wire::decap::{Frame, TunnelError};
 use tcpcopy_wire::link::LinkType;
 use tcpcopy_wire::tcp::Flags;
 use tcpcopy_wire::{Endpoint, Flow, Packet, ParseError, SeqNumber, TcpSegment, Timestamp, Transport};
@@ -71,6 +72,8 @@ pub struct Copier {
     udp: UdpCopier,
     /// A module wants to see what online sends.
     sees_online: bool,
+    /// Packets may come in tunnels.
+    decapsulates: bool,
     pool: QueuePool,
     ip_id: u16,
     /// Sessions whose gate waits for the end of a burst of responses.
@@ -116,6 +119,7 @@ impl Copier {
             table: SessionTable::new(config.seed),
             ip_id: config.seed as u16,
             udp: UdpCopier::new(&config),
+            decapsulates: config.decapsulation.is_on(),
             sees_online: (0..config.maps.len()).any(|map| config.about(map as u16).sees_online),
             config,
             wheel: TimerWheel::new(),
@@ -188,7 +192,25 @@ impl Copier {
     #[inline]
     fn on_frame(&mut self, now: Timestamp, link: LinkType, bytes: &[u8], wire_len: usize, out: &mut Outbox) {
         self.ledger.packets_captured += 1;
-        let segment = match Packet::from_frame(link, bytes, wire_len) {
+        let mut frame = Frame { link, bytes, wire_len };
+        if self.decapsulates {
+            match self.config.decapsulation.innermost(frame) {
+                Ok(None) => {}
+                Ok(Some(inner)) => {
+                    self.ledger.packets_decapsulated += 1;
+                    frame = inner;
+                }
+                Err(error) => {
+                    return self.ledger.drop_packet(match error {
+                        TunnelError::Truncated => PacketDrop::TunnelCut,
+                        TunnelError::UnknownForm => PacketDrop::TunnelUnknown,
+                        TunnelError::Fragment => PacketDrop::TunnelFragment,
+                        TunnelError::TooDeep => PacketDrop::TunnelTooDeep,
+                    });
+                }
+            }
+        }
+        let segment = match Packet::from_frame(frame.link, frame.bytes, frame.wire_len) {
             Ok(Packet::Tcp(segment)) => segment,
             Ok(other) => return self.on_other_packet(now, &other, out),
             Err(error) => {
