@@ -194,6 +194,18 @@ pub struct Arguments {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub buffer: Option<u32>,
 
+    /// Tunnels in which a switch or cloud delivers mirrored traffic, and out of which it is copied: vxlan[:PORT], gre, erspan
+    /// (types I to III), geneve[:PORT]; vlan where there is none. VLAN tags are always understood. The device is captured
+    /// on as with --promiscuous.
+    #[arg(long, value_name = "TUNNEL[,TUNNEL...]", help_heading = "Capture")]
+    #[serde(deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    pub decap: Vec<String>,
+
+    /// Also take packets that are addressed to other hosts: where -i is the receiving end of a switch's mirror.
+    #[arg(long, help_heading = "Capture")]
+    #[serde(skip_serializing_if = "is_off")]
+    pub promiscuous: bool,
+
     /// Largest IP packet to send, in bytes; larger ones are cut into segments that fit [default: 1500].
     #[arg(short = 'M', long, value_name = "BYTES", help_heading = "Sending")]
     #[serde(skip_serializing_if = "Option::is_none")]

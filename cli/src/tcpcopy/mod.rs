@@ -1,6 +1,7 @@
 //! The program `tcpcopy`: from its arguments to its exit code.
 
 pub mod arguments;
+pub mod decap;
 pub mod filter;
 pub mod grammar;
 pub mod modules;
@@ -273,6 +274,7 @@ fn engine_config(options: &Options, worker: usize) -> CopierConfig {
         seed: RandomState::new().build_hasher().finish(),
         modules: options.modules.iter().map(|module| module.handle.clone()).collect(),
         traffic: options.traffic.clone(),
+        decapsulation: options.decapsulation.clone(),
         ..CopierConfig::new(options.maps.clone(), module)
     }
 }
@@ -289,6 +291,8 @@ fn open_captures(options: &Options, workers: &mut [(Worker, Handle)]) -> Result<
                 snaplen: SNAPLEN,
                 immediate: false,
                 inbound_only: !options.both_directions,
+                promiscuous: options.promiscuous,
+                behind_tags: options.filter_behind_tags,
                 fanout,
             };
             let capture = Capture::open(&config).map_err(|e| {

@@ -9,10 +9,11 @@ use tcpcopy_engine::copier::source::SourcePool;
 use tcpcopy_engine::{Map, Rate, Traffic};
 use tcpcopy_io::capture::check_filter;
 use tcpcopy_wire::Transport;
+use tcpcopy_wire::decap::Decapsulation;
 
 use super::arguments::Arguments;
 use super::modules::{self, Catalogue, Chosen, Wishes};
-use super::{filter, grammar};
+use super::{decap, filter, grammar};
 use crate::exit::Failure;
 use crate::values::{absolute, devices, in_range, log_level};
 
@@ -47,6 +48,12 @@ pub struct Options {
     pub filter: String,
     /// Capture what this host sends, too: some module sees what online answers.
     pub both_directions: bool,
+    /// The filter is made from the maps, and finds the same packets behind VLAN tags.
+    pub filter_behind_tags: bool,
+    /// Capture what is addressed to other hosts, too.
+    pub promiscuous: bool,
+    /// Tunnels out of which packets are taken.
+    pub decapsulation: Decapsulation,
     /// Size of each capture's ring, in bytes.
     pub buffer_bytes: usize,
     /// Largest packet sent, in bytes.
@@ -115,6 +122,8 @@ impl Options {
         let sees_online = |map: &Map| modules[usize::from(map.module)].handle.about.sees_online;
         let both_directions = maps.iter().any(sees_online);
         let devices = devices(&arguments.device)?;
+        let (decapsulation, promiscuous) = mirror(&arguments, &devices, workers, &mut warnings)?;
+        let filter_behind_tags = arguments.filter.is_none();
         let filter = match arguments.filter {
             Some(filter) if filter.trim().is_empty() => {
                 return Err(Failure::usage(
@@ -130,7 +139,10 @@ impl Options {
                 }
                 filter
             }
-            None => filter::from_maps(maps.iter().map(|map| (map, sees_online(map)))),
+            None => {
+                let of_maps = filter::from_maps(maps.iter().map(|map| (map, sees_online(map))));
+                decap::with_tunnels(&of_maps, &decapsulation)
+            }
         };
         check_filter(&filter).map_err(|e| {
             Failure::usage(format!("in -F (--filter): {e}\nit is written like this: -F 'tcp and dst port 80'"))
@@ -159,6 +171,9 @@ impl Options {
             devices,
             filter,
             both_directions,
+            filter_behind_tags,
+            promiscuous,
+            decapsulation,
             buffer_bytes: in_range("-B (--buffer)", arguments.buffer.unwrap_or(32), 1..=2047)? as usize * MB,
             mtu,
             mss: in_range("-D (--mss)", arguments.mss.unwrap_or(1460), 88..=65_495)?,
@@ -198,6 +213,37 @@ fn intercepts(text: &str, port: u16, maps: &[Map], warnings: &mut Vec<String>) -
     }
     warnings.push("no -s: the target's responses are not counted".to_owned());
     Ok(Vec::new())
+}
+
+/// What is said of mirrored traffic: its tunnels, and whether the devices are to show what is addressed to other hosts.
+fn mirror(
+    arguments: &Arguments,
+    devices: &[String],
+    workers: u16,
+    warnings: &mut Vec<String>,
+) -> Result<(Decapsulation, bool), Failure> {
+    let text = arguments.decap.join(",");
+    let decapsulation =
+        if text.is_empty() { Decapsulation::default() } else { decap::tunnels(&text).map_err(Failure::usage)? };
+    let promiscuous = arguments.promiscuous || !text.is_empty();
+    // A tunnel mostly ends at an address of this host; a plain mirror does not.
+    if promiscuous && !decapsulation.is_on() && devices.iter().any(|device| device == "any") {
+        warnings.push(
+            "-i: `any` cannot show what is addressed to other hosts; name the device that receives the mirror"
+                .to_owned(),
+        );
+    }
+    if decapsulation.is_on() && workers > 1 {
+        warnings.push(
+            "--decap with --workers: packets are dealt out by their outer addresses and ports; what always comes from the \
+             same port, as ERSPAN does, keeps one worker busy only"
+                .to_owned(),
+        );
+    }
+    if let (true, Some(filter)) = (decapsulation.is_on(), &arguments.filter) {
+        warnings.push(format!("-F: the tunnels of --decap are copied as far as the filter lets them pass: {filter}"));
+    }
+    Ok((decapsulation, promiscuous))
 }
 
 /// How much is copied, and how many times over.

@@ -155,6 +155,19 @@ fn udp_lines(snapshot: &Snapshot) -> Vec<String> {
     lines
 }
 
+/// Why packets could not be taken out of their tunnel.
+const TUNNEL_DROPS: [PacketDrop; 4] =
+    [PacketDrop::TunnelCut, PacketDrop::TunnelUnknown, PacketDrop::TunnelFragment, PacketDrop::TunnelTooDeep];
+
+fn tunnel_line(ledger: &Ledger) -> Option<String> {
+    let drops = TUNNEL_DROPS.map(|reason| (reason.text(), ledger.packets_dropped[reason as usize]));
+    let seen = ledger.packets_decapsulated + drops.iter().map(|(_, count)| count).sum::<u64>();
+    (seen > 0).then(|| {
+        let not_taken = with_reasons(drops.into_iter());
+        format!("tunnels: packets taken out of them {}, not taken out {not_taken}", ledger.packets_decapsulated)
+    })
+}
+
 /// What each module counted: `module words: lines 3, not a word 20 bytes dropped`.
 fn module_lines(modules: &ModuleCounters) -> Vec<String> {
     let mut lines: Vec<(&str, String)> = Vec::new();
@@ -248,6 +261,7 @@ pub fn statistics(snapshot: &Snapshot) -> Vec<String> {
             snapshot.links
         ),
     ];
+    lines.extend(tunnel_line(l));
     lines.extend(udp_lines(snapshot));
     lines.extend(module_lines(&snapshot.modules));
     lines.extend(relay_lines(&snapshot.relays));
@@ -299,6 +313,14 @@ pub fn warnings(before: &Snapshot, now: &Snapshot) -> Vec<String> {
             "{lost} packets were lost because the capture buffer was full: make it larger with -B, or use --workers"
         ));
     }
+    let fragments = |of: &Snapshot| of.ledger.packets_dropped[PacketDrop::TunnelFragment as usize];
+    let in_fragments = fragments(now).saturating_sub(fragments(before));
+    if in_fragments > 0 {
+        warnings.push(format!(
+            "{in_fragments} mirrored packets came in IP fragments and are lost: the way from the mirror to this host needs an \
+             MTU that is larger than the mirrored network's by the tunnel's headers (50 bytes for VXLAN)"
+        ));
+    }
     if now.links_up < now.links {
         warnings.push(format!("{} of {} links to intercept are down", now.links - now.links_up, now.links));
     }
@@ -319,12 +341,11 @@ pub fn table(snapshot: &Snapshot) -> String {
         }
     };
     let dropped = |counts: &[u64]| counts.iter().sum::<u64>();
-    rows(
-        "packets",
-        ("captured", l.packets_captured),
-        &[("used", l.packets_used), ("dropped", dropped(&l.packets_dropped))],
-        packet_drops(l).collect(),
-    );
+    let mut packet_parts = vec![("used", l.packets_used), ("dropped", dropped(&l.packets_dropped))];
+    if l.packets_decapsulated > 0 {
+        packet_parts.insert(0, ("taken out of tunnels", l.packets_decapsulated));
+    }
+    rows("packets", ("captured", l.packets_captured), &packet_parts, packet_drops(l).collect());
     rows(
         "bytes",
         ("captured", l.bytes_captured),

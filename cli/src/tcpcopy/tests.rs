@@ -96,6 +96,8 @@ fn help_explains_every_option() {
         "--stats-interval",
         "--log-level",
         "--max-rate",
+        "--decap <TUNNEL",
+        "--promiscuous",
         "--proto <NAME|FILE>",
         "--proto-opt",
         "--module-dir",

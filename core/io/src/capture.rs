@@ -26,6 +26,9 @@ const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
 /// The same for a whole fanout group, which does not follow its members' own setting (Linux 5.9; older kernels ignore it).
 const PACKET_FANOUT_FLAG_IGNORE_OUTGOING: u32 = 0x4000;
 
+/// Instructions of a filter that the kernel takes (`BPF_MAXINSNS`).
+const MAX_FILTER_INSTRUCTIONS: usize = 4096;
+
 /// What to capture and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CaptureConfig {
@@ -42,8 +45,29 @@ pub struct CaptureConfig {
     pub immediate: bool,
     /// Leave out what this host sends.
     pub inbound_only: bool,
+    /// Take packets that are addressed to other hosts, too. `any` cannot.
+    pub promiscuous: bool,
+    /// On Ethernet, take what the filter looks for behind one or two VLAN tags, too.
+    pub behind_tags: bool,
     /// Share the device's packets, by flow, with other captures.
     pub fanout: Option<Fanout>,
+}
+
+impl Default for CaptureConfig {
+    /// Everything that comes in on any device, with a ring of 32 MB.
+    fn default() -> Self {
+        Self {
+            device: "any".to_owned(),
+            filter: String::new(),
+            buffer_bytes: 32 << 20,
+            snaplen: 262_144,
+            immediate: false,
+            inbound_only: true,
+            promiscuous: false,
+            behind_tags: false,
+            fanout: None,
+        }
+    }
 }
 
 /// Membership in a group of captures that share one device's packets: all packets of a flow go to one member
@@ -197,7 +221,7 @@ impl Capture {
         let snaplen = i32::try_from(config.snaplen).unwrap_or(i32::MAX);
         let pcap = pcap::Capture::from_device(device.as_str())
             .map_err(to_open_error)?
-            .promisc(false)
+            .promisc(config.promiscuous)
             .snaplen(snaplen)
             .buffer_size(buffer_bytes)
             .timeout(BUFFER_TIMEOUT_MS)
@@ -212,8 +236,14 @@ impl Capture {
             link: dlt.get_name().unwrap_or_else(|_| dlt.0.to_string()),
         })?;
         if !config.filter.is_empty() {
-            pcap.filter(&config.filter, true)
-                .map_err(|e| CaptureError::BadFilter { filter: config.filter.clone(), reason: pcap_text(e) })?;
+            let bad_filter = |e| CaptureError::BadFilter { filter: config.filter.clone(), reason: pcap_text(e) };
+            // The plain filter first: it is the one that messages are about.
+            pcap.filter(&config.filter, true).map_err(bad_filter)?;
+            let tagged = behind_tags(&config.filter);
+            let fits = |program: pcap::BpfProgram| program.get_instructions().len() <= MAX_FILTER_INSTRUCTIONS;
+            if config.behind_tags && link == LinkType::Ethernet && pcap.compile(&tagged, true).is_ok_and(fits) {
+                pcap.filter(&tagged, true).map_err(bad_filter)?;
+            }
         }
         if config.inbound_only {
             // The kernel's own switch costs nothing per packet; an old kernel does not have it.
@@ -300,6 +330,13 @@ pub fn check_filter(filter: &str) -> Result<(), CaptureError> {
     let to_error = |e| CaptureError::BadFilter { filter: filter.to_owned(), reason: pcap_text(e) };
     pcap::Capture::dead(pcap::Linktype::ETHERNET).map_err(to_error)?.compile(filter, true).map_err(to_error)?;
     Ok(())
+}
+
+/// A filter that takes what `filter` takes without a VLAN tag, behind one and behind two. The kernel takes the outer tag
+/// off and keeps it beside the packet, where `vlan` also looks; the inner tag of two stays in the packet, so that a filter
+/// which does not expect it finds nothing.
+fn behind_tags(filter: &str) -> String {
+    format!("({filter}) or (vlan and (({filter}) or (vlan and ({filter}))))")
 }
 
 /// The names of the devices that can be captured on, `any` included.

@@ -262,3 +262,37 @@ fn what_is_possible_but_odd_is_said() {
     let o = accept("-x 80-10.0.0.2:80 -s 10.0.0.3 -c 10.0.0.2,10.0.0.7");
     assert_eq!(o.sources[0].addresses().map(|a| a.to_string()).collect::<Vec<_>>(), ["10.0.0.7"]);
 }
+
+#[test]
+fn what_concerns_mirrors_is_read() {
+    let base = "-x 80-10.0.0.2:8080 -s 10.0.0.3 -c 10.77.0.x -i eth1";
+    let o = accept(base);
+    assert_eq!((o.decapsulation, o.promiscuous, o.filter_behind_tags), (Decapsulation::default(), false, true));
+
+    let o = accept(&format!("{base} --decap vxlan:8472 --decap erspan"));
+    assert_eq!((o.decapsulation.vxlan, o.decapsulation.erspan, o.decapsulation.gre), (vec![8472], true, false));
+    assert!(o.promiscuous);
+    assert_eq!(
+        o.filter, "(tcp and (dst port 80)) or (udp dst port 8472) or (ip proto 47) or (ip6 proto 47)",
+        "the outer packets pass"
+    );
+    assert_eq!(o.warnings, Vec::<String>::new());
+
+    // A mirror without a tunnel.
+    for option in ["--promiscuous", "--decap vlan"] {
+        let o = accept(&format!("{base} {option}"));
+        assert_eq!((o.promiscuous, o.decapsulation.is_on(), o.filter.as_str()), (true, false, "tcp and (dst port 80)"));
+        let o = accept(&format!("{base} -i any {option}").replace("-i eth1 ", ""));
+        assert!(o.warnings.iter().any(|warning| warning.contains("`any` cannot show")), "{:?}", o.warnings);
+    }
+    let o = accept(&format!("{base} --decap gre -F tcp --workers 2"));
+    assert_eq!((o.filter.as_str(), o.filter_behind_tags), ("tcp", false), "as it was given");
+    assert_eq!(o.warnings.len(), 2, "{:?}", o.warnings);
+    let file: Arguments = toml::from_str(
+        "map = '80-10.0.0.2:8080'\nintercept = '10.0.0.3'\ndecap = ['gre', 'vxlan']\npromiscuous = true",
+    )
+    .unwrap();
+    let o = Options::check(file, &catalogue(), LOCAL).unwrap();
+    assert!(o.decapsulation.gre && o.decapsulation.vxlan == [4789]);
+    assert!(check(&format!("{base} --decap ipip")).unwrap_err().contains("in --decap: `ipip` is no tunnel"));
+}

@@ -18,9 +18,7 @@ fn config(device: &str, port: u16) -> CaptureConfig {
         filter: format!("udp and dst port {port}"),
         buffer_bytes: 4 << 20,
         snaplen: 65_535,
-        immediate: false,
-        inbound_only: true,
-        fanout: None,
+        ..CaptureConfig::default()
     }
 }
 
