@@ -194,6 +194,12 @@ pub struct Arguments {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub buffer: Option<u32>,
 
+    /// How to capture: by libpcap, with a ring shared with the kernel, or by a raw packet socket of tcpcopy's own, where
+    /// libpcap is too old or in the way. With raw, -F cannot ask for a VLAN's number [default: pcap].
+    #[arg(long, value_name = "pcap|raw", help_heading = "Capture")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capture: Option<String>,
+
     /// Tunnels in which a switch or cloud delivers mirrored traffic, and out of which it is copied: vxlan[:PORT], gre, erspan
     /// (types I to III), geneve[:PORT]; vlan where there is none. VLAN tags are always understood. The device is captured
     /// on as with --promiscuous.

@@ -294,6 +294,7 @@ fn open_captures(options: &Options, workers: &mut [(Worker, Handle)]) -> Result<
                 promiscuous: options.promiscuous,
                 behind_tags: options.filter_behind_tags,
                 fanout,
+                method: options.capture_method,
             };
             let capture = Capture::open(&config).map_err(|e| {
                 let exit = match e {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use log::LevelFilter;
 use tcpcopy_engine::copier::source::SourcePool;
 use tcpcopy_engine::{Map, Rate, Traffic};
-use tcpcopy_io::capture::check_filter;
+use tcpcopy_io::capture::{Method, check_filter};
 use tcpcopy_wire::Transport;
 use tcpcopy_wire::decap::Decapsulation;
 
@@ -48,6 +48,8 @@ pub struct Options {
     pub filter: String,
     /// Capture what this host sends, too: some module sees what online answers.
     pub both_directions: bool,
+    /// By what means.
+    pub capture_method: Method,
     /// The filter is made from the maps, and finds the same packets behind VLAN tags.
     pub filter_behind_tags: bool,
     /// Capture what is addressed to other hosts, too.
@@ -171,6 +173,7 @@ impl Options {
             devices,
             filter,
             both_directions,
+            capture_method: capture_method(arguments.capture.as_deref())?,
             filter_behind_tags,
             promiscuous,
             decapsulation,
@@ -213,6 +216,14 @@ fn intercepts(text: &str, port: u16, maps: &[Map], warnings: &mut Vec<String>) -
     }
     warnings.push("no -s: the target's responses are not counted".to_owned());
     Ok(Vec::new())
+}
+
+fn capture_method(text: Option<&str>) -> Result<Method, Failure> {
+    match text {
+        None | Some("pcap") => Ok(Method::Pcap),
+        Some("raw") => Ok(Method::Raw),
+        Some(other) => Err(Failure::usage(format!("in --capture: `{other}` is neither pcap nor raw"))),
+    }
 }
 
 /// What is said of mirrored traffic: its tunnels, and whether the devices are to show what is addressed to other hosts.

@@ -98,6 +98,7 @@ fn help_explains_every_option() {
         "--max-rate",
         "--decap <TUNNEL",
         "--promiscuous",
+        "--capture <pcap|raw>",
         "--proto <NAME|FILE>",
         "--proto-opt",
         "--module-dir",

@@ -5,6 +5,8 @@
 #![allow(unsafe_code)]
 
 pub mod backlog;
+mod method;
+mod raw;
 
 use std::ffi::CString;
 use std::fmt;
@@ -17,6 +19,7 @@ use pcap::{Active, Direction};
 use tcpcopy_wire::link::LinkType;
 
 use crate::process::{self, Capability};
+pub use method::{Capture, Method};
 
 /// How long the kernel may keep packets back to hand them over together, in milliseconds.
 const BUFFER_TIMEOUT_MS: i32 = 1;
@@ -51,6 +54,8 @@ pub struct CaptureConfig {
     pub behind_tags: bool,
     /// Share the device's packets, by flow, with other captures.
     pub fanout: Option<Fanout>,
+    /// By what means.
+    pub method: Method,
 }
 
 impl Default for CaptureConfig {
@@ -66,6 +71,7 @@ impl Default for CaptureConfig {
             promiscuous: false,
             behind_tags: false,
             fanout: None,
+            method: Method::Pcap,
         }
     }
 }
@@ -188,8 +194,8 @@ impl std::ops::AddAssign for CaptureStats {
     }
 }
 
-/// A live capture. It never blocks: wait for its file descriptor to become readable, then drain it until it is empty.
-pub struct Capture {
+/// A live capture through libpcap.
+struct PcapCapture {
     pcap: pcap::Capture<Active>,
     device: String,
     /// The system's number for the device; a device made again under the same name has another. Zero for `any`.
@@ -200,12 +206,8 @@ pub struct Capture {
     last: [u32; 3],
 }
 
-impl Capture {
-    /// Opens a capture; packets are collected from now on.
-    ///
-    /// # Errors
-    /// Why it cannot be opened; see [`CaptureError`].
-    pub fn open(config: &CaptureConfig) -> Result<Self, CaptureError> {
+impl PcapCapture {
+    fn open(config: &CaptureConfig) -> Result<Self, CaptureError> {
         let device = config.device.clone();
         let Some(index) = device_index(&device) else {
             return Err(CaptureError::NoSuchDevice { device, available: device_names() });
@@ -247,7 +249,7 @@ impl Capture {
         }
         if config.inbound_only {
             // The kernel's own switch costs nothing per packet; an old kernel does not have it.
-            let _ = set_packet_option(pcap.as_raw_fd(), PACKET_IGNORE_OUTGOING, 1);
+            let _ = set_packet_option(pcap.as_raw_fd(), PACKET_IGNORE_OUTGOING, &1);
             pcap.direction(Direction::In).map_err(to_open_error)?;
         }
         let fanout_group = match config.fanout {
@@ -260,28 +262,8 @@ impl Capture {
         Ok(Self { pcap, device, index, link, fanout_group, totals: CaptureStats::default(), last: [0; 3] })
     }
 
-    /// The device it captures on.
-    pub fn device(&self) -> &str {
-        &self.device
-    }
-
-    /// How its frames begin.
-    pub fn link_type(&self) -> LinkType {
-        self.link
-    }
-
-    /// The number of its fanout group, if it is in one.
-    pub fn fanout_group(&self) -> Option<u16> {
-        self.fanout_group
-    }
-
-    /// Hands over up to `budget` packets, each with what was captured of it and its length on the wire in bytes. When
-    /// `more` is false the ring is empty, and the file descriptor will report the next packet.
-    ///
-    /// # Errors
-    /// [`CaptureError::DeviceLost`] when the device has gone.
     #[inline]
-    pub fn drain(&mut self, budget: usize, mut each: impl FnMut(&[u8], usize)) -> Result<Drained, CaptureError> {
+    fn drain(&mut self, budget: usize, mut each: impl FnMut(&[u8], usize)) -> Result<Drained, CaptureError> {
         let result = self.pcap.dispatch(Some(budget), |packet| each(packet.data, packet.header.len as usize));
         match result {
             Ok(count) => Ok(Drained { count, more: count >= budget }),
@@ -290,20 +272,8 @@ impl Capture {
         }
     }
 
-    /// Looks whether the device is still there. A device that is removed after it was taken down makes no event, so that
-    /// [`drain`](Self::drain) would wait for ever; ask every few seconds.
-    ///
-    /// # Errors
-    /// [`CaptureError::DeviceLost`] when it is gone, or another one has its name.
-    pub fn check_device(&self) -> Result<(), CaptureError> {
-        if device_index(&self.device) == Some(self.index) {
-            return Ok(());
-        }
-        Err(CaptureError::DeviceLost { device: self.device.clone(), reason: "the device was removed".to_owned() })
-    }
-
-    /// The counters. libpcap counts in 32 bits: ask at least once for every four billion packets.
-    pub fn stats(&mut self) -> CaptureStats {
+    /// libpcap counts in 32 bits.
+    fn stats(&mut self) -> CaptureStats {
         // A device that is just going away has no statistics; the last ones stand.
         if let Ok(now) = self.pcap.stats() {
             let now = [now.received, now.dropped, now.if_dropped];
@@ -316,7 +286,7 @@ impl Capture {
     }
 }
 
-impl AsRawFd for Capture {
+impl AsRawFd for PcapCapture {
     fn as_raw_fd(&self) -> RawFd {
         self.pcap.as_raw_fd()
     }
@@ -376,17 +346,23 @@ fn pcap_text(e: pcap::Error) -> String {
     }
 }
 
-fn set_packet_option(fd: RawFd, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
-    // SAFETY: the kernel reads `size_of::<c_int>()` bytes from a live c_int; `fd` is open for the length of the call.
-    let result = unsafe {
-        libc::setsockopt(
-            fd,
-            libc::SOL_PACKET,
-            option,
-            (&raw const value).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
-    };
+/// Whether `device` is still the device that it was, under its name; see [`Capture::check_device`].
+fn check_device(device: &str, index: u32) -> Result<(), CaptureError> {
+    if device_index(device) == Some(index) {
+        return Ok(());
+    }
+    Err(CaptureError::DeviceLost { device: device.to_owned(), reason: "the device was removed".to_owned() })
+}
+
+fn set_packet_option<T>(fd: RawFd, option: libc::c_int, value: &T) -> io::Result<()> {
+    set_option(fd, libc::SOL_PACKET, option, value)
+}
+
+/// `value` is of the type that the option takes.
+fn set_option<T>(fd: RawFd, level: libc::c_int, option: libc::c_int, value: &T) -> io::Result<()> {
+    // SAFETY: the kernel reads `size_of::<T>()` bytes from a live T; `fd` is open for the length of the call.
+    let result =
+        unsafe { libc::setsockopt(fd, level, option, (&raw const *value).cast(), size_of::<T>() as libc::socklen_t) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
@@ -405,7 +381,7 @@ fn join_fanout(fd: RawFd, fanout: Fanout, inbound_only: bool) -> io::Result<u16>
         Fanout::Join(group) => group,
     };
     let argument = (u32::from(group) | (kind << 16)).cast_signed();
-    set_packet_option(fd, libc::PACKET_FANOUT, argument)?;
+    set_packet_option(fd, libc::PACKET_FANOUT, &argument)?;
 
     let mut value: libc::c_int = 0;
     let mut len = size_of::<libc::c_int>() as libc::socklen_t;

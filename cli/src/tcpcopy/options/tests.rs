@@ -278,6 +278,10 @@ fn what_concerns_mirrors_is_read() {
     );
     assert_eq!(o.warnings, Vec::<String>::new());
 
+    assert_eq!(o.capture_method, Method::Pcap);
+    assert_eq!(accept(&format!("{base} --capture raw")).capture_method, Method::Raw);
+    assert!(check(&format!("{base} --capture pfring")).unwrap_err().contains("`pfring` is neither pcap nor raw"));
+
     // A mirror without a tunnel.
     for option in ["--promiscuous", "--decap vlan"] {
         let o = accept(&format!("{base} {option}"));
