@@ -8,7 +8,6 @@ pub mod backlog;
 mod method;
 mod raw;
 
-use std::ffi::CString;
 use std::fmt;
 use std::io;
 use std::mem::size_of;
@@ -18,6 +17,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use pcap::{Active, Direction};
 use tcpcopy_wire::link::LinkType;
 
+use crate::device::device_index;
 use crate::process::{self, Capability};
 pub use method::{Capture, Method};
 
@@ -325,17 +325,6 @@ pub fn device_names() -> Vec<String> {
 pub fn local_addresses() -> Vec<IpAddr> {
     let devices = pcap::Device::list().unwrap_or_default();
     devices.into_iter().flat_map(|device| device.addresses).map(|address| address.addr).collect()
-}
-
-/// The system's number for a device; zero for `any`, which is none.
-fn device_index(name: &str) -> Option<u32> {
-    if name == "any" {
-        return Some(0);
-    }
-    let name = CString::new(name).ok()?;
-    // SAFETY: `name` is a NUL-terminated string that lives during the call.
-    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
-    (index != 0).then_some(index)
 }
 
 /// libpcap's words without the crate's wrapping.

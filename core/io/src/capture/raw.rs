@@ -14,8 +14,9 @@ use tcpcopy_wire::link::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, LinkType};
 
 use super::{
     CaptureConfig, CaptureError, CaptureStats, Drained, MAX_FILTER_INSTRUCTIONS, PACKET_IGNORE_OUTGOING, behind_tags,
-    device_index, device_names, join_fanout, pcap_text, set_option, set_packet_option,
+    device_names, join_fanout, pcap_text, set_option, set_packet_option,
 };
+use crate::device::{Hardware, device_index, hardware};
 use crate::process::{self, Capability};
 
 /// Packets read by one system call at most.
@@ -60,7 +61,8 @@ impl RawCapture {
                 CaptureError::NoPermission { device: config.device.clone() }
             }
         };
-        let is_ethernet = index != 0 && has_ethernet_frames(&device).map_err(to_open_error)?;
+        // The frames of `lo` begin with an Ethernet header, too.
+        let is_ethernet = index != 0 && hardware(&device).map_err(to_open_error)? != Hardware::Other;
         let (kind, link) = if is_ethernet { (Type::RAW, LinkType::Ethernet) } else { (Type::DGRAM, LinkType::Raw) };
         // Protocol 0 takes no packets yet.
         let socket = Socket::new(Domain::PACKET, kind, Some(Protocol::from(0))).map_err(to_open_error)?;
@@ -205,25 +207,6 @@ impl AsRawFd for RawCapture {
     fn as_raw_fd(&self) -> RawFd {
         self.socket.as_raw_fd()
     }
-}
-
-/// Whether a device's frames begin with an Ethernet header. Those of `lo` do.
-fn has_ethernet_frames(device: &str) -> io::Result<bool> {
-    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
-    // SAFETY: all-zero bytes are a valid ifreq.
-    let mut request: libc::ifreq = unsafe { zeroed() };
-    // The last byte stays zero.
-    let room = request.ifr_name.len() - 1;
-    for (place, byte) in request.ifr_name[..room].iter_mut().zip(device.bytes()) {
-        *place = byte as libc::c_char;
-    }
-    // SAFETY: the request lives during the call, which reads its name and writes an address into it.
-    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFHWADDR as _, &raw mut request) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: SIOCGIFHWADDR has filled this member of the union.
-    let family = unsafe { request.ifr_ifru.ifru_hwaddr.sa_family };
-    Ok(matches!(family, libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK))
 }
 
 /// Compiles the configuration's filter for packets as the socket shows them, and attaches it.

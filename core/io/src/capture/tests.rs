@@ -132,7 +132,7 @@ fn send_frames(device: &str, frames: &[Vec<u8>]) {
     // SAFETY: all-zero bytes are a valid sockaddr_ll.
     let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
     address.sll_family = libc::AF_PACKET as libc::c_ushort;
-    address.sll_ifindex = device_index(device).unwrap() as libc::c_int;
+    address.sll_ifindex = crate::device::device_index(device).unwrap() as libc::c_int;
     for frame in frames {
         // SAFETY: frame and address live during the call and have the sizes that are given.
         let sent = unsafe {
