@@ -212,6 +212,14 @@ pub struct Arguments {
     #[serde(skip_serializing_if = "is_off")]
     pub promiscuous: bool,
 
+    /// Send whole frames on these devices, past this host's routes' and firewall's sight, to the next hop that the routes
+    /// name. In -x the MAC address of device and next hop may be given:
+    /// 80@02:00:00:00:00:01-10.0.0.2:80@02:00:00:00:00:02. Of several devices each target has the one that its route
+    /// or the first address names.
+    #[arg(short = 'o', long, value_name = "DEVICE[,DEVICE...]", help_heading = "Sending")]
+    #[serde(deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    pub output_device: Vec<String>,
+
     /// Largest IP packet to send, in bytes; larger ones are cut into segments that fit [default: 1500].
     #[arg(short = 'M', long, value_name = "BYTES", help_heading = "Sending")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -307,7 +315,6 @@ impl Arguments {
 /// Options of the C programs that do not exist here yet, and what they do.
 const NOT_YET: &[(&str, &str)] = &[
     ("-g", "copying a growing percentage"),
-    ("-o", "sending at the link layer"),
     ("-a", "the speed of an offline replay"),
     ("-I", "shortening the gaps of an offline replay"),
     ("-T", "repeating an offline replay"),

@@ -6,6 +6,7 @@ pub mod filter;
 pub mod grammar;
 pub mod modules;
 pub mod options;
+pub mod output;
 pub mod report;
 pub mod worker;
 
@@ -25,6 +26,7 @@ use tcpcopy_io::capture::{self, Capture, CaptureConfig, CaptureError, Fanout};
 use tcpcopy_io::clock::MonotonicClock;
 use tcpcopy_io::control::LinksConfig;
 use tcpcopy_io::process::{self, Daemonized, PidFile, Readiness, SIGHUP, Signals, StartReport};
+use tcpcopy_io::transmit::link::LinkPaths;
 use tcpcopy_io::transmit::{TransmitError, Transmitter};
 use tcpcopy_module_api::ModuleHandle;
 use tcpcopy_wire::control::{FEATURE_PAYLOAD, FEATURE_UDP, Hello};
@@ -192,13 +194,19 @@ fn start(options: &Options) -> Result<Option<Running>, Failure> {
     }
     let clock = MonotonicClock::start();
     let mut workers = Vec::new();
+    let paths = options
+        .output
+        .as_ref()
+        .map(|output| LinkPaths::find(&output.devices, &output.targets))
+        .transpose()
+        .map_err(transmit_failure)?;
     for number in 0..usize::from(options.workers) {
         let ipv6 = |map: &tcpcopy_engine::Map| map.target.addr.is_ipv6();
-        let transmitter = Transmitter::open(!options.maps.iter().all(ipv6), options.maps.iter().any(ipv6), SEND_BUFFER)
-            .map_err(|e| match e {
-                TransmitError::NoPermission => Failure::new(Exit::Permission, e),
-                TransmitError::Open { .. } => Failure::new(Exit::Failure, e),
-            })?;
+        let transmitter = match &paths {
+            Some(paths) => Transmitter::open_link(paths, SEND_BUFFER),
+            None => Transmitter::open(!options.maps.iter().all(ipv6), options.maps.iter().any(ipv6), SEND_BUFFER),
+        };
+        let transmitter = transmitter.map_err(transmit_failure)?;
         let features = FEATURE_PAYLOAD | FEATURE_UDP;
         let hello = Hello { features, route_ttl: options.idle_timeout, ..Hello::default() };
         let links = LinksConfig::new(options.intercepts.clone(), options.links_per_intercept, hello);
@@ -245,6 +253,16 @@ fn start(options: &Options) -> Result<Option<Running>, Failure> {
     log_start(options);
     let counters = vec![Snapshot::default(); threads.len()];
     Ok(Some(Running { poll, signals, workers: threads, reports, counters, _pid_file: pid_file }))
+}
+
+fn transmit_failure(e: TransmitError) -> Failure {
+    let exit = match e {
+        TransmitError::NoPermission => Exit::Permission,
+        TransmitError::Device { .. } => Exit::Usage,
+        TransmitError::NoPath { .. } => Exit::Unreachable,
+        TransmitError::Open { .. } => Exit::Failure,
+    };
+    Failure::new(exit, e)
 }
 
 /// Wakes the main thread when its worker ends, however it ends.
@@ -330,6 +348,9 @@ fn log_start(options: &Options) {
             about.version,
             module.origin
         );
+    }
+    if let Some(output) = &options.output {
+        log::info!("sending at the link layer of {}", output.devices.join(", "));
     }
     log::info!("capturing on {} with the filter: {}", options.devices.join(", "), options.filter);
 }

@@ -13,6 +13,7 @@ use tcpcopy_wire::decap::Decapsulation;
 
 use super::arguments::Arguments;
 use super::modules::{self, Catalogue, Chosen, Wishes};
+use super::output::{Output, output};
 use super::{decap, filter, grammar};
 use crate::exit::Failure;
 use crate::values::{absolute, devices, in_range, log_level};
@@ -58,6 +59,8 @@ pub struct Options {
     pub decapsulation: Decapsulation,
     /// Size of each capture's ring, in bytes.
     pub buffer_bytes: usize,
+    /// Sending at the link layer, instead of by this host's routes.
+    pub output: Option<Output>,
     /// Largest packet sent, in bytes.
     pub mtu: u16,
     /// Largest segment announced, in bytes.
@@ -96,6 +99,7 @@ impl Options {
         let mut warnings = Vec::new();
         let map_text = arguments.map.join(",");
         let written = grammar::maps(&map_text).map_err(Failure::usage)?;
+        let output = output(&arguments.output_device, &written)?;
         let of_mysql = arguments.mysql_options();
         let mut options: Vec<String> = of_mysql.iter().map(|(key, value, _)| format!("mysql.{key}={value}")).collect();
         options.extend(arguments.proto_opt.iter().cloned());
@@ -177,6 +181,7 @@ impl Options {
             filter_behind_tags,
             promiscuous,
             decapsulation,
+            output,
             buffer_bytes: in_range("-B (--buffer)", arguments.buffer.unwrap_or(32), 1..=2047)? as usize * MB,
             mtu,
             mss: in_range("-D (--mss)", arguments.mss.unwrap_or(1460), 88..=65_495)?,

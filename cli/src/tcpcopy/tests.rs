@@ -37,6 +37,8 @@ fn command_lines_from_documents_work_unchanged() {
         "tcpcopy -x mysql:3306-10.0.0.2:3306,80-10.0.0.2:80 -s 10.0.0.3 -u app@secret",
         "./tcpcopy -x 80-192.168.0.2:8080 -s 10.0.0.3 -r 20 -f 1",
         "./tcpcopy -x 80-192.168.0.2:8080 -s 10.0.0.3 -H 10.0.0.1",
+        "./tcpcopy -x 80@00:16:3e:00:00:01-192.168.0.2:8080@00:16:3e:00:00:02 -o eth0 -s 10.0.0.3 -c 10.1.0.x -d",
+        "./tcpcopy -x 80-192.168.0.2:8080 -o eth0,eth1 -i eth0 -s 10.0.0.3",
         "tcpcopy --map=80-10.0.0.2:80 --intercept=10.0.0.3 --lonely",
     ] {
         read(line).unwrap_or_else(|e| panic!("{line}: {e}"));
@@ -53,7 +55,7 @@ fn command_lines_that_cannot_work_say_why() {
             "-n (--copies) (copying several times over) exists for UDP only, so far",
         ),
         ("./tcpcopy -x 80-192.168.0.2:8080 -g", "-g (copying a growing percentage"),
-        ("./tcpcopy -x 80-192.168.0.2:8080 -o eth0", "-o (sending at the link layer"),
+        ("./tcpcopy -x 80-192.168.0.2:8080@00:16:3e:00:00:02 -s 10.0.0.3", "give the device with -o"),
         ("./tcpcopy -x 80-192.168.0.2:8080 -a 2 -i online.pcap", "-a (the speed"),
         ("./tcpcopy -x 80-192.168.0.2:8080 -I 1000 -i online.pcap", "-I (shortening"),
         ("./tcpcopy -x 80-192.168.0.2:8080 -T 2", "-T (repeating"),
@@ -87,7 +89,7 @@ fn help_explains_every_option() {
     let Err(Early::Clap(help)) = parse(["tcpcopy", "-h"].map(str::to_owned)) else { panic!("no help") };
     assert!(!help.use_stderr());
     let text = help.to_string();
-    for option in "xscpCiFBMDOWLtkmlPdhvnfrHu".chars() {
+    for option in "xscpCiFBMDOWLtkmlPdhvnfrHuo".chars() {
         assert!(text.contains(&format!("\n  -{option}, --")), "-{option} is missing in:\n{text}");
     }
     for option in [

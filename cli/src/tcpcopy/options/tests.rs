@@ -300,3 +300,39 @@ fn what_concerns_mirrors_is_read() {
     assert!(o.decapsulation.gre && o.decapsulation.vxlan == [4789]);
     assert!(check(&format!("{base} --decap ipip")).unwrap_err().contains("in --decap: `ipip` is no tunnel"));
 }
+
+#[test]
+fn what_concerns_the_link_layer_is_read() {
+    let base = "-s 10.0.0.3 -c 10.77.0.x";
+    assert_eq!(accept(&format!("{base} -x 80-10.0.0.2:8080")).output, None);
+    let short = accept(&format!(
+        "{base} -x 80@02:00:00:00:00:01-10.0.0.2:80,81-10.0.0.2:81@02:00:00:00:00:02,80-10.0.0.4:80 -o eth1,eth2"
+    ));
+    let output = short.output.clone().unwrap();
+    assert_eq!(output.devices, ["eth1", "eth2"]);
+    let targets: Vec<_> = output
+        .targets
+        .iter()
+        .map(|t| (t.addr.to_string(), t.source.map(|mac| mac.0[5]), t.next_hop.map(|mac| mac.0[5])))
+        .collect();
+    assert_eq!(targets, [("10.0.0.2".to_owned(), Some(1), Some(2)), ("10.0.0.4".to_owned(), None, None)]);
+    let file: Arguments = toml::from_str(
+        "map = '80@02:00:00:00:00:01-10.0.0.2:80,81-10.0.0.2:81@02:00:00:00:00:02,80-10.0.0.4:80'\n\
+         intercept = '10.0.0.3'\nsource = '10.77.0.x'\noutput-device = ['eth1', 'eth2']",
+    )
+    .unwrap();
+    assert_eq!(Options::check(file, &catalogue(), LOCAL).unwrap().output, short.output);
+
+    for (line, words) in [
+        ("-x 80-10.0.0.2:80@02:00:00:00:00:02", "give the device with -o"),
+        ("-x 80-10.0.0.2:80 -o any", "`any` is not a device to send on"),
+        ("-x 80-127.0.0.1:8080 -o eth0", "no device leads"),
+        (
+            "-x 80-10.0.0.2:80@02:00:00:00:00:02,81-10.0.0.2:81@02:00:00:00:00:03 -o eth0",
+            "two maps to 10.0.0.2 have different MAC addresses",
+        ),
+    ] {
+        let message = check(&format!("{base} {line}")).unwrap_err();
+        assert!(message.contains(words), "{line}: {message}");
+    }
+}
