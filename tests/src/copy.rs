@@ -116,15 +116,20 @@ impl<'a> Setup<'a> {
 
     /// Starts both.
     pub fn start(&self, lab: &Lab) -> Copy {
+        self.start_on(lab, &lab.online)
+    }
+
+    /// Starts both, with tcpcopy on this host.
+    pub fn start_on(&self, lab: &Lab, host: &Host) -> Copy {
         let intercept = self.start_intercept(&lab.assistant);
-        let tcpcopy = self.start_tcpcopy(&lab.online);
+        let tcpcopy = self.start_tcpcopy(host);
         Copy { tcpcopy, intercept, tcpcopy_log: self.tcpcopy_log() }
     }
 }
 
 /// Both programs, running.
 pub struct Copy {
-    /// tcpcopy, on online.
+    /// tcpcopy, on online if nothing else is said.
     pub tcpcopy: Process,
     /// intercept, on the assistant.
     pub intercept: Process,

@@ -5,6 +5,7 @@
 
 mod bad_days;
 mod harness;
+mod linklayer;
 mod modules;
 mod mysql;
 mod mysql_copy;
@@ -37,6 +38,20 @@ fn main() -> ExitCode {
     suite.add("workload 11: 400 source ports used again and again", Needs::Servers, workloads::port_reuse);
     suite.add("IPv6", Needs::Servers, workloads::ipv6);
     suite.add("two labs at once", Needs::Hosts, workloads::two_labs_at_once);
+
+    suite.add("link layer: -o, the next hop found", Needs::Servers, linklayer::sent_as_frames);
+    suite.add("link layer: -o, MAC addresses given", Needs::Servers, linklayer::sent_to_given_addresses);
+    suite.add("link layer: --capture raw", Needs::Servers, linklayer::captured_by_a_packet_socket);
+    suite.add("link layer: all of it over IPv6", Needs::Servers, linklayer::all_of_it_over_ipv6);
+    suite.add("link layer: a mirror in VXLAN", Needs::Servers, linklayer::copied_from_vxlan);
+    suite.add(
+        "link layer: a mirror in VXLAN, another port",
+        Needs::Servers,
+        linklayer::copied_from_vxlan_on_another_port,
+    );
+    suite.add("link layer: a mirror in GRE", Needs::Servers, linklayer::copied_from_gre);
+    suite.add("link layer: a mirror in ERSPAN", Needs::Servers, linklayer::copied_from_erspan);
+    suite.add("link layer: a mirror by the kernel", Needs::Servers, linklayer::copied_from_the_kernels_vxlan);
 
     suite.add("UDP: DNS, query by query", Needs::Dns, udp::dns);
     suite.add("UDP: datagrams of up to 60 KB", Needs::Hosts, udp::large_datagrams);

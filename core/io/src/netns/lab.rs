@@ -91,21 +91,12 @@ impl Lab {
             assistant: Host::new("assistant", 4)?,
             switch,
         };
-        let mut lines = vec!["link add br0 type bridge stp_state 0 forward_delay 0".to_owned()];
+        batch(
+            &lab.switch,
+            &["link add br0 type bridge stp_state 0 forward_delay 0".to_owned(), "link set br0 up".to_owned()],
+        )?;
         for host in lab.hosts() {
-            // The peer is born in the host's namespace, so no name is ever taken anywhere else.
-            lines.push(format!("link add {0} type veth peer name eth0 netns {1}", host.name, host.path()));
-            lines.push(format!("link set {} master br0 up", host.name));
-        }
-        lines.push("link set br0 up".to_owned());
-        batch(&lab.switch, &lines)?;
-
-        for host in lab.hosts() {
-            host.set_sysctl("net/ipv4/ip_forward", "0")?;
-            let mut lines = vec!["link set lo up".to_owned(), "link set eth0 up".to_owned()];
-            lines.push(address_line(host.ipv4.into()));
-            lines.push(address_line(host.ipv6.into()));
-            batch(host, &lines)?;
+            lab.connect(host)?;
         }
         batch(
             &lab.target,
@@ -115,6 +106,34 @@ impl Lab {
             ],
         )?;
         Ok(lab)
+    }
+
+    /// One more host on the switch. `number` is the last part of its addresses; 1 to 4 are taken.
+    ///
+    /// # Errors
+    /// Which step failed, and why.
+    pub fn add_host(&self, name: &'static str, number: u8) -> Result<Host, NetnsError> {
+        let host = Host::new(name, number)?;
+        self.connect(&host)?;
+        Ok(host)
+    }
+
+    /// Connects a host's device to the switch and gives it its addresses.
+    fn connect(&self, host: &Host) -> Result<(), NetnsError> {
+        // The peer is born in the host's namespace, so no name is ever taken anywhere else.
+        let on_switch = [
+            format!("link add {0} type veth peer name eth0 netns {1}", host.name, host.path()),
+            format!("link set {} master br0 up", host.name),
+        ];
+        batch(&self.switch, &on_switch)?;
+        host.set_sysctl("net/ipv4/ip_forward", "0")?;
+        let on_host = [
+            "link set lo up".to_owned(),
+            "link set eth0 up".to_owned(),
+            address_line(host.ipv4.into()),
+            address_line(host.ipv6.into()),
+        ];
+        batch(host, &on_host)
     }
 
     /// The four hosts.
