@@ -19,10 +19,10 @@ fn found_by_itself(addr: impl Into<IpAddr>) -> LinkTarget {
     LinkTarget { addr: addr.into(), source: None, next_hop: None }
 }
 
-/// A transmitter on online's device, in online's namespace.
-fn transmitter(lab: &Lab, targets: &[LinkTarget]) -> Transmitter {
+/// A transmitter on a device of online, in online's namespace.
+fn transmitter(lab: &Lab, device: &str, targets: &[LinkTarget]) -> Transmitter {
     let open = || {
-        let paths = LinkPaths::find(&["eth0".to_owned()], targets).unwrap();
+        let paths = LinkPaths::find(&[device.to_owned()], targets).unwrap();
         Transmitter::open_link(&paths, 1 << 20).unwrap()
     };
     lab.online.run(open).unwrap()
@@ -66,7 +66,8 @@ fn frames_of_both_families_arrive_in_order_though_no_neighbour_was_known() {
     assert!(!ip(&lab.online, "neigh").contains("10.77.0.3"), "nobody has asked yet");
     let (v4, v4_port) = receiver(&lab.target, lab.target.ipv4);
     let (v6, v6_port) = receiver(&lab.target, lab.target.ipv6);
-    let mut transmitter = transmitter(&lab, &[found_by_itself(lab.target.ipv4), found_by_itself(lab.target.ipv6)]);
+    let mut transmitter =
+        transmitter(&lab, "eth0", &[found_by_itself(lab.target.ipv4), found_by_itself(lab.target.ipv6)]);
     // More than two batches, the families mixed.
     let packets: Vec<(IpAddr, Vec<u8>)> = (0..150u8)
         .flat_map(|i| {
@@ -90,11 +91,63 @@ fn frames_of_both_families_arrive_in_order_though_no_neighbour_was_known() {
 #[test]
 fn a_router_is_the_next_hop_where_the_route_says_so() {
     let Some(lab) = lab() else { return };
-    let far = Ipv4Addr::new(10, 99, 0, 1);
-    ip(&lab.target, "addr add 10.99.0.1/32 dev lo");
-    ip(&lab.online, "route add 10.99.0.0/24 via 10.77.0.3");
-    let (socket, _) = receiver(&lab.target, far);
-    assert!(gets_through(&mut transmitter(&lab, &[found_by_itself(far)]), &socket, far));
+    // The target's address on its link, as routers announce theirs.
+    let line = ip(&lab.target, "-6 -brief addr show dev eth0 scope link");
+    let link_local = line.split_whitespace().find(|word| word.starts_with("fe80:")).unwrap();
+    let link_local = link_local.split('/').next().unwrap();
+    for (far, route) in [
+        (Ipv4Addr::new(10, 99, 0, 1), "10.99.0.0/24 via 10.77.0.3".to_owned()),
+        // IPv4 by a router that has an IPv6 address (RFC 8950).
+        (Ipv4Addr::new(10, 98, 0, 1), format!("10.98.0.0/24 via inet6 {link_local} dev eth0")),
+    ] {
+        ip(&lab.target, &format!("addr add {far}/32 dev lo"));
+        ip(&lab.online, &format!("route add {route}"));
+        let (socket, _) = receiver(&lab.target, far);
+        assert!(gets_through(&mut transmitter(&lab, "eth0", &[found_by_itself(far)]), &socket, far), "{route}");
+    }
+    let far: Ipv6Addr = "fd99::1".parse().unwrap();
+    ip(&lab.target, "addr add fd99::1/128 dev lo nodad");
+    ip(&lab.online, &format!("route add fd99::/64 via {link_local} dev eth0"));
+    let (socket, port) = receiver(&lab.target, far);
+    let mut transmitter = transmitter(&lab, "eth0", &[found_by_itself(far)]);
+    let packet = datagram_v6(far, port, b"through");
+    transmitter.send(std::iter::once((far.into(), packet.as_slice())));
+    assert_eq!(transmitter.stats().sent, 1);
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(socket.recv(&mut [0; 16]).unwrap(), 7);
+}
+
+/// Down and up again, and then another device of the same name.
+#[test]
+fn a_device_that_comes_back_is_used_again() {
+    let Some(lab) = lab() else { return };
+    let to = Ipv4Addr::new(10, 55, 0, 2);
+    let build = || {
+        ip(&lab.online, "link add side0 type veth peer name side1");
+        ip(&lab.online, "link set side1 up");
+        ip(&lab.online, "addr add 10.55.0.1/24 dev side0");
+        ip(&lab.online, "neigh add 10.55.0.2 lladdr 02:00:00:00:00:55 dev side0");
+        ip(&lab.online, "link set side0 up");
+    };
+    build();
+    let mut transmitter = transmitter(&lab, "side0", &[found_by_itself(to)]);
+    let packet = datagram_v4(to, 9, b"out");
+    let mut sends = |transmitter: &mut Transmitter| {
+        let before = transmitter.stats().sent;
+        wait_for(PATIENCE, || {
+            transmitter.send(std::iter::once((to.into(), packet.as_slice())));
+            (transmitter.stats().sent > before).then_some(())
+        })
+        .is_some()
+    };
+    assert!(sends(&mut transmitter));
+    ip(&lab.online, "link del side0");
+    transmitter.send(std::iter::once((to.into(), packet.as_slice())));
+    let stats = transmitter.stats();
+    let lost = stats.failed[SendError::NoRoute as usize] + stats.failed[SendError::NoNeighbour as usize];
+    assert_eq!(lost, 1, "{stats:?}");
+    build();
+    assert!(sends(&mut transmitter));
 }
 
 #[test]
@@ -111,7 +164,7 @@ fn given_addresses_are_used_and_nobody_is_asked() {
     };
     let mut capture = lab.target.run(|| Capture::open(&config).unwrap()).unwrap();
     let (socket, _) = receiver(&lab.target, lab.target.ipv4);
-    assert!(gets_through(&mut transmitter(&lab, &[target]), &socket, lab.target.ipv4));
+    assert!(gets_through(&mut transmitter(&lab, "eth0", &[target]), &socket, lab.target.ipv4));
     let mut headers = Vec::new();
     capture.drain(1, |frame, _| headers.push(frame[..14].to_vec())).unwrap();
     assert_eq!(headers, [[&next_hop.0[..], &source.0, &[8, 0]].concat()]);
@@ -123,7 +176,7 @@ fn a_next_hop_that_moves_is_followed() {
     let Some(lab) = lab() else { return };
     let to = lab.target.ipv4;
     let (socket, port) = receiver(&lab.target, to);
-    let mut transmitter = transmitter(&lab, &[found_by_itself(to)]);
+    let mut transmitter = transmitter(&lab, "eth0", &[found_by_itself(to)]);
     assert!(gets_through(&mut transmitter, &socket, to));
     ip(&lab.target, "link set eth0 address 02:00:00:00:00:99");
     let packet = datagram_v4(to, port, b"lost");
@@ -137,7 +190,7 @@ fn a_next_hop_that_moves_is_followed() {
 fn a_neighbour_that_answers_late_is_counted_until_then_and_used_from_then_on() {
     let Some(lab) = lab() else { return };
     let to = Ipv4Addr::new(10, 77, 0, 200);
-    let mut transmitter = transmitter(&lab, &[found_by_itself(to)]);
+    let mut transmitter = transmitter(&lab, "eth0", &[found_by_itself(to)]);
     let packet = datagram_v4(to, 9, b"nobody");
     transmitter.send(std::iter::repeat_n((IpAddr::V4(to), packet.as_slice()), 3));
     let stats = transmitter.stats();
@@ -195,7 +248,7 @@ fn a_frame_that_the_device_does_not_take_is_counted_and_the_rest_goes() {
     let Some(lab) = lab() else { return };
     let to = lab.target.ipv4;
     let (socket, port) = receiver(&lab.target, to);
-    let mut transmitter = transmitter(&lab, &[found_by_itself(to)]);
+    let mut transmitter = transmitter(&lab, "eth0", &[found_by_itself(to)]);
     let packets = [vec![7; 100], vec![0; 3000], vec![8; 100]].map(|payload| datagram_v4(to, port, &payload));
     transmitter.send(packets.iter().map(|packet| (to.into(), packet.as_slice())));
     let stats = transmitter.stats();
