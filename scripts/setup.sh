@@ -56,6 +56,7 @@ if [ "$purpose" = test ]; then
     need nginx has nginx
     need wrk has wrk
     need iptables has iptables
+    need tcpdump has tcpdump
     need dnsmasq-base has dnsmasq
     need memcached has memcached
     need procps has kill

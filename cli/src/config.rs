@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use serde::de::{DeserializeOwned, Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::grammar::is_dash;
+
 /// Why a configuration file cannot be used.
 #[derive(Debug)]
 pub enum ConfigError {
@@ -157,16 +159,44 @@ impl<'de> Deserialize<'de> for Text {
     }
 }
 
-/// Joins words that a shell has split after a comma: `-s 10.0.0.1, 10.0.0.2` means one value.
-pub fn join_after_commas(arguments: impl IntoIterator<Item = String>) -> Vec<String> {
-    let mut joined: Vec<String> = Vec::new();
+/// The words of a command line as they were meant, where a page or a shell has spoiled them: `-s 10.0.0.1, 10.0.0.2` is one
+/// value, a dash that a page has made longer begins an option all the same, and what stands in a page's quotation marks is
+/// one word.
+pub fn mend(arguments: impl IntoIterator<Item = String>) -> Vec<String> {
+    const OPENING: &[char] = &['\u{2018}', '\u{201c}', '\u{2019}', '\u{201d}'];
+    let mut mended: Vec<String> = Vec::new();
+    let mut quoted = false;
     for argument in arguments {
-        match joined.last_mut() {
+        let closes = argument.ends_with(OPENING);
+        if quoted {
+            if let Some(last) = mended.last_mut() {
+                last.push(' ');
+                last.push_str(argument.trim_end_matches(OPENING));
+            }
+            quoted = !closes;
+            continue;
+        }
+        if argument.starts_with(OPENING) {
+            mended.push(argument.trim_matches(OPENING).to_owned());
+            quoted = !closes || argument.chars().count() == 1;
+            continue;
+        }
+        match mended.last_mut() {
             Some(last) if last.ends_with(',') && !argument.starts_with('-') => last.push_str(&argument),
-            _ => joined.push(argument),
+            _ => mended.push(mend_dash(argument)),
         }
     }
-    joined
+    mended
+}
+
+/// `–x` for `-x`, and `—map` or `––map` for `--map`.
+fn mend_dash(word: String) -> String {
+    let plain = word.trim_start_matches(is_dash);
+    if plain.len() == word.len() || !plain.starts_with(|c: char| c.is_ascii_alphabetic()) {
+        return word;
+    }
+    let dashes = if plain.chars().count() > 1 { "--" } else { "-" };
+    format!("{dashes}{plain}")
 }
 
 #[cfg(test)]
@@ -230,6 +260,16 @@ mod tests {
     #[test]
     fn words_are_joined_after_a_comma() {
         let words = ["-s", "10.0.0.1,", "10.0.0.2:80,", "-d", "-x", "a"].map(str::to_owned);
-        assert_eq!(join_after_commas(words), ["-s", "10.0.0.1,10.0.0.2:80,", "-d", "-x", "a"]);
+        assert_eq!(mend(words), ["-s", "10.0.0.1,10.0.0.2:80,", "-d", "-x", "a"]);
+    }
+
+    #[test]
+    fn what_a_page_has_spoiled_is_mended() {
+        let mended = |line: &str| mend(line.split(' ').map(str::to_owned)).join("|");
+        assert_eq!(mended("tcpcopy \u{2013}x 80-10.0.0.2:80 \u{2013}n 3"), "tcpcopy|-x|80-10.0.0.2:80|-n|3");
+        assert_eq!(mended("\u{2014}map 80-10.0.0.2:80 \u{2013}\u{2013}log a"), "--map|80-10.0.0.2:80|--log|a");
+        assert_eq!(mended("-F \u{2018}tcp and src port 80\u{2018} -d"), "-F|tcp and src port 80|-d");
+        assert_eq!(mended("-F \u{201c}tcp\u{201d} -d"), "-F|tcp|-d");
+        assert_eq!(mended("-x \u{2013}5"), "-x|\u{2013}5", "no option begins with a digit");
     }
 }

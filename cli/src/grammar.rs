@@ -229,12 +229,3 @@ fn not_an_address(text: &str) -> String {
 pub fn is_dash(c: char) -> bool {
     matches!(c, '\u{2010}'..='\u{2015}' | '\u{2212}' | '\u{fe58}' | '\u{fe63}' | '\u{ff0d}')
 }
-
-/// An argument that begins with such a dash, and how it should read.
-pub fn dash_mistake(arguments: &[String]) -> Option<String> {
-    arguments.iter().find(|a| a.starts_with(is_dash)).map(|a| {
-        let plain: String = a.trim_start_matches(is_dash).into();
-        let dashes = if plain.chars().count() > 1 { "--" } else { "-" };
-        format!("`{a}` begins with a dash that is not `-` (pasted from a page?); type it: {dashes}{plain}")
-    })
-}

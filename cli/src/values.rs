@@ -47,13 +47,12 @@ pub(crate) fn log_level(text: Option<&str>) -> Result<LevelFilter, Failure> {
 ///
 /// # Errors
 /// Wrong usage, when a file is given, or `any` among others.
-pub(crate) fn devices(given: &[String]) -> Result<Vec<String>, Failure> {
+pub(crate) fn devices(option: &str, given: &[String]) -> Result<Vec<String>, Failure> {
     let mut devices: Vec<String> = Vec::new();
     for name in given.iter().flat_map(|list| list.split(',')).map(str::trim).filter(|name| !name.is_empty()) {
         if name.contains('/') || Path::new(name).is_file() {
             return Err(Failure::usage(format!(
-                "in -i (--device): `{name}` is a file; replaying capture files is not there yet, only devices such as \
-                 eth0, or any"
+                "in {option}: `{name}` is a file, and not the name of a device, such as eth0, or any"
             )));
         }
         if !devices.iter().any(|device| device == name) {
@@ -64,7 +63,7 @@ pub(crate) fn devices(given: &[String]) -> Result<Vec<String>, Failure> {
         devices.push("any".to_owned());
     }
     if devices.len() > 1 && devices.iter().any(|device| device == "any") {
-        return Err(Failure::usage("in -i (--device): `any` has all the other devices in it; give it alone"));
+        return Err(Failure::usage(format!("in {option}: `any` has all the other devices in it; give it alone")));
     }
     Ok(devices)
 }

@@ -78,10 +78,10 @@ fn options_of_the_c_programs_are_named_with_what_takes_their_place() {
         ("--with-debug", "--log-level debug"),
         ("--pid-path=/run/a.pid", "-P FILE"),
         ("--with-pfring=/opt/pfring", "--workers"),
-        ("--offline", "not there yet"),
+        ("--offline", "-i FILE"),
         ("--with-resp-payload", "at run time"),
-        ("--enable-mysql", "--proto NAME"),
-        ("--with-nfqueue=/opt/nfqueue", "not there yet"),
+        ("--enable-mysql", "--proto mysql"),
+        ("--with-nfqueue=/opt/nfqueue", "--nfqueue"),
     ] {
         let (code, _, err) = tree.configure(&[option]);
         assert_eq!(code, Some(0), "{option}: {err}");

@@ -23,7 +23,7 @@ use run::Intercept;
 /// Runs intercept with the words of its command line, the program's name first.
 pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     // Everything is text; what is not, no option can mean.
-    let words = config::join_after_commas(words.into_iter().map(|w| w.to_string_lossy().into_owned()));
+    let words = config::mend(words.into_iter().map(|w| w.to_string_lossy().into_owned()));
     let arguments = match Arguments::try_parse_from(words) {
         Ok(arguments) => arguments,
         // Also the way out of -h and -v, with code 0.

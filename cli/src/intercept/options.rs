@@ -76,7 +76,7 @@ impl Options {
         let default_log = arguments.daemon.then(|| PathBuf::from("error_intercept.log"));
         Ok(Self {
             filter,
-            devices: devices(&arguments.device)?,
+            devices: devices("-i (--device)", &arguments.device)?,
             buffer_bytes: in_range("-B (--buffer)", arguments.buffer.unwrap_or(8), 1..=2047)? as usize * MB,
             bind,
             port: arguments.port.unwrap_or(DEFAULT_PORT),

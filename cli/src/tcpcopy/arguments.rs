@@ -4,7 +4,6 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::builder::Styles;
-use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, Parser};
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +62,32 @@ pub struct Arguments {
     #[arg(short = 'W', long, help_heading = "What to copy, and where to")]
     #[serde(skip_serializing_if = "is_off")]
     pub no_wait: bool,
+
+    /// Be as far away from the target as each client is from online: the round-trip time that its handshake took passes
+    /// between a response and what follows it, acknowledgements and requests.
+    #[arg(long, help_heading = "What to copy, and where to")]
+    #[serde(skip_serializing_if = "is_off")]
+    pub preserve_rtt: bool,
+
+    /// So many times as fast as the file was captured: 2, or 0.5 [default: 1].
+    #[arg(short = 'a', long, value_name = "N", help_heading = "Replay of files (-i FILE)")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub speed: Option<Text>,
+
+    /// Leave out pauses between packets to be copied that are longer than this.
+    #[arg(short = 'I', long, value_name = "MILLISECONDS", help_heading = "Replay of files (-i FILE)")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cut_gaps: Option<u64>,
+
+    /// So many times, each time from other addresses or ports [default: 1].
+    #[arg(short = 'T', long, value_name = "N", help_heading = "Replay of files (-i FILE)")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passes: Option<u32>,
+
+    /// Without the file's times: each request goes out as soon as the target has answered the one before it.
+    #[arg(long, help_heading = "Replay of files (-i FILE)")]
+    #[serde(skip_serializing_if = "is_off")]
+    pub as_fast_as_possible: bool,
 
     /// Protocol module for the maps that name none, by its name or file: tcp, udp, mysql, ./libtcpcopy_own.so [default:
     /// tcp, unless tcpcopy was built with another; with one of MySQL's options mysql].
@@ -129,7 +154,7 @@ pub struct Arguments {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mysql_log: Option<String>,
 
-    /// Copies of each datagram, 1 to 1023, each from an address or port of its own. Over UDP only, so far [default: 1].
+    /// Copies of each connection and datagram, 1 to 1023, each from an address or port of its own [default: 1].
     #[arg(short = 'n', long, value_name = "N", help_heading = "How much to copy")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub copies: Option<u16>,
@@ -146,8 +171,24 @@ pub struct Arguments {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub percentage: Option<u8>,
 
-    /// Copy no more than so many datagrams a second, or bytes with a unit: 8MB, 64kB. What is above that is left out and
-    /// counted. Several workers have an equal part each. Over UDP only, so far.
+    /// What -r chooses: connections, or clients by their address, with all their connections [default: session].
+    #[arg(long, value_name = "session|client", help_heading = "How much to copy")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sample_by: Option<String>,
+
+    /// Begin with nothing, and let the percentage grow to that of -r in this time from the first packet on: 90s, 10m, 2h.
+    #[arg(long, value_name = "DURATION", help_heading = "How much to copy")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ramp: Option<Text>,
+
+    /// The same as --ramp 100s.
+    #[arg(short = 'g', help_heading = "How much to copy")]
+    #[serde(skip)]
+    pub grow: bool,
+
+    /// Begin no more than so many connections, and copy no more than so many datagrams, a second; or bytes, with a unit: 8MB,
+    /// 64kB. A connection is copied whole or not at all. What is left out is counted. Several workers have an equal part
+    /// each.
     #[arg(long, value_name = "N[kB|MB|GB]", help_heading = "How much to copy")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_rate: Option<Text>,
@@ -157,9 +198,10 @@ pub struct Arguments {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loopback_source: Option<IpAddr>,
 
-    /// Where intercept runs. Of several, each is told of every connection, and reports what it sees of it. Not needed
-    /// where all maps are over UDP: without it responses are not counted.
-    #[arg(short = 's', long, value_name = "ADDR[:PORT][,...]", help_heading = "Intercept")]
+    /// Where intercept runs. Of several, each is told of every connection, and reports what it sees of it. `local`: the
+    /// target's responses come to this host, and tcpcopy captures them itself. Not needed where all maps are over UDP:
+    /// without it responses are not counted.
+    #[arg(short = 's', long, value_name = "ADDR[:PORT][,...]|local", help_heading = "Intercept")]
     #[serde(deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
     pub intercept: Vec<String>,
 
@@ -179,8 +221,19 @@ pub struct Arguments {
     #[serde(alias = "lonely", skip_serializing_if = "is_off")]
     pub keep_trying: bool,
 
-    /// Network devices to capture on [default: any].
-    #[arg(short = 'i', long, value_name = "DEVICE[,DEVICE...]", help_heading = "Capture")]
+    /// With -s local, devices on which the target's responses come in [default: any].
+    #[arg(long, value_name = "DEVICE[,DEVICE...]", help_heading = "Intercept")]
+    #[serde(deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    pub response_device: Vec<String>,
+
+    /// With -s local, capture filter for the target's responses (pcap-filter(7)), instead of the one made from the maps.
+    #[arg(long, value_name = "FILTER", help_heading = "Intercept")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response_filter: Option<String>,
+
+    /// Network devices to capture on [default: any]; or files to replay, in pcap or pcapng format, as they are or packed by
+    /// gzip or zstd, one after the other; `-` is standard input.
+    #[arg(short = 'i', long, value_name = "DEVICE|FILE[,...]", help_heading = "Capture", allow_hyphen_values = true)]
     #[serde(deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
     pub device: Vec<String>,
 
@@ -245,10 +298,11 @@ pub struct Arguments {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<u32>,
 
-    /// Threads that share the work, each with a part of the connections [default: 1].
-    #[arg(long, value_name = "N", help_heading = "Limits")]
+    /// Threads that share the work, each with a part of the connections; `auto`: one for each processor, as far as -c has
+    /// addresses for them [default: 1].
+    #[arg(long, value_name = "N|auto", help_heading = "Limits")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub workers: Option<u16>,
+    pub workers: Option<Text>,
 
     /// Append the log to this file; HUP opens it again [default: stderr, with -d error_tcpcopy.log].
     #[arg(short = 'l', long, value_name = "FILE", help_heading = "Program")]
@@ -280,6 +334,22 @@ pub struct Arguments {
     #[serde(skip)]
     pub config: Option<PathBuf>,
 
+    /// Accepted for command lines of the C program, where it was without effect.
+    #[arg(short = 'R', value_name = "MILLISECONDS", help_heading = "Without effect")]
+    #[serde(skip)]
+    pub c_rtt: Option<String>,
+
+    /// Accepted for command lines of the C program: memory of connections needs no pool here.
+    #[arg(short = 'U', value_name = "KB", help_heading = "Without effect")]
+    #[serde(skip)]
+    pub c_pool: Option<String>,
+
+    /// Accepted for command lines of the C program: packets are always captured whole. (In tcpcopy 0.9 this was the MSS: use
+    /// -D.)
+    #[arg(short = 'S', value_name = "BYTES", help_heading = "Without effect")]
+    #[serde(skip)]
+    pub c_snaplen: Option<String>,
+
     /// Print this help.
     #[arg(short = 'h', long, action = ArgAction::Help, help_heading = "Program")]
     #[serde(skip)]
@@ -310,25 +380,4 @@ impl Arguments {
         .filter_map(|(key, value, name)| Some((key, value?, name)))
         .collect()
     }
-}
-
-/// Options of the C programs that do not exist here yet, and what they do.
-const NOT_YET: &[(&str, &str)] = &[
-    ("-g", "copying a growing percentage"),
-    ("-a", "the speed of an offline replay"),
-    ("-I", "shortening the gaps of an offline replay"),
-    ("-T", "repeating an offline replay"),
-    ("-R", "the assumed round-trip time"),
-    ("-U", "the size of a connection's memory pool"),
-    ("-S", "the capture's snapshot length"),
-];
-
-/// Says more than clap does about an option of the C programs.
-pub fn not_yet(error: &clap::Error) -> Option<String> {
-    if error.kind() != ErrorKind::UnknownArgument {
-        return None;
-    }
-    let Some(ContextValue::String(given)) = error.get(ContextKind::InvalidArg) else { return None };
-    let (option, what) = NOT_YET.iter().find(|(option, _)| given == option)?;
-    Some(format!("{option} ({what}) is not there yet in this version; leave it out, or see tcpcopy -h"))
 }

@@ -2,10 +2,60 @@
 
 use tcpcopy_wire::decap::{Decapsulation, GENEVE_PORT, VXLAN_PORT};
 
+use super::arguments::Arguments;
+use crate::exit::Failure;
 use crate::grammar::{OptionName, Part, SyntaxError};
 
 /// The option.
 pub const DECAP: OptionName = OptionName { name: "--decap", example: "--decap vxlan or --decap vxlan:4790,gre,erspan" };
+
+/// What is said of mirrored traffic.
+pub struct Mirror {
+    /// Its tunnels.
+    pub tunnels: Decapsulation,
+    /// Whether the devices are to show what is addressed to other hosts.
+    pub promiscuous: bool,
+}
+
+/// Reads what is said of mirrored traffic, which comes from these devices or, when a file `replays` it, from there.
+///
+/// # Errors
+/// Wrong usage.
+pub fn mirror(
+    arguments: &Arguments,
+    devices: &[String],
+    workers: u16,
+    replays: bool,
+    warnings: &mut Vec<String>,
+) -> Result<Mirror, Failure> {
+    let text = arguments.decap.join(",");
+    let tunnels = if text.is_empty() { Decapsulation::default() } else { tunnels(&text).map_err(Failure::usage)? };
+    if replays {
+        if arguments.promiscuous {
+            return Err(Failure::usage("--promiscuous is for devices; -i names a file: leave --promiscuous out"));
+        }
+        return Ok(Mirror { tunnels, promiscuous: false });
+    }
+    let promiscuous = arguments.promiscuous || !text.is_empty();
+    // A tunnel mostly ends at an address of this host; a plain mirror does not.
+    if promiscuous && !tunnels.is_on() && devices.iter().any(|device| device == "any") {
+        warnings.push(
+            "-i: `any` cannot show what is addressed to other hosts; name the device that receives the mirror"
+                .to_owned(),
+        );
+    }
+    if tunnels.is_on() && workers > 1 {
+        warnings.push(
+            "--decap with --workers: packets are dealt out by their outer addresses and ports; what always comes from the \
+             same port, as ERSPAN does, keeps one worker busy only"
+                .to_owned(),
+        );
+    }
+    if let (true, Some(filter)) = (tunnels.is_on(), &arguments.filter) {
+        warnings.push(format!("-F: the tunnels of --decap are copied as far as the filter lets them pass: {filter}"));
+    }
+    Ok(Mirror { tunnels, promiscuous })
+}
 
 /// Reads the names of tunnels, separated by commas; those over UDP may have a port behind them.
 ///

@@ -48,6 +48,17 @@ pub fn from_maps<'a>(maps: impl IntoIterator<Item = (&'a Map, bool)>) -> String 
     parts.iter().map(bracketed).collect::<Vec<_>>().join(" or ")
 }
 
+/// A filter that takes what the targets of maps send.
+pub fn of_targets(maps: &[Map]) -> String {
+    let mut terms = Terms::default();
+    for map in maps {
+        let transport = map.transport.to_string().to_lowercase();
+        let (addr, port) = (map.target.addr, map.target.port);
+        terms.add(&[Some(format!("src host {addr} and {transport} src port {port}"))]);
+    }
+    terms.0.join(" or ")
+}
+
 /// Alternatives, each once.
 #[derive(Default)]
 struct Terms(Vec<String>);
@@ -82,6 +93,19 @@ mod tests {
             })
             .collect();
         from_maps(maps.iter().map(|(map, both)| (map, *both)))
+    }
+
+    #[test]
+    fn the_filter_of_responses_names_each_target_once() {
+        let maps: Vec<Map> = ["10.0.0.2:80", "10.0.0.2:80", "[fd00::2]:81"]
+            .iter()
+            .map(|target| {
+                Map::tcp(None, tcpcopy_wire::Port(80), target.parse::<std::net::SocketAddr>().unwrap().into())
+            })
+            .collect();
+        let made = of_targets(&maps);
+        assert_eq!(made, "src host 10.0.0.2 and tcp src port 80 or src host fd00::2 and tcp src port 81");
+        assert_eq!(check_filter(&made), Ok(()));
     }
 
     #[test]

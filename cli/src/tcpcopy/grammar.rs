@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use tcpcopy_engine::Rate;
 use tcpcopy_wire::link::MacAddress;
@@ -24,8 +25,11 @@ pub const INTERCEPT: OptionName =
 /// The option of the rate limit.
 pub const MAX_RATE: OptionName = OptionName {
     name: "--max-rate",
-    example: "--max-rate 5000 (datagrams a second) or --max-rate 8MB (bytes a second)",
+    example: "--max-rate 5000 (connections or datagrams a second) or --max-rate 8MB (bytes a second)",
 };
+
+/// The option of the growing sample.
+pub const RAMP: OptionName = OptionName { name: "--ramp", example: "--ramp 90s or --ramp 10m" };
 
 /// Source addresses at most: each costs a little in every worker, and more do not make copies more real.
 pub const MAX_SOURCES: usize = 65_536;
@@ -292,7 +296,7 @@ pub fn intercepts(text: &str, default_port: u16) -> Result<Vec<SocketAddr>, Synt
     Ok(intercepts)
 }
 
-/// Reads a limit: so many datagrams, or with a unit so many bytes, a second. `/s` may stand behind it.
+/// Reads a limit: so many connections or datagrams, or with a unit so many bytes, a second. `/s` may stand behind it.
 ///
 /// # Errors
 /// When it is none.
@@ -311,16 +315,38 @@ pub fn rate(text: &str) -> Result<Rate, SyntaxError> {
         "MB" => 1_000_000,
         "GB" => 1_000_000_000,
         _ => {
-            return Err(
-                unit.error("the unit is one of B, kB, MB and GB (bytes a second), or none (datagrams a second)")
-            );
+            return Err(unit.error(
+                "the unit is one of B, kB, MB and GB (bytes a second), or none (connections, or datagrams, a second)",
+            ));
         }
     };
     match number.text().parse::<u64>().ok().and_then(|n| n.checked_mul(factor)) {
         None => Err(number.error("this is more than can be counted")),
         Some(0) => Err(number.error("a limit of nothing copies nothing; give at least 1")),
-        Some(n) if unit_text.is_empty() => Ok(Rate::Datagrams(n)),
+        Some(n) if unit_text.is_empty() => Ok(Rate::Count(n)),
         Some(n) => Ok(Rate::Bytes(n)),
+    }
+}
+
+/// Reads a duration: a number, and `ms`, `s`, `m` or `h`; without a unit, seconds.
+///
+/// # Errors
+/// When it is none, or nothing.
+pub fn duration(option: &OptionName, text: &str) -> Result<Duration, SyntaxError> {
+    let whole = Part::whole(*option, text).trimmed();
+    let text = whole.text();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let unit = whole.slice(digits..text.len()).trimmed();
+    let factor = match unit.text() {
+        "ms" => 1,
+        "" | "s" => 1_000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(unit.error("the unit is one of ms, s, m and h")),
+    };
+    match text[..digits].parse::<u64>().ok().and_then(|n| n.checked_mul(factor)) {
+        Some(n @ 1..) => Ok(Duration::from_millis(n)),
+        _ => Err(whole.error("a number above zero is expected, and a unit")),
     }
 }
 

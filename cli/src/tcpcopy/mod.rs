@@ -7,6 +7,8 @@ pub mod grammar;
 pub mod modules;
 pub mod options;
 pub mod output;
+pub mod progress;
+pub mod replay;
 pub mod report;
 pub mod worker;
 
@@ -22,6 +24,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use mio::{Events, Interest, Poll, Token, Waker};
 use tcpcopy_engine::{CopierConfig, Gate};
+use tcpcopy_io::capture::file::FileError;
 use tcpcopy_io::capture::{self, Capture, CaptureConfig, CaptureError, Fanout};
 use tcpcopy_io::clock::MonotonicClock;
 use tcpcopy_io::control::LinksConfig;
@@ -33,13 +36,13 @@ use tcpcopy_wire::control::{FEATURE_PAYLOAD, FEATURE_UDP, Hello};
 
 use crate::config;
 use crate::exit::{self, Exit, Failure};
-use crate::grammar::dash_mistake;
 use crate::logging::Log;
 use arguments::Arguments;
 use modules::{BuiltIn, Catalogue};
-use options::Options;
+use options::{Options, Responses};
+use progress::ProgressDisplay;
 use report::Snapshot;
-use worker::{Handle, Order, Report, StartError, Worker};
+use worker::{Handle, Order, Report, Side, StartError, Worker};
 
 /// Send buffer of each raw socket, in bytes.
 const SEND_BUFFER: usize = 8 << 20;
@@ -124,14 +127,10 @@ fn read_options(arguments: impl IntoIterator<Item = String>, built_in: BuiltIn) 
 
 /// The arguments as they are written.
 fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Arguments, Early> {
-    let arguments = config::join_after_commas(arguments);
-    if let Some(mistake) = dash_mistake(&arguments) {
-        return Err(Failure::usage(mistake).into());
-    }
-    Arguments::try_parse_from(&arguments).map_err(|e| match arguments::not_yet(&e) {
-        Some(message) => Failure::usage(message).into(),
-        None if e.kind() == ErrorKind::MissingRequiredArgument => Failure::usage(e.render()).into(),
-        None => Early::Clap(e),
+    let arguments = config::mend(arguments);
+    Arguments::try_parse_from(&arguments).map_err(|e| match e.kind() {
+        ErrorKind::MissingRequiredArgument => Failure::usage(e.render()).into(),
+        _ => Early::Clap(e),
     })
 }
 
@@ -184,6 +183,13 @@ fn start(options: &Options) -> Result<Option<Running>, Failure> {
     };
     let pid_file =
         options.pid.as_deref().map(PidFile::create).transpose().map_err(|e| Failure::new(Exit::Failure, e))?;
+    if let Some(plan) = &options.replay {
+        plan.check().map_err(|e| {
+            let usage =
+                matches!(e, FileError::Open { .. } | FileError::NotACapture { .. } | FileError::BadFilter { .. });
+            Failure::new(if usage { Exit::Usage } else { Exit::Failure }, format!("in -i (--device): {e}"))
+        })?;
+    }
     let poll = Poll::new().map_err(failed("wait for events"))?;
     let mut signals = process::signals().map_err(failed("handle signals"))?;
     poll.registry().register(&mut signals, SIGNALS, Interest::READABLE).map_err(failed("wait for signals"))?;
@@ -211,8 +217,9 @@ fn start(options: &Options) -> Result<Option<Running>, Failure> {
         let hello = Hello { features, route_ttl: options.idle_timeout, ..Hello::default() };
         let links = LinksConfig::new(options.intercepts.clone(), options.links_per_intercept, hello);
         let engine = engine_config(options, number);
-        let made = Worker::new(number, clock, engine, links, transmitter, options.devices.len())
-            .map_err(failed("make a worker"))?;
+        let captures =
+            options.devices.len() + options.responses.as_ref().map_or(0, |responses| responses.devices.len());
+        let made = Worker::new(number, clock, engine, links, transmitter, captures).map_err(failed("make a worker"))?;
         workers.push(made);
     }
     if !options.keep_trying {
@@ -235,6 +242,11 @@ fn start(options: &Options) -> Result<Option<Running>, Failure> {
         }
     }
     open_captures(options, &mut workers)?;
+    if let Some(plan) = &options.replay {
+        for (worker, _) in &mut workers {
+            worker.add_replay(plan).map_err(failed("start a thread"))?;
+        }
+    }
 
     let (sender, reports) = mpsc::channel();
     let mut threads = Vec::new();
@@ -286,6 +298,8 @@ fn engine_config(options: &Options, worker: usize) -> CopierConfig {
         idle_timeout: options.idle_timeout,
         memory_limit: options.memory_limit / usize::from(options.workers),
         intercepts: options.intercepts.len() as u16,
+        sees_responses: options.responses.is_some(),
+        preserve_rtt: options.preserve_rtt,
         links_per_intercept: options.links_per_intercept,
         timestamp_base: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u32),
         // The standard library's hash keys come from the system's random numbers.
@@ -297,20 +311,25 @@ fn engine_config(options: &Options, worker: usize) -> CopierConfig {
     }
 }
 
-/// Opens each device once for every worker; several workers share its packets by flow.
+/// Opens each device once for every worker. Several workers share clients' packets by flow; of the target's packets, whose
+/// flows are others, each looks for its own.
 fn open_captures(options: &Options, workers: &mut [(Worker, Handle)]) -> Result<(), Failure> {
-    for device in &options.devices {
-        let mut fanout = (workers.len() > 1).then_some(Fanout::New);
+    let of_clients = options.devices.iter().map(|device| (device, Side::Clients, &options.filter));
+    let responses = options.responses.iter();
+    let of_target = responses.flat_map(|r| r.devices.iter().map(move |device| (device, Side::Target, &r.filter)));
+    for (device, side, filter) in of_clients.chain(of_target) {
+        let mut fanout = (workers.len() > 1 && side == Side::Clients).then_some(Fanout::New);
         for (worker, _) in workers.iter_mut() {
             let mut config = CaptureConfig {
                 device: device.clone(),
-                filter: options.filter.clone(),
+                filter: filter.clone(),
                 buffer_bytes: options.buffer_bytes,
                 snaplen: SNAPLEN,
                 immediate: false,
-                inbound_only: !options.both_directions,
-                promiscuous: options.promiscuous,
-                behind_tags: options.filter_behind_tags,
+                // Where the target is on this host, what it sends may only go out.
+                inbound_only: side == Side::Clients && !options.both_directions,
+                promiscuous: side == Side::Clients && options.promiscuous,
+                behind_tags: side == Side::Clients && options.filter_behind_tags,
                 fanout,
                 method: options.capture_method,
             };
@@ -325,7 +344,7 @@ fn open_captures(options: &Options, workers: &mut [(Worker, Handle)]) -> Result<
             fanout = capture.fanout_group().map(Fanout::Join);
             config.fanout = fanout;
             worker
-                .add_capture(capture, config)
+                .add_capture(capture, config, side)
                 .map_err(|e| Failure::new(Exit::Failure, format!("cannot wait for packets on `{device}`: {e}")))?;
         }
     }
@@ -352,14 +371,25 @@ fn log_start(options: &Options) {
     if let Some(output) = &options.output {
         log::info!("sending at the link layer of {}", output.devices.join(", "));
     }
-    log::info!("capturing on {} with the filter: {}", options.devices.join(", "), options.filter);
+    match &options.replay {
+        Some(plan) => {
+            let files: Vec<String> = plan.files.iter().map(|path| path.display().to_string()).collect();
+            log::info!("replaying {}", files.join(", "));
+        }
+        None => log::info!("capturing on {} with the filter: {}", options.devices.join(", "), options.filter),
+    }
+    if let Some(Responses { devices, filter }) = &options.responses {
+        log::info!("capturing the target's responses on {} with the filter: {filter}", devices.join(", "));
+    }
 }
 
 impl Running {
     /// Waits for signals and workers, and writes statistics, until a signal ends the program.
     fn supervise(mut self, options: &Options, log: &Log) -> Result<(), Failure> {
         let mut events = Events::with_capacity(16);
+        let mut progress = options.replay.is_some().then(|| ProgressDisplay::new(options.daemon));
         let tick = options.stats_interval.map_or(LONGEST_TICK, |interval| interval.min(LONGEST_TICK));
+        let tick = progress.as_ref().map_or(tick, |progress| tick.min(progress.every()));
         let mut next_tick = Instant::now() + tick;
         let mut next_statistics = options.stats_interval.map(|interval| Instant::now() + interval);
         let mut before = Snapshot::default();
@@ -381,12 +411,20 @@ impl Running {
                 break;
             }
             if self.workers.iter().any(|(_, thread)| thread.is_finished()) {
+                if options.replay.is_some() && self.has_ended_well() {
+                    drop(progress);
+                    self.print_summary(options);
+                    return Ok(());
+                }
                 return Err(self.worker_failure(options));
             }
             let now = Instant::now();
             if now >= next_tick {
                 next_tick = now + tick;
                 self.collect(Order::Report);
+                if let (Some(display), Some(replay)) = (&mut progress, &self.total().replay) {
+                    display.show(replay);
+                }
                 if let Some(due) = next_statistics.filter(|due| now >= *due) {
                     let interval = options.stats_interval.unwrap_or(tick);
                     // A late tick (a suspended host) does not make the next ones come in a row.
@@ -402,10 +440,39 @@ impl Running {
                 }
             }
         }
+        drop(progress);
         log::info!("stopping: the sessions are closed towards the target");
         self.collect(Order::Stop);
-        self.print_table(options);
+        self.print_summary(options);
         Ok(())
+    }
+
+    /// Whether the workers have ended because there was nothing more to do; their last reports are in then.
+    fn has_ended_well(&mut self) -> bool {
+        for (_, thread) in std::mem::take(&mut self.workers) {
+            if !matches!(thread.join(), Ok(Ok(()))) {
+                return false;
+            }
+        }
+        while let Ok(report) = self.reports.try_recv() {
+            self.counters[report.worker] = report.counters;
+        }
+        true
+    }
+
+    /// The table; of a replay, also what was found and what became of it.
+    fn print_summary(&self, options: &Options) {
+        self.print_table(options);
+        let total = self.total();
+        for line in report::replay_summary(&total) {
+            if !options.daemon {
+                // A terminal that has gone is no reason to fail at the end.
+                let _ = writeln!(io::stdout(), "{line}");
+            }
+            if options.daemon || options.log.is_some() {
+                log::info!("{line}");
+            }
+        }
     }
 
     /// Gives all workers an order and waits for their reports, for a limited time, or for a second signal to stop.

@@ -1,19 +1,20 @@
 //! The options of tcpcopy, checked: what the arguments mean, in the engine's types.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use log::LevelFilter;
 use tcpcopy_engine::copier::source::SourcePool;
-use tcpcopy_engine::{Map, Rate, Traffic};
-use tcpcopy_io::capture::{Method, check_filter};
+use tcpcopy_engine::{Map, Rate, SampleBy, Traffic};
+use tcpcopy_io::capture::{Method, check_filter, device_names, file::STDIN};
 use tcpcopy_wire::Transport;
 use tcpcopy_wire::decap::Decapsulation;
 
 use super::arguments::Arguments;
 use super::modules::{self, Catalogue, Chosen, Wishes};
 use super::output::{Output, output};
+use super::replay::Plan;
 use super::{decap, filter, grammar};
 use crate::exit::Failure;
 use crate::values::{absolute, devices, in_range, log_level};
@@ -21,8 +22,17 @@ use crate::values::{absolute, devices, in_range, log_level};
 /// Workers at most; more than a host has cores help nobody.
 const MAX_WORKERS: u16 = 64;
 
-/// Checked options.
+/// Where the target's responses are captured, if tcpcopy does that itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Responses {
+    /// Devices to capture on.
+    pub devices: Vec<String>,
+    /// The capture filter.
+    pub filter: String,
+}
+
+/// Checked options.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Options {
     /// What is copied, and where to.
     pub maps: Vec<Map>,
@@ -37,14 +47,20 @@ pub struct Options {
     pub only_whole_sessions: bool,
     /// Hold nothing back.
     pub no_wait: bool,
+    /// Keep clients' round-trip times.
+    pub preserve_rtt: bool,
     /// The intercepts.
     pub intercepts: Vec<SocketAddr>,
+    /// Where the target's responses are captured on this host, instead.
+    pub responses: Option<Responses>,
     /// Connections to each.
     pub links_per_intercept: u16,
     /// Run without intercepts that can be reached.
     pub keep_trying: bool,
-    /// Devices to capture on.
+    /// Devices to capture on; none where files are replayed.
     pub devices: Vec<String>,
+    /// The files to replay.
+    pub replay: Option<Plan>,
     /// The capture filter.
     pub filter: String,
     /// Capture what this host sends, too: some module sees what online answers.
@@ -117,18 +133,25 @@ impl Options {
         let wishes = Wishes { proto, options: &options, tables: &arguments.module };
         let (modules, maps) = modules::choose(catalogue, &wishes, &written, &mut warnings)?;
         let port = in_range("-p (--port)", arguments.port.unwrap_or(36_524), 1..=u16::MAX)?;
-        let intercepts = intercepts(&arguments.intercept.join(","), port, &maps, &mut warnings)?;
-        let workers = in_range("--workers", arguments.workers.unwrap_or(1), 1..=MAX_WORKERS)?;
-        let sources = sources(&arguments.source.join(","), &maps, workers, local, &mut warnings)?;
-        refuse_loops(&maps, local)?;
+        let responses = responses(&arguments, &maps)?;
+        let intercepts = match responses {
+            Some(_) => Vec::new(),
+            None => intercepts(&arguments.intercept.join(","), port, &maps, &mut warnings)?,
+        };
+        let (devices, replay) = capture_from(&arguments)?;
+        let source_text = arguments.source.join(",");
+        let workers = workers(&arguments, replay.is_some(), &source_text, &mut warnings)?;
+        let sources = sources(&source_text, &maps, workers, local, &mut warnings)?;
+        refuse_loops(&maps, if replay.is_some() { &[] } else { local })?;
+        warn_of_no_effect(&arguments, &mut warnings);
         check_families(&maps, !arguments.source.is_empty())?;
         warn_of_shadowed_maps(&maps, &mut warnings);
         let traffic = traffic(&arguments, &maps, workers, &mut warnings)?;
 
         let sees_online = |map: &Map| modules[usize::from(map.module)].handle.about.sees_online;
         let both_directions = maps.iter().any(sees_online);
-        let devices = devices(&arguments.device)?;
-        let (decapsulation, promiscuous) = mirror(&arguments, &devices, workers, &mut warnings)?;
+        let mirror = decap::mirror(&arguments, &devices, workers, replay.is_some(), &mut warnings)?;
+        let capture_method = capture_method(arguments.capture.as_deref(), replay.is_some())?;
         let filter_behind_tags = arguments.filter.is_none();
         let filter = match arguments.filter {
             Some(filter) if filter.trim().is_empty() => {
@@ -145,11 +168,14 @@ impl Options {
                 }
                 filter
             }
+            // The engine looks at every packet of a file itself, and counts what it does not want.
+            None if replay.is_some() => String::new(),
             None => {
                 let of_maps = filter::from_maps(maps.iter().map(|map| (map, sees_online(map))));
-                decap::with_tunnels(&of_maps, &decapsulation)
+                decap::with_tunnels(&of_maps, &mirror.tunnels)
             }
         };
+        let replay = replay.map(|plan| Plan { filter: filter.clone(), ..plan });
         check_filter(&filter).map_err(|e| {
             Failure::usage(format!("in -F (--filter): {e}\nit is written like this: -F 'tcp and dst port 80'"))
         })?;
@@ -171,16 +197,19 @@ impl Options {
             sources,
             only_whole_sessions: arguments.only_whole_sessions,
             no_wait: arguments.no_wait,
+            preserve_rtt: arguments.preserve_rtt,
             intercepts,
+            responses,
             links_per_intercept: in_range("-C (--connections)", arguments.connections.unwrap_or(1), 1..=16)?,
             keep_trying: arguments.keep_trying,
             devices,
+            replay,
             filter,
             both_directions,
-            capture_method: capture_method(arguments.capture.as_deref())?,
+            capture_method,
             filter_behind_tags,
-            promiscuous,
-            decapsulation,
+            promiscuous: mirror.promiscuous,
+            decapsulation: mirror.tunnels,
             output,
             buffer_bytes: in_range("-B (--buffer)", arguments.buffer.unwrap_or(32), 1..=2047)? as usize * MB,
             mtu,
@@ -223,64 +252,161 @@ fn intercepts(text: &str, port: u16, maps: &[Map], warnings: &mut Vec<String>) -
     Ok(Vec::new())
 }
 
-fn capture_method(text: Option<&str>) -> Result<Method, Failure> {
+/// By what means devices are captured on.
+fn capture_method(text: Option<&str>, replays: bool) -> Result<Method, Failure> {
     match text {
+        Some(_) if replays => Err(Failure::usage("--capture is for devices; -i names a file: leave --capture out")),
         None | Some("pcap") => Ok(Method::Pcap),
         Some("raw") => Ok(Method::Raw),
         Some(other) => Err(Failure::usage(format!("in --capture: `{other}` is neither pcap nor raw"))),
     }
 }
 
-/// What is said of mirrored traffic: its tunnels, and whether the devices are to show what is addressed to other hosts.
-fn mirror(
-    arguments: &Arguments,
-    devices: &[String],
-    workers: u16,
-    warnings: &mut Vec<String>,
-) -> Result<(Decapsulation, bool), Failure> {
-    let text = arguments.decap.join(",");
-    let decapsulation =
-        if text.is_empty() { Decapsulation::default() } else { decap::tunnels(&text).map_err(Failure::usage)? };
-    let promiscuous = arguments.promiscuous || !text.is_empty();
-    // A tunnel mostly ends at an address of this host; a plain mirror does not.
-    if promiscuous && !decapsulation.is_on() && devices.iter().any(|device| device == "any") {
-        warnings.push(
-            "-i: `any` cannot show what is addressed to other hosts; name the device that receives the mirror"
-                .to_owned(),
-        );
+/// Time in which `-g` grows to everything.
+const RAMP_OF_C: Duration = Duration::from_secs(100);
+
+/// What `-s local` captures.
+fn responses(arguments: &Arguments, maps: &[Map]) -> Result<Option<Responses>, Failure> {
+    let mut named = arguments.intercept.iter().flat_map(|list| list.split(',')).map(str::trim);
+    let is_local = named.clone().any(|text| text == "local");
+    if !is_local {
+        let given = [
+            ("--response-device", !arguments.response_device.is_empty()),
+            ("--response-filter", arguments.response_filter.is_some()),
+        ];
+        return match given.iter().find(|(_, given)| *given) {
+            Some((option, _)) => Err(Failure::usage(format!("{option} is for -s local, where no intercept runs"))),
+            None => Ok(None),
+        };
     }
-    if decapsulation.is_on() && workers > 1 {
-        warnings.push(
-            "--decap with --workers: packets are dealt out by their outer addresses and ports; what always comes from the \
-             same port, as ERSPAN does, keeps one worker busy only"
-                .to_owned(),
-        );
+    if named.any(|text| text != "local") {
+        return Err(Failure::usage("in -s (--intercept): `local` stands alone: responses come here, or to intercepts"));
     }
-    if let (true, Some(filter)) = (decapsulation.is_on(), &arguments.filter) {
-        warnings.push(format!("-F: the tunnels of --decap are copied as far as the filter lets them pass: {filter}"));
+    let filter = match &arguments.response_filter {
+        Some(filter) => filter.clone(),
+        None => filter::of_targets(maps),
+    };
+    check_filter(&filter).map_err(|e| {
+        Failure::usage(format!(
+            "in --response-filter: {e}\nit is written like this: --response-filter 'tcp and src host 10.0.0.2'"
+        ))
+    })?;
+    Ok(Some(Responses { devices: devices("--response-device", &arguments.response_device)?, filter }))
+}
+
+/// What `-i` names: devices, or files.
+fn capture_from(arguments: &Arguments) -> Result<(Vec<String>, Option<Plan>), Failure> {
+    let option = "-i (--device)";
+    let names: Vec<&str> = arguments
+        .device
+        .iter()
+        .flat_map(|list| list.split(','))
+        .map(str::trim)
+        .filter(|name| !name.is_empty())
+        .collect();
+    let is_file = |name: &str| {
+        let is_device = || device_names().iter().any(|device| device == name);
+        name == STDIN || name.contains('/') || (Path::new(name).exists() && !is_device()) || {
+            let ending = Path::new(name).extension().and_then(|ending| ending.to_str());
+            ending.is_some_and(|e| ["pcap", "pcapng", "cap", "gz", "zst"].contains(&e)) && !is_device()
+        }
+    };
+    let (files, others): (Vec<&str>, Vec<&str>) = names.iter().partition(|name| is_file(name));
+    if files.is_empty() {
+        let given = [
+            ("-a (--speed)", arguments.speed.is_some()),
+            ("-I (--cut-gaps)", arguments.cut_gaps.is_some()),
+            ("-T (--passes)", arguments.passes.is_some()),
+            ("--as-fast-as-possible", arguments.as_fast_as_possible),
+        ];
+        if let Some((option, _)) = given.iter().find(|(_, given)| *given) {
+            return Err(Failure::usage(format!(
+                "{option} is for the replay of a file: give the file with -i, or leave {option} out"
+            )));
+        }
+        return Ok((devices(option, &arguments.device)?, None));
     }
-    Ok((decapsulation, promiscuous))
+    if let Some(device) = others.first() {
+        return Err(Failure::usage(format!(
+            "in {option}: `{}` is a file and `{device}` is none: either files are replayed, or devices are captured on",
+            files[0]
+        )));
+    }
+    let speed = match &arguments.speed {
+        None => 1.0,
+        Some(text) => {
+            text.0.trim().parse::<f64>().ok().filter(|n| (0.001..=1_000_000.0).contains(n)).ok_or_else(|| {
+                Failure::usage(format!("in -a (--speed): `{}` is no number from 0.001 to 1000000", text.0))
+            })?
+        }
+    };
+    let passes = in_range("-T (--passes)", arguments.passes.unwrap_or(1), 1..=1_000_000)?;
+    if passes > 1 && files.contains(&STDIN) {
+        return Err(Failure::usage("in -T (--passes): standard input can be read but once"));
+    }
+    if arguments.as_fast_as_possible && (arguments.speed.is_some() || arguments.cut_gaps.is_some()) {
+        return Err(Failure::usage("--as-fast-as-possible has no use for the file's times: leave -a and -I out"));
+    }
+    let files = files
+        .into_iter()
+        .map(|name| if name == STDIN { Ok(PathBuf::from(name)) } else { absolute(option, Path::new(name)) });
+    Ok((
+        Vec::new(),
+        Some(Plan {
+            files: files.collect::<Result<_, _>>()?,
+            speed,
+            cut_gaps: arguments.cut_gaps.map(Duration::from_millis),
+            passes,
+            as_fast_as_possible: arguments.as_fast_as_possible,
+            filter: String::new(),
+        }),
+    ))
+}
+
+/// How many threads there are to be.
+fn workers(arguments: &Arguments, replays: bool, sources: &str, warnings: &mut Vec<String>) -> Result<u16, Failure> {
+    let text = arguments.workers.as_ref().map(|text| text.0.trim());
+    let number = match text {
+        None => 1,
+        Some("auto") => {
+            let processors = std::thread::available_parallelism().map_or(1, usize::from);
+            // Each worker needs an address of its own.
+            let addresses =
+                if sources.is_empty() { usize::MAX } else { grammar::sources(sources).map_or(1, |s| s.len()) };
+            processors.min(addresses).clamp(1, MAX_WORKERS.into()) as u16
+        }
+        Some(text) => text
+            .parse()
+            .map_err(|_| Failure::usage(format!("in --workers: `{text}` is neither a number nor `auto`")))?,
+    };
+    let number = in_range("--workers", number, 1..=MAX_WORKERS)?;
+    if replays && number > 1 {
+        warnings.push("--workers: a file is replayed by one worker".to_owned());
+        return Ok(1);
+    }
+    Ok(number)
+}
+
+/// Options of the C programs that mean nothing here.
+fn warn_of_no_effect(arguments: &Arguments, warnings: &mut Vec<String>) {
+    for (option, given, why) in [
+        ("-R", arguments.c_rtt.is_some(), "round-trip times are measured; --preserve-rtt keeps those of clients"),
+        ("-U", arguments.c_pool.is_some(), "connections have no memory pool of a fixed size"),
+        ("-S", arguments.c_snaplen.is_some(), "packets are captured whole; the largest segment is set by -D"),
+    ] {
+        if given {
+            warnings.push(format!("{option} has no effect: {why}"));
+        }
+    }
 }
 
 /// How much is copied, and how many times over.
 fn traffic(arguments: &Arguments, maps: &[Map], workers: u16, warnings: &mut Vec<String>) -> Result<Traffic, Failure> {
-    let given = [
-        ("-n (--copies)", "copying several times over", arguments.copies.is_some()),
-        ("--max-rate", "limiting the rate", arguments.max_rate.is_some()),
-    ];
-    let over_tcp = maps.iter().find(|map| map.transport == Transport::Tcp);
-    if let (Some((option, what, _)), Some(map)) = (given.iter().find(|(_, _, given)| *given), over_tcp) {
-        return Err(Failure::usage(format!(
-            "{option} ({what}) exists for UDP only, so far, and the map to {} in -x is over TCP; leave the option out, or \
-             copy TCP with a tcpcopy of its own",
-            map.target
-        )));
-    }
     let max_rate =
         arguments.max_rate.as_ref().map(|text| grammar::rate(&text.0)).transpose().map_err(Failure::usage)?;
     let part = |n: u64| n.div_ceil(workers.into());
     let max_rate = max_rate.map(|rate| match rate {
-        Rate::Datagrams(n) => Rate::Datagrams(part(n)),
+        Rate::Count(n) => Rate::Count(part(n)),
         Rate::Bytes(n) => Rate::Bytes(part(n)),
     });
     if let Some(source) = arguments.loopback_source {
@@ -295,6 +421,17 @@ fn traffic(arguments: &Arguments, maps: &[Map], workers: u16, warnings: &mut Vec
             warnings.push("-H is of no use: -c replaces the addresses of all clients".to_owned());
         }
     }
+    let sample_by = match arguments.sample_by.as_deref() {
+        None | Some("session") => SampleBy::Session,
+        Some("client") => SampleBy::Client,
+        Some(other) => {
+            return Err(Failure::usage(format!("in --sample-by: `{other}` is neither session nor client")));
+        }
+    };
+    let ramp = match &arguments.ramp {
+        Some(text) => Some(grammar::duration(&grammar::RAMP, &text.0).map_err(Failure::usage)?),
+        None => arguments.grow.then_some(RAMP_OF_C),
+    };
     let percentage = in_range("-r (--percentage)", arguments.percentage.unwrap_or(100), 0..=100)?;
     if arguments.percentage == Some(0) {
         warnings.push("-r 0 copies all, as 100 does".to_owned());
@@ -304,6 +441,8 @@ fn traffic(arguments: &Arguments, maps: &[Map], workers: u16, warnings: &mut Vec
         instance: in_range("-f (--instance)", arguments.instance.unwrap_or(0), 0..=31)?,
         loopback_source: arguments.loopback_source,
         percentage: if percentage == 0 { 100 } else { percentage },
+        sample_by,
+        ramp,
         max_rate,
     })
 }

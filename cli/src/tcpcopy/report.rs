@@ -13,6 +13,8 @@ use tcpcopy_io::capture::CaptureStats;
 use tcpcopy_io::transmit::{SendError, TransmitStats};
 use tcpcopy_wire::control::LinkStats;
 
+use super::replay::Progress;
+
 /// The counters of a worker, or of all of them together.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
@@ -36,6 +38,8 @@ pub struct Snapshot {
     pub links: u64,
     /// For each link, what its intercept last said of itself.
     pub relays: Vec<(SocketAddr, LinkStats)>,
+    /// How far the replay is, if there is one.
+    pub replay: Option<Progress>,
 }
 
 impl AddAssign<&Self> for Snapshot {
@@ -50,6 +54,8 @@ impl AddAssign<&Self> for Snapshot {
         self.links_up += other.links_up;
         self.links += other.links;
         self.relays.extend_from_slice(&other.relays);
+        // One worker replays.
+        self.replay = self.replay.take().or_else(|| other.replay.clone());
     }
 }
 
@@ -224,8 +230,9 @@ pub fn statistics(snapshot: &Snapshot) -> Vec<String> {
             l.packets_captured
         ),
         format!(
-            "packets: captured {} = used {} + dropped {}",
+            "packets: captured {} + multiplied {} = used {} + dropped {}",
             l.packets_captured,
+            l.packets_multiplied,
             l.packets_used,
             with_reasons(packet_drops(l))
         ),
@@ -262,6 +269,12 @@ pub fn statistics(snapshot: &Snapshot) -> Vec<String> {
         ),
     ];
     lines.extend(tunnel_line(l));
+    if let Some(multiplier) = multiplier(l) {
+        lines.push(format!("multiplier: {multiplier}"));
+    }
+    if let Some(progress) = &snapshot.replay {
+        lines.push(format!("replay: {progress}"));
+    }
     lines.extend(udp_lines(snapshot));
     lines.extend(module_lines(&snapshot.modules));
     lines.extend(relay_lines(&snapshot.relays));
@@ -295,6 +308,74 @@ fn relay_lines(relays: &[(SocketAddr, LinkStats)]) -> Vec<String> {
             )
         })
         .collect()
+}
+
+/// A number of bytes as people read it: `1.5 MB`.
+fn bytes_in_words(bytes: u64) -> String {
+    match bytes {
+        0..10_000 => format!("{bytes} bytes"),
+        10_000..10_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
+        10_000_000..10_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.1} GB", bytes as f64 / 1e9),
+    }
+}
+
+/// How many times over clients' connections are copied, where that is wanted.
+fn multiplier(l: &Ledger) -> Option<String> {
+    let firsts = l.sessions_seen - l.sessions_multiplied;
+    (l.sessions_multiplied > 0 && firsts > 0).then(|| {
+        format!(
+            "{:.2} copies of each connection begun, without a free source {}",
+            l.sessions_seen as f64 / firsts as f64,
+            l.sessions_without_source
+        )
+    })
+}
+
+/// Of a replay: what was found in the files, what of it reached the target, and why the rest did not.
+pub fn replay_summary(snapshot: &Snapshot) -> Vec<String> {
+    let (Some(progress), l) = (&snapshot.replay, &snapshot.ledger) else { return Vec::new() };
+    let mut lines: Vec<String> = progress.damages.iter().map(ToString::to_string).collect();
+    if !progress.ending {
+        lines.push(format!("the replay was ended before its end: {progress}"));
+    }
+    let left_out = [
+        ("not in the sample", l.syns_not_sampled),
+        ("no room", l.sessions_shed),
+        ("no free source address", l.sessions_without_source),
+    ];
+    let found = l.sessions_seen + left_out.iter().map(|(_, n)| n).sum::<u64>();
+    let skipped = left_out.into_iter().chain(session_ends(l));
+    lines.push(format!(
+        "sessions: found {found}, replayed {}, skipped or ended early {}",
+        l.sessions_completed,
+        with_reasons(skipped.collect::<Vec<_>>().into_iter())
+    ));
+    // What was never looked at, as of a client that is not in the sample, is not known to be requests.
+    lines.push(format!(
+        "requests: found {}, replayed {}, skipped {}",
+        l.requests,
+        l.requests_copied,
+        l.requests.saturating_sub(l.requests_copied)
+    ));
+    if has_udp(l) {
+        lines.push(format!("datagrams: found {}, replayed {}", l.udp_datagrams, l.udp_sent));
+    }
+    let of_bytes: u64 = l.bytes_dropped.iter().sum();
+    lines.push(format!(
+        "bytes: found {}, replayed {}, skipped {}{}",
+        bytes_in_words(l.bytes_captured + l.bytes_multiplied),
+        bytes_in_words(l.bytes_copied),
+        bytes_in_words(of_bytes + l.pending_bytes),
+        if of_bytes > 0 { format!(" ({} bytes)", NonZero(byte_drops(l))) } else { String::new() }
+    ));
+    lines.push(format!(
+        "packets: in the files {}, of clients {}, of no use {}",
+        progress.frames,
+        l.client_packets,
+        with_reasons(packet_drops(l))
+    ));
+    lines
 }
 
 /// What deserves a warning, given the counters of one interval ago.
@@ -341,7 +422,11 @@ pub fn table(snapshot: &Snapshot) -> String {
         }
     };
     let dropped = |counts: &[u64]| counts.iter().sum::<u64>();
-    let mut packet_parts = vec![("used", l.packets_used), ("dropped", dropped(&l.packets_dropped))];
+    let mut packet_parts = vec![
+        ("multiplied: taken for further copies", l.packets_multiplied),
+        ("used", l.packets_used),
+        ("dropped", dropped(&l.packets_dropped)),
+    ];
     if l.packets_decapsulated > 0 {
         packet_parts.insert(0, ("taken out of tunnels", l.packets_decapsulated));
     }
@@ -448,7 +533,7 @@ mod tests {
         let lines = statistics(&sample()).join("\n");
         assert!(
             lines.contains(
-                "packets: captured 10 = used 7 + dropped 3 (2 no map matches, 1 nothing new \
+                "packets: captured 10 + multiplied 0 = used 7 + dropped 3 (2 no map matches, 1 nothing new \
                  (retransmission, keepalive or captured twice))"
             ),
             "{lines}"

@@ -40,6 +40,14 @@ fn command_lines_from_documents_work_unchanged() {
         "./tcpcopy -x 80@00:16:3e:00:00:01-192.168.0.2:8080@00:16:3e:00:00:02 -o eth0 -s 10.0.0.3 -c 10.1.0.x -d",
         "./tcpcopy -x 80-192.168.0.2:8080 -o eth0,eth1 -i eth0 -s 10.0.0.3",
         "tcpcopy --map=80-10.0.0.2:80 --intercept=10.0.0.3 --lonely",
+        "/opt/tcpcopy/sbin/tcpcopy -x 8000-192.168.33.13:8000 -s 192.168.33.12 -c 192.168.1.x -n 2 -d",
+        "tcpcopy -i /tmp/online.pcap -x 8888-192.168.56.53:8080 -s 192.168.56.12 -c 192.168.50.x",
+        "./tcpcopy -x 80-192.168.0.2:8080 -s 192.168.0.3 -a 2 -i online.pcap",
+        "./tcpcopy -x 80-192.168.0.2:8080 -s 192.168.0.3 -I 1000 -i online.pcap",
+        "./tcpcopy -x 110-10.0.0.148:110 -s 10.0.0.3 -i ./110.pcap -T 3",
+        "./tcpcopy -x 80-192.168.0.2:8080 -s 192.168.0.3 -g -R 5 -U 2 -S 65535",
+        "tcpcopy –x 80-192.168.56.11:8080 –s 192.168.56.12 –n 3",
+        "tcpcopy –x 8080-192.168.56.11:8080 –c 192.168.56.x -s 192.168.56.12",
     ] {
         read(line).unwrap_or_else(|e| panic!("{line}: {e}"));
     }
@@ -50,28 +58,15 @@ fn command_lines_from_documents_work_unchanged() {
 #[test]
 fn command_lines_that_cannot_work_say_why() {
     for (line, word) in [
-        (
-            "tcpcopy -x 8000-192.168.33.13:8000 -s 192.168.33.12 -c 192.168.1.x -n 2 -d",
-            "-n (--copies) (copying several times over) exists for UDP only, so far",
-        ),
-        ("./tcpcopy -x 80-192.168.0.2:8080 -g", "-g (copying a growing percentage"),
         ("./tcpcopy -x 80-192.168.0.2:8080@00:16:3e:00:00:02 -s 10.0.0.3", "give the device with -o"),
-        ("./tcpcopy -x 80-192.168.0.2:8080 -a 2 -i online.pcap", "-a (the speed"),
-        ("./tcpcopy -x 80-192.168.0.2:8080 -I 1000 -i online.pcap", "-I (shortening"),
-        ("./tcpcopy -x 80-192.168.0.2:8080 -T 2", "-T (repeating"),
-        ("./tcpcopy -x 80-192.168.0.2:8080 -R 5", "-R (the assumed"),
-        ("./tcpcopy -x 80-192.168.0.2:8080 -U 2", "-U (the size"),
-        ("./tcpcopy -x 80-192.168.0.2:8080 -S 65535", "-S (the capture"),
+        ("./tcpcopy -x 80-192.168.0.2:8080 -s 10.0.0.3 -T 2", "-T (--passes) is for the replay of a file"),
         ("tcpcopy -x 3306-10.0.0.2:3306 -s 10.0.0.3 -u user1", "USER@PASSWORD"),
         ("tcpcopy -x 3306-10.0.0.2:3306 -s 10.0.0.3 --proto mysql", "give users and their passwords"),
         ("tcpcopy -x 80-10.0.0.2:80 -s 10.0.0.3 --proto tcp -u a@b", "--proto mysql"),
         ("tcpcopy -x 3306-10.0.0.2:3306 -s 10.0.0.3 -u a@b --mysql-only (", "option `only`"),
-        ("tcpcopy -i /tmp/online.pcap -x 8888-192.168.56.53:8080 -s 192.168.56.12 -c 192.168.50.x", "is not there yet"),
         ("./tcpcopy -x 80-192.168.0.2:8080", "-s (--intercept) is missing"),
         ("./tcpcopy -x 110-xxx.xxx.xxx.148:110 -s 10.0.0.3", "names are not looked up"),
         ("./tcpcopy -x 80-测试服务器IP:80 -d -s 10.0.0.3", "names are not looked up"),
-        ("tcpcopy –x 80-192.168.56.11:8080", "type it: -x"),
-        ("tcpcopy -x 80-192.168.56.11:8080 —source 10.0.0.1", "type it: --source"),
         ("tcpcopy -x 80–192.168.56.11:8080 -s 10.0.0.3", "only looks like `-`"),
         ("tcpcopy --mapp 80-192.168.56.11:8080", "--map"),
         ("tcpcopy -x 80-10.0.0.2:80 -s 10.0.0.3 stray", "stray"),
@@ -89,7 +84,7 @@ fn help_explains_every_option() {
     let Err(Early::Clap(help)) = parse(["tcpcopy", "-h"].map(str::to_owned)) else { panic!("no help") };
     assert!(!help.use_stderr());
     let text = help.to_string();
-    for option in "xscpCiFBMDOWLtkmlPdhvnfrHuo".chars() {
+    for option in "xscpCiFBMDOWLtkmlPdhvnfrHuaITo".chars() {
         assert!(text.contains(&format!("\n  -{option}, --")), "-{option} is missing in:\n{text}");
     }
     for option in [
@@ -101,6 +96,16 @@ fn help_explains_every_option() {
         "--decap <TUNNEL",
         "--promiscuous",
         "--capture <pcap|raw>",
+        "--ramp",
+        "--sample-by",
+        "--preserve-rtt",
+        "--as-fast-as-possible",
+        "--response-device",
+        "--response-filter",
+        "-g ",
+        "-R <",
+        "-U <",
+        "-S <",
         "--proto <NAME|FILE>",
         "--proto-opt",
         "--module-dir",

@@ -36,6 +36,7 @@ use tcpcopy_wire::Timestamp;
 use tcpcopy_wire::control::{LinkStats, RouteChange};
 use tcpcopy_wire::link::LinkType;
 
+use super::replay::{Plan, Replay};
 use super::report::{Snapshot, one_line};
 
 /// Frames that one capture hands over before the links and the ring are looked at again.
@@ -115,9 +116,19 @@ pub enum StartError {
     Io(io::Error),
 }
 
+/// Whose packets a capture shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Clients', and maybe online's.
+    Clients,
+    /// The target's (`-s local`).
+    Target,
+}
+
 /// A device, and its capture while there is one.
 struct Device {
     token: Token,
+    side: Side,
     config: CaptureConfig,
     capture: Option<Capture>,
     /// How its frames begin.
@@ -145,6 +156,8 @@ pub struct Worker {
     links: ControlLinks,
     io: Delivery,
     engine: Copier,
+    replay: Option<Replay>,
+    waker: Arc<Waker>,
     stop_at: Option<Timestamp>,
 }
 
@@ -199,6 +212,8 @@ impl Worker {
                 told_not_supported: false,
             },
             engine: Copier::new(engine),
+            replay: None,
+            waker: Arc::clone(&waker),
             stop_at: None,
         };
         Ok((worker, Handle { orders: sender, waker }))
@@ -251,11 +266,12 @@ impl Worker {
     ///
     /// # Errors
     /// When it cannot be waited for.
-    pub fn add_capture(&mut self, capture: Capture, config: CaptureConfig) -> io::Result<()> {
+    pub fn add_capture(&mut self, capture: Capture, config: CaptureConfig, side: Side) -> io::Result<()> {
         let token = Token(FIRST_CAPTURE + self.devices.len());
         self.poll.registry().register(&mut SourceFd(&capture.as_raw_fd()), token, Interest::READABLE)?;
         self.devices.push(Device {
             token,
+            side,
             config,
             link: capture.link_type(),
             capture: Some(capture),
@@ -266,6 +282,15 @@ impl Worker {
             before: CaptureStats::default(),
             losses: 0,
         });
+        Ok(())
+    }
+
+    /// Gives the worker files to replay, which are read from now on. When all is replayed, the worker ends.
+    ///
+    /// # Errors
+    /// When there is no thread to read them.
+    pub fn add_replay(&mut self, plan: &Plan) -> io::Result<()> {
+        self.replay = Some(Replay::start(plan, Arc::clone(&self.waker))?);
         Ok(())
     }
 
@@ -291,6 +316,9 @@ impl Worker {
                     }
                 }
             }
+            if self.replay.as_ref().is_some_and(Replay::is_over) {
+                self.stop(now);
+            }
             if self.stop_at.is_some_and(|at| self.engine.is_finished() || at <= now) {
                 self.links.flush(now);
                 self.report(reports, wake_main);
@@ -309,16 +337,18 @@ impl Worker {
             return Some(Duration::ZERO);
         }
         let check = self.devices.iter().map(|device| device.check_at).min();
-        [self.engine.next_deadline(), self.links.next_deadline(), check, self.stop_at]
+        let now = self.clock.now();
+        let replay = self.replay.as_ref().filter(|_| self.stop_at.is_none()).and_then(|replay| replay.next_due(now));
+        [self.engine.next_deadline(), self.links.next_deadline(), check, replay, self.stop_at]
             .into_iter()
             .flatten()
             .min()
-            .map(|at| at.since(self.clock.now()))
+            .map(|at| at.since(now))
     }
 
     /// Works off what has come, one batch of each capture at most.
     fn round(&mut self, now: Timestamp) {
-        let Self { links, engine, io, events, devices, poll, .. } = self;
+        let Self { links, engine, io, events, devices, poll, replay, stop_at, .. } = self;
         for event in &*events {
             if links.owns(event.token()) {
                 links.handle_event(event, now, &mut |event| on_link_event(now, &event, engine, io));
@@ -329,17 +359,24 @@ impl Worker {
         if links.next_deadline().is_some_and(|at| at <= now) {
             links.handle_timeout(now, &mut |event| on_link_event(now, &event, engine, io));
         }
-        // Bursts of responses end where there is nothing more to read.
-        engine.handle(now, Input::Drained, &mut io.outbox);
-        io.deliver(now, links);
-
-        for device in devices.iter_mut() {
-            if device.check_at <= now {
-                device.check(now, poll.registry());
+        for side in [Side::Target, Side::Clients] {
+            for device in devices.iter_mut().filter(|device| device.side == side) {
+                if device.check_at <= now {
+                    device.check(now, poll.registry());
+                }
+                if let Err(e) = device.hand_over(now, engine, &mut io.outbox) {
+                    device.lose(&e, now, poll.registry());
+                }
+                io.deliver(now, links);
             }
-            if let Err(e) = device.hand_over(now, engine, &mut io.outbox) {
-                device.lose(&e, now, poll.registry());
+            if side == Side::Target && !devices.iter().any(|device| device.side == side && device.has_frames()) {
+                // Bursts of responses end where there is nothing more to read.
+                engine.handle(now, Input::Drained, &mut io.outbox);
+                io.deliver(now, links);
             }
+        }
+        if let Some(replay) = replay.as_mut().filter(|_| stop_at.is_none()) {
+            replay.hand_over(now, engine, &mut io.outbox);
             io.deliver(now, links);
         }
         if engine.next_deadline().is_some_and(|at| at <= now) {
@@ -377,6 +414,7 @@ impl Worker {
             links_up: self.links.up_count() as u64,
             links: self.links.len() as u64,
             relays: self.io.relays.clone(),
+            replay: self.replay.as_ref().map(|replay| replay.progress().clone()),
         };
         // A main thread that has gone does not listen; the worker ends at its next look at the orders.
         let _ = reports.send(Report { worker: self.number, counters });
@@ -393,8 +431,14 @@ impl Device {
     /// Gives the engine one batch of frames, the oldest first, and empties the ring as far as the queue has room.
     #[inline]
     fn hand_over(&mut self, now: Timestamp, engine: &mut Copier, outbox: &mut Outbox) -> Result<(), CaptureError> {
-        let link = self.link;
-        let mut handle = |bytes: &[u8], wire_len| engine.handle(now, Input::Frame { link, bytes, wire_len }, outbox);
+        let (link, side) = (self.link, self.side);
+        let mut handle = |bytes: &[u8], wire_len| {
+            let input = match side {
+                Side::Clients => Input::Frame { link, bytes, wire_len },
+                Side::Target => Input::TargetFrame { link, bytes, wire_len },
+            };
+            engine.handle(now, input, outbox);
+        };
         self.backlog.drain(BATCH, BATCH_BYTES, &mut handle);
         let Some(capture) = &mut self.capture else {
             return Ok(());

@@ -3,14 +3,15 @@
 //! Three equations hold at any moment, and [`Ledger::check`] tests them:
 //!
 //! ```text
-//! packets  captured            = used + sum(dropped by reason)
+//! packets  captured + multiplied = used + sum(dropped by reason)
 //! bytes    captured + inserted + multiplied = copied + sum(dropped by reason) + pending
 //! sessions seen                = completed + sum(ended by reason) + alive
 //! ```
 //!
 //! A packet is *used* when the client half took something new from it: a SYN, data, an acknowledgement, a FIN or a RST.
-//! A byte is *copied* when the target has acknowledged it; of a datagram, when it was sent. *Multiplied* bytes were captured
-//! once and go to further targets. *Pending* bytes wait in a session.
+//! A byte is *copied* when the target has acknowledged it; of a datagram, when it was sent. *Multiplied* packets and bytes
+//! were captured once and are copied once more, to another target or from another source. *Pending* bytes wait in a
+//! session.
 
 use std::fmt;
 use std::ops::AddAssign;
@@ -55,6 +56,8 @@ reasons! {
         OtherProtocol = "of another protocol",
         /// No `-x` map matches.
         NoMap = "no map matches",
+        /// Sent by online, and no module asks for it.
+        FromOnline = "sent by online",
         /// One of our own packets to the target, seen by the capture.
         OwnCopy = "our own copy",
         /// Nothing new in it: a retransmission, a keepalive, or one packet captured several times.
@@ -131,6 +134,8 @@ reasons! {
         Module = "given up by the module",
         /// A hook of the module panicked.
         ModulePanicked = "the module panicked",
+        /// Begun while there was more than `--max-rate` allows; left out whole.
+        OverRate = "above the rate limit",
         /// tcpcopy was told to stop.
         Stopped = "stopped",
     }
@@ -138,7 +143,7 @@ reasons! {
 
 macro_rules! counters {
     ($($(#[doc = $doc:literal])+ $field:ident,)+) => {
-        /// Counters of one engine. All only grow, except `alive` and `pending_bytes`.
+        /// Counters of one engine. All only grow, except those of what is alive, pending or delayed now.
         #[derive(Clone, Debug, Default, PartialEq, Eq)]
         pub struct Ledger {
             $($(#[doc = $doc])+ pub $field: u64,)+
@@ -173,13 +178,15 @@ counters! {
     packets_captured,
     /// Those of them that came in a tunnel and were taken out of it.
     packets_decapsulated,
+    /// Packets of clients that were taken once more, for a further copy of their connection.
+    packets_multiplied,
     /// Packets from which the client half took something new.
     packets_used,
     /// Bytes of TCP payload in captured packets of clients.
     bytes_captured,
     /// Bytes that a module sent of its own.
     bytes_inserted,
-    /// Bytes of datagrams that were copied once more, to another target or from another source.
+    /// Bytes that were copied once more, to another target or from another source.
     bytes_multiplied,
     /// Bytes that the target acknowledged, and those of datagrams sent.
     bytes_copied,
@@ -195,6 +202,18 @@ counters! {
     time_wait,
     /// Sessions that were joined mid-stream.
     joined,
+    /// Those of the sessions that are further copies of a client's connection.
+    sessions_multiplied,
+    /// Beginnings of connections that are not in the sample.
+    syns_not_sampled,
+    /// Sessions that did not begin because there was no room.
+    sessions_shed,
+    /// Sessions that did not begin because no source address and port was free.
+    sessions_without_source,
+    /// Requests of clients: data with which a client began to speak, or spoke again after it had received something.
+    requests,
+    /// Those of them that were let through to the target.
+    requests_copied,
     /// Connections to the target rebuilt after it had closed.
     reconnects,
     /// SYNs of clients.
@@ -253,6 +272,16 @@ counters! {
     response_resets,
     /// Responses for sessions that are gone.
     stale_responses,
+    /// Packets captured where the target's are expected that belong to nothing that is copied here.
+    foreign_responses,
+    /// Responses that wait for their client's round-trip time to pass.
+    responses_delayed,
+    /// Responses that found too many others waiting; the target sends them again.
+    responses_delayed_lost,
+    /// IP fragments captured that may be parts of a client's segments.
+    tcp_fragments,
+    /// Segments of which fragments were missing or wrong.
+    tcp_incomplete,
     /// UDP datagrams of clients that a map matched.
     udp_datagrams,
     /// UDP datagrams sent, copies and modules' own.
@@ -309,7 +338,11 @@ impl Ledger {
     /// Which equation does not hold, with both sides.
     pub fn check(&self) -> Result<(), String> {
         let sides = [
-            ("packets", self.packets_captured, self.packets_used + self.packets_dropped.iter().sum::<u64>()),
+            (
+                "packets",
+                self.packets_captured + self.packets_multiplied,
+                self.packets_used + self.packets_dropped.iter().sum::<u64>(),
+            ),
             (
                 "bytes",
                 self.bytes_captured + self.bytes_inserted + self.bytes_multiplied,

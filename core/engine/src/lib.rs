@@ -25,7 +25,7 @@ mod session;
 mod target;
 mod timer;
 
-pub use copier::config::{CopierConfig, Gate, Map, Rate, Traffic};
+pub use copier::config::{CopierConfig, Gate, Map, Rate, SampleBy, Traffic};
 pub use copier::{Copier, Input};
 pub use counters::{ModuleCounter, ModuleCounters};
 pub use latency::Latency;

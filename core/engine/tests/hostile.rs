@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use tcpcopy_engine::{Copier, CopierConfig, Gate, Input, LinkId, Map, Outbox};
+use tcpcopy_engine::{Copier, CopierConfig, Gate, Input, LinkId, Map, Outbox, Rate, Traffic};
 use tcpcopy_module_api::{
     About, AfterTargetClose, Attachment, Ctx, LogLevel, Module, ModuleHandle, Options as ModuleOptions, Payload,
     Session, SessionInfo, TargetData, Transport,
@@ -71,6 +71,7 @@ enum Step {
     Drained,
     Pass(u32),
     Link(bool, u8),
+    NextPass,
     Stop,
 }
 
@@ -135,7 +136,33 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0u32..100_000).prop_map(Step::Pass),
         1 => (1_000_000u32..20_000_000).prop_map(Step::Pass),
         1 => (any::<bool>(), 0u8..3).prop_map(|(up, link)| Step::Link(up, link)),
+        1 => Just(Step::NextPass),
     ]
+}
+
+/// How much is copied, and how.
+#[derive(Clone, Debug)]
+struct Manner {
+    copies: u16,
+    max_rate: Option<Rate>,
+    preserve_rtt: bool,
+    /// The target's packets are captured here.
+    sees_responses: bool,
+}
+
+fn manner() -> impl Strategy<Value = Manner> {
+    let copies = prop_oneof![2 => Just(1u16), 1 => 1u16..4];
+    let rate = prop_oneof![
+        3 => Just(None),
+        1 => (0u64..50).prop_map(|n| Some(Rate::Count(n))),
+        1 => (0u64..100_000).prop_map(|n| Some(Rate::Bytes(n))),
+    ];
+    (copies, rate, any::<bool>(), any::<bool>()).prop_map(|(copies, max_rate, preserve_rtt, sees_responses)| Manner {
+        copies,
+        max_rate,
+        preserve_rtt,
+        sees_responses,
+    })
 }
 
 /// A module that does everything a module may do, by what the bytes are and how many it has seen.
@@ -272,6 +299,7 @@ struct Run {
     ids: Vec<FlowId>,
     last_sent: Option<(Endpoint, SeqNumber, SeqNumber, Flags, u32)>,
     routes: std::collections::HashMap<Endpoint, FlowId>,
+    sees_responses: bool,
 }
 
 fn online(ipv6: bool) -> IpAddr {
@@ -284,7 +312,7 @@ fn target(ipv6: bool) -> Endpoint {
 }
 
 impl Run {
-    fn new(gate: Gate, only_whole_sessions: bool, session_limit: usize, fussy: bool) -> Self {
+    fn new(gate: Gate, only_whole_sessions: bool, session_limit: usize, fussy: bool, manner: &Manner) -> Self {
         let module = if fussy { ModuleHandle::new(Fussy::default()) } else { ModuleHandle::new(PlainTcp) };
         let map = |ipv6| Map::tcp(Some(online(ipv6)), Port(80), target(ipv6));
         let config = CopierConfig {
@@ -292,6 +320,9 @@ impl Run {
             only_whole_sessions,
             session_limit,
             decapsulation: Decapsulation { gre: true, ..Decapsulation::default() },
+            preserve_rtt: manner.preserve_rtt,
+            sees_responses: manner.sees_responses,
+            traffic: Traffic { copies: manner.copies, max_rate: manner.max_rate, ..Traffic::default() },
             ..CopierConfig::new(vec![map(false), map(true)], module)
         };
         Self {
@@ -301,6 +332,7 @@ impl Run {
             ids: Vec::new(),
             last_sent: None,
             routes: std::collections::HashMap::new(),
+            sees_responses: manner.sees_responses,
         }
     }
 
@@ -347,6 +379,24 @@ impl Run {
                 let Some((replica, seq, ack, flags, payload_len)) = self.last_sent else { return Ok(()) };
                 let Some(&id) = self.routes.get(&replica) else { return Ok(()) };
                 let syn = flags.contains(Flags::SYN);
+                if self.sees_responses {
+                    let (src, payload) = (target(replica.addr.is_ipv6()), if syn { 0 } else { usize::from(*len) });
+                    let repr = TcpRepr {
+                        src,
+                        dst: replica,
+                        seq: if syn { SeqNumber(5_000) } else { ack },
+                        ack: seq + payload_len + u32::from(syn || flags.contains(Flags::FIN)),
+                        flags: if syn { Flags::SYN | Flags::ACK } else { Flags::PSH | Flags::ACK },
+                        window: *window,
+                        options: Options::default(),
+                        ip_id: 1,
+                    };
+                    let mut bytes = Vec::new();
+                    repr.write((&PAYLOAD[..payload], &[]), &mut bytes);
+                    let (wire_len, cut) = (bytes.len(), usize::from(window & 63));
+                    let bytes = if cut == 63 { &bytes[..bytes.len() / 2] } else { &bytes[..] };
+                    return self.tell(Input::TargetFrame { link: LinkType::Raw, bytes, wire_len });
+                }
                 self.tell(Input::Response(ResponseHeader {
                     payload: if syn { &[] } else { &PAYLOAD[..usize::from(*len)] },
                     id,
@@ -362,6 +412,7 @@ impl Run {
             Step::Pass(micros) => self.pass(Duration::from_micros(u64::from(*micros))),
             Step::Link(true, link) => self.tell(Input::LinkUp(LinkId(u16::from(*link)))),
             Step::Link(false, link) => self.tell(Input::LinkDown(LinkId(u16::from(*link)))),
+            Step::NextPass => self.tell(Input::NextPass),
             Step::Stop => self.tell(Input::Stop),
         }
     }
@@ -444,8 +495,9 @@ proptest! {
         only_whole: bool,
         fussy: bool,
         session_limit in prop_oneof![Just(1usize << 20), 1usize..4],
+        manner in manner(),
     ) {
-        let mut run = Run::new(if gate { Gate::Turns } else { Gate::Off }, only_whole, session_limit, fussy);
+        let mut run = Run::new(if gate { Gate::Turns } else { Gate::Off }, only_whole, session_limit, fussy, &manner);
         for step in &steps {
             run.step(step)?;
         }
@@ -454,6 +506,7 @@ proptest! {
         run.pass(Duration::from_secs(5))?;
         prop_assert!(run.copier.is_finished(), "{} sessions stay alive", run.copier.ledger().sessions_alive);
         prop_assert_eq!(run.copier.ledger().pending_bytes, 0);
+        prop_assert_eq!(run.copier.ledger().responses_delayed, 0);
         run.step(&Step::Client(Packet {
             client: 0, ipv6: false, flags: 2, seq: 0, ack: 0, len: 0, window: 0, syn_options: true, changes: vec![],
             cut: None, link: 0, from_online: false, mirrored: false,
@@ -462,8 +515,12 @@ proptest! {
     }
 
     #[test]
-    fn sessions_end_by_themselves(steps in proptest::collection::vec(step(), 1..60), fussy: bool) {
-        let mut run = Run::new(Gate::Turns, false, 1 << 20, fussy);
+    fn sessions_end_by_themselves(
+        steps in proptest::collection::vec(step(), 1..60),
+        fussy: bool,
+        manner in manner(),
+    ) {
+        let mut run = Run::new(Gate::Turns, false, 1 << 20, fussy, &manner);
         for step in &steps {
             run.step(step)?;
         }
@@ -471,6 +528,7 @@ proptest! {
         run.pass(Duration::from_secs(4_000))?;
         prop_assert_eq!(run.copier.ledger().sessions_alive, 0);
         prop_assert_eq!(run.copier.ledger().pending_bytes, 0);
+        prop_assert_eq!(run.copier.ledger().responses_delayed, 0);
         prop_assert_eq!(run.copier.next_deadline(), None, "nothing is left to wait for");
     }
 }

@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 pub mod backlog;
+pub mod file;
 mod method;
 mod raw;
 

@@ -211,8 +211,8 @@ fn intercepts_are_read() {
 #[test]
 fn rates_are_read() {
     for (text, expected) in [
-        ("5000", Rate::Datagrams(5000)),
-        ("5000/s", Rate::Datagrams(5000)),
+        ("5000", Rate::Count(5000)),
+        ("5000/s", Rate::Count(5000)),
         ("1B", Rate::Bytes(1)),
         ("64kB", Rate::Bytes(64_000)),
         ("64KB/s", Rate::Bytes(64_000)),

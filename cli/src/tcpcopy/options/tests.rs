@@ -77,6 +77,7 @@ fn what_concerns_udp_is_read() {
         loopback_source: Some("10.0.0.9".parse().unwrap()),
         percentage: 20,
         max_rate: Some(Rate::Bytes(8_000_000)),
+        ..Traffic::default()
     };
     assert_eq!(short.traffic, expected);
     let file: Arguments = toml::from_str(
@@ -86,10 +87,62 @@ fn what_concerns_udp_is_read() {
     .unwrap();
     assert_eq!(Options::check(file, &catalogue(), LOCAL).unwrap(), short);
     let number: Arguments = toml::from_str("map = 'udp:53-10.0.0.2:53'\nmax-rate = 5000").unwrap();
-    assert_eq!(Options::check(number, &catalogue(), LOCAL).unwrap().traffic.max_rate, Some(Rate::Datagrams(5000)));
+    assert_eq!(Options::check(number, &catalogue(), LOCAL).unwrap().traffic.max_rate, Some(Rate::Count(5000)));
     let shared = accept("-x udp:53-10.0.0.2:53 --max-rate 1000 --workers 3 -s 10.0.0.3").traffic;
-    assert_eq!(shared.max_rate, Some(Rate::Datagrams(334)), "each worker's part");
+    assert_eq!(shared.max_rate, Some(Rate::Count(334)), "each worker's part");
     assert_eq!(accept(&format!("{base} -r 0")).traffic.percentage, 100, "as in the C programs");
+}
+
+#[test]
+fn a_replay_is_read() {
+    let base = "-x 80-10.0.0.2:8080 -s 10.0.0.3 -c 10.77.0.x";
+    let o = accept(&format!("{base} -i /tmp/a.pcap,/tmp/b.pcap.gz -a 2.5 -I 1000 -T 3 --workers 2"));
+    let plan = o.replay.unwrap();
+    assert_eq!(plan.files, [PathBuf::from("/tmp/a.pcap"), PathBuf::from("/tmp/b.pcap.gz")]);
+    assert_eq!((plan.speed, plan.cut_gaps, plan.passes), (2.5, Some(Duration::from_secs(1)), 3));
+    assert_eq!((o.devices.len(), o.workers, plan.filter.as_str()), (0, 1, ""));
+    assert!(o.warnings.iter().any(|warning| warning.contains("by one worker")), "{:?}", o.warnings);
+    let o = accept(&format!("{base} --device - --as-fast-as-possible -F tcp"));
+    let plan = o.replay.unwrap();
+    assert_eq!((plan.files, plan.as_fast_as_possible, plan.filter.as_str()), (vec![PathBuf::from("-")], true, "tcp"));
+    // 10.0.0.1 is this host's: nothing is captured here, so that nothing can be copied again.
+    assert!(accept("-x 80-10.0.0.1:80 -s 10.0.0.3 -c 10.77.0.x -i a.pcap").replay.is_some());
+    let file: Arguments = toml::from_str(
+        "map = '80-10.0.0.2:80'\nintercept = '10.0.0.3'\ndevice = 'a.pcap'\nspeed = 0.5\nworkers = 'auto'",
+    )
+    .unwrap();
+    let speed = Options::check(file, &catalogue(), LOCAL).unwrap().replay.unwrap().speed;
+    assert!((speed - 0.5).abs() < f64::EPSILON);
+}
+
+#[test]
+fn responses_can_be_captured_here() {
+    let o = accept("-x 80-10.0.0.2:8080,udp:53-10.0.0.2:53 -s local -c 10.77.0.x");
+    let responses = o.responses.unwrap();
+    assert_eq!((o.intercepts.len(), responses.devices), (0, vec!["any".to_owned()]));
+    assert_eq!(responses.filter, "src host 10.0.0.2 and tcp src port 8080 or src host 10.0.0.2 and udp src port 53");
+    let o = accept("-x 80-10.0.0.2:80 -s local -c 10.77.0.x --response-device eth1 --response-filter tcp");
+    assert_eq!(o.responses, Some(Responses { devices: vec!["eth1".to_owned()], filter: "tcp".to_owned() }));
+}
+
+#[test]
+fn more_and_less_is_read() {
+    let base = "-x 80-10.0.0.2:8080 -s 10.0.0.3 -c 10.77.0.x";
+    let o = accept(&format!("{base} -n 3 -r 50 --sample-by client --ramp 10m --max-rate 100 --preserve-rtt"));
+    assert!(o.preserve_rtt);
+    let expected = Traffic {
+        copies: 3,
+        percentage: 50,
+        sample_by: SampleBy::Client,
+        ramp: Some(Duration::from_secs(600)),
+        max_rate: Some(Rate::Count(100)),
+        ..Traffic::default()
+    };
+    assert_eq!(o.traffic, expected);
+    assert_eq!(accept(&format!("{base} -g")).traffic.ramp, Some(Duration::from_secs(100)));
+    let processors = std::thread::available_parallelism().unwrap().get() as u16;
+    assert_eq!(accept(&format!("{base} --workers auto")).workers, processors.min(64));
+    assert_eq!(accept("-x 80-10.0.0.2:80 -s 10.0.0.3 -c 10.77.0.1 --workers auto").workers, 1);
 }
 
 /// Wants to see what online answers.
@@ -177,16 +230,27 @@ fn what_cannot_be_is_refused() {
         (&format!("{base} --log-level loud"), "none of error"),
         (&format!("{base} -P /"), "not the name of a file"),
         (&format!("{base} -i any,eth0"), "give it alone"),
-        (&format!("{base} -i ./110.pcap"), "replaying capture files is not there yet"),
+        (&format!("{base} -i ./110.pcap,eth0"), "either files are replayed, or devices are captured on"),
+        (&format!("{base} -i ./110.pcap -a 0"), "no number from 0.001"),
+        (&format!("{base} -i ./110.pcap -a fast"), "no number from 0.001"),
+        (&format!("{base} -i ./110.pcap -T 0"), "1 to 1000000"),
+        (&format!("{base} -i - -T 2"), "standard input can be read but once"),
+        (&format!("{base} -i a.pcap --as-fast-as-possible -a 2"), "no use for the file's times"),
+        (&format!("{base} -a 2"), "-a (--speed) is for the replay of a file"),
+        (&format!("{base} -i eth0 -I 5"), "-I (--cut-gaps) is for the replay of a file"),
+        (&format!("{base} --response-device eth0"), "--response-device is for -s local"),
+        ("-x 80-10.0.0.2:80 -s local,10.0.0.3", "stands alone"),
+        ("-x 80-10.0.0.2:80 -s local --response-filter tcp.and", "is not understood"),
+        (&format!("{base} --workers many"), "neither a number nor `auto`"),
+        (&format!("{base} --sample-by port"), "neither session nor client"),
+        (&format!("{base} --ramp 5d"), "one of ms, s, m and h"),
+        (&format!("{base} --ramp 0"), "above zero"),
         (&format!("{base} -F tcp.and"), "is not understood"),
         ("-x 80-[fd00::2]:8080 -s 10.0.0.3 -c fd00::8 -M 1000", "1280"),
         ("-x 10.0.0.1:80-[fd00::2]:80 -s 10.0.0.3", "different families"),
         ("-x 80-[fd00::2]:80 -s 10.0.0.3 -c 10.77.0.x", "0 IPv6 addresses for 1 workers"),
         ("-x 80-10.0.0.2:80 -s 10.0.0.3 -c 10.77.0.1 --workers 2", "1 IPv4 addresses for 2 workers"),
         ("-x 80-10.0.0.2:80 -s 10.0.0.3 -c 10.0.0.2", "0 IPv4 addresses"),
-        (&format!("{base} -n 2"), "-n (--copies) (copying several times over) exists for UDP only, so far"),
-        (&format!("{base} --max-rate 2"), "--max-rate (limiting the rate) exists for UDP only"),
-        ("-x udp:53-10.0.0.2:53,80-10.0.0.2:80 -s 10.0.0.3 -n 2", "the map to 10.0.0.2:80 in -x is over TCP"),
         ("-x udp:53-10.0.0.2:53,80-10.0.0.2:80", "-s (--intercept) is missing"),
         ("-x udp:53-10.0.0.2:53 -n 0", "1 to 1023"),
         ("-x udp:53-10.0.0.2:53 -n 1024", "1 to 1023"),
@@ -244,6 +308,9 @@ fn workers_share_no_source_address() {
 fn what_is_possible_but_odd_is_said() {
     for (line, word) in [
         ("-x 80-10.0.0.2:80 -s 10.0.0.3", "no -c"),
+        ("-x 80-10.0.0.2:80 -s 10.0.0.3 -c 10.77.0.1 -R 5", "-R has no effect"),
+        ("-x 80-10.0.0.2:80 -s 10.0.0.3 -c 10.77.0.1 -U 5", "-U has no effect"),
+        ("-x 80-10.0.0.2:80 -s 10.0.0.3 -c 10.77.0.1 -S 5", "-S has no effect"),
         ("-x 80-10.0.0.2:80 -s 10.0.0.3 -c 10.0.0.2,10.0.0.7", "left out"),
         ("-x 80-10.0.0.2:80 -s 10.0.0.3 -c 10.0.0.1", "address of this host"),
         ("-x 80-10.0.0.2:80 -s 10.0.0.3 -c 10.77.0.1,fd00::9", "no target is IPv6"),
@@ -298,6 +365,13 @@ fn what_concerns_mirrors_is_read() {
     .unwrap();
     let o = Options::check(file, &catalogue(), LOCAL).unwrap();
     assert!(o.decapsulation.gre && o.decapsulation.vxlan == [4789]);
+    // A mirror that was written to a file.
+    let o = accept("-x 80-10.0.0.2:8080 -s 10.0.0.3 -c 10.77.0.x -i ./mirror.pcap --decap vxlan");
+    assert!(o.decapsulation.is_on() && o.replay.is_some() && !o.promiscuous && o.filter.is_empty());
+    for option in ["--promiscuous", "--capture raw"] {
+        let message = check(&format!("-x 80-10.0.0.2:8080 -s 10.0.0.3 -i ./mirror.pcap {option}")).unwrap_err();
+        assert!(message.contains("is for devices"), "{message}");
+    }
     assert!(check(&format!("{base} --decap ipip")).unwrap_err().contains("in --decap: `ipip` is no tunnel"));
 }
 

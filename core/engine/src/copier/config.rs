@@ -52,6 +52,8 @@ pub enum Gate {
 
 /// How far apart the ports of several copies of one client are.
 const PORTS_BETWEEN_COPIES: u32 = 64;
+/// After so many copies their ports come round to the first one's neighbours.
+const PORT_SHIFTS: u32 = (65_536 - FIRST_PORT) / PORTS_BETWEEN_COPIES;
 /// How far apart the ports of several instances of tcpcopy are.
 const PORTS_BETWEEN_INSTANCES: u32 = 2048;
 /// Ports below this are left to services.
@@ -60,22 +62,44 @@ const FIRST_PORT: u32 = 1024;
 /// How much of the traffic is copied, and how many times over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Traffic {
-    /// Copies of each datagram, each with a source of its own (`-n`). Of UDP only, so far.
+    /// Copies of each connection and each datagram, each with a source of its own (`-n`).
     pub copies: u16,
     /// Which of several tcpcopys with the same sources this is: shifts the source ports (`-f`).
     pub instance: u8,
     /// Source address in the place of a client's loopback address (`-H`).
     pub loopback_source: Option<IpAddr>,
-    /// Clients of a hundred that are copied (`-r`), always the same ones.
+    /// Connections of a hundred that are copied (`-r`), or clients, always the same ones.
     pub percentage: u8,
-    /// What is captured beyond this is not copied (`--max-rate`). Of UDP only, so far.
+    /// What the choice goes by (`--sample-by`).
+    pub sample_by: SampleBy,
+    /// The percentage grows from nothing to its value in this time from the first packet on (`--ramp`).
+    pub ramp: Option<Duration>,
+    /// What is captured beyond this is not copied (`--max-rate`).
     pub max_rate: Option<Rate>,
 }
 
+/// What a sample is of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SampleBy {
+    /// Of connections: by the client's address and port.
+    #[default]
+    Session,
+    /// Of clients: by their address. All or none of a client's connections are copied.
+    Client,
+}
+
 impl Traffic {
-    /// Whether a client's address and port are in the sample: the same ones in every run.
-    pub(crate) fn samples(&self, client: Endpoint) -> bool {
-        if self.percentage >= 100 {
+    /// Whether a client is in the sample, `running` after the first packet: the same ones in every run, and of a sample
+    /// that grows those first that are in a smaller one.
+    pub(crate) fn samples(&self, client: Endpoint, running: Duration) -> bool {
+        /// Parts into which clients fall; as many as make a growing sample grow smoothly.
+        const PARTS: u64 = 10_000;
+        let full = u64::from(self.percentage.min(100)) * (PARTS / 100);
+        let parts = match self.ramp {
+            Some(ramp) if running < ramp => (full as f64 * running.as_secs_f64() / ramp.as_secs_f64()) as u64,
+            _ => full,
+        };
+        if parts == PARTS {
             return true;
         }
         let mut h = FixedState::with_seed(0).build_hasher();
@@ -83,18 +107,33 @@ impl Traffic {
             IpAddr::V4(a) => h.write_u32(a.into()),
             IpAddr::V6(a) => h.write_u128(a.into()),
         }
-        h.write_u16(client.port.0);
-        h.finish() % 100 < u64::from(self.percentage)
+        if self.sample_by == SampleBy::Session {
+            h.write_u16(client.port.0);
+        }
+        h.finish() % PARTS < parts
+    }
+
+    /// How many times over a client is copied.
+    #[inline]
+    pub(crate) fn copies(&self) -> u32 {
+        u32::from(self.copies.max(1))
+    }
+
+    /// Which copies there are in a pass: numbers that no other pass has.
+    #[inline]
+    pub(crate) fn copies_in(&self, pass: u32) -> std::ops::Range<u32> {
+        let first = pass.wrapping_mul(self.copies());
+        first..first.wrapping_add(self.copies())
     }
 
     /// The source that a copy has if it is free, as far as the client's address is kept: the client's own, but for what
     /// keeps copies, instances, and clients of this host apart.
-    pub(crate) fn wanted_source(&self, client: Endpoint, target: Endpoint, copy: u16) -> Endpoint {
+    pub(crate) fn wanted_source(&self, client: Endpoint, target: Endpoint, copy: u32) -> Endpoint {
         let addr = match self.loopback_source {
             Some(addr) if client.addr.is_loopback() && !target.addr.is_loopback() => addr,
             _ => client.addr,
         };
-        let shift = u32::from(copy) * PORTS_BETWEEN_COPIES + u32::from(self.instance) * PORTS_BETWEEN_INSTANCES;
+        let shift = (copy % PORT_SHIFTS) * PORTS_BETWEEN_COPIES + u32::from(self.instance) * PORTS_BETWEEN_INSTANCES;
         let shifted = u32::from(client.port.0) + shift;
         let around = || (FIRST_PORT + (shifted - FIRST_PORT) % (u32::from(u16::MAX) + 1 - FIRST_PORT)) as u16;
         Endpoint::new(addr, Port(u16::try_from(shifted).unwrap_or_else(|_| around())))
@@ -104,15 +143,24 @@ impl Traffic {
 /// A limit on what is copied in a second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rate {
-    /// Datagrams.
-    Datagrams(u64),
-    /// Bytes of payload.
+    /// Connections that are begun, and datagrams.
+    Count(u64),
+    /// Bytes of payload. Of TCP a connection is copied whole or not at all: new ones are left out while those that are
+    /// copied have more than this.
     Bytes(u64),
 }
 
 impl Default for Traffic {
     fn default() -> Self {
-        Self { copies: 1, instance: 0, loopback_source: None, percentage: 100, max_rate: None }
+        Self {
+            copies: 1,
+            instance: 0,
+            loopback_source: None,
+            percentage: 100,
+            sample_by: SampleBy::default(),
+            ramp: None,
+            max_rate: None,
+        }
     }
 }
 
@@ -137,6 +185,8 @@ pub struct CopierConfig {
     pub only_whole_sessions: bool,
     /// When data is held back.
     pub gate: Gate,
+    /// Keep each client's round-trip time towards online: what the target sends is taken up only that much later.
+    pub preserve_rtt: bool,
     /// A session is given up when data waits and the target has sent nothing for this long (`-t`).
     pub response_timeout: Duration,
     /// A session is given up when nothing at all has happened for this long (`-k`).
@@ -151,6 +201,9 @@ pub struct CopierConfig {
     pub session_limit: usize,
     /// Number of intercepts (`-s`).
     pub intercepts: u16,
+    /// What the target sends is captured here and given to the engine as
+    /// [`Input::TargetFrame`](super::Input::TargetFrame) (`-s local`).
+    pub sees_responses: bool,
     /// Connections to each (`-C`).
     pub links_per_intercept: u16,
     /// What TCP timestamps towards the target count from, in milliseconds. Best taken from a clock that goes on between
@@ -173,6 +226,21 @@ impl CopierConfig {
         &*self.modules[usize::from(self.maps[usize::from(map)].module)].module
     }
 
+    /// Address and port that a copy of a client comes from; `None` when none is free.
+    pub(crate) fn choose_source(
+        &self,
+        client: Endpoint,
+        target: Endpoint,
+        copy: u32,
+        is_taken: impl Fn(Endpoint) -> bool,
+    ) -> Option<Endpoint> {
+        // While each copy has an address of its own they all keep the client's port.
+        let addresses = self.sources.len_for(target.addr) as u32;
+        let shifts = if addresses >= self.traffic.copies() { copy / addresses } else { copy };
+        let wanted = self.traffic.wanted_source(client, target, shifts);
+        self.sources.choose_from(copy as usize, wanted, target, is_taken)
+    }
+
     /// A configuration with the defaults of the command line.
     pub fn new(maps: Vec<Map>, module: ModuleHandle) -> Self {
         Self {
@@ -185,6 +253,7 @@ impl CopierConfig {
             mss: 1460,
             only_whole_sessions: false,
             gate: Gate::Turns,
+            preserve_rtt: false,
             response_timeout: Duration::from_secs(600),
             idle_timeout: Duration::from_secs(720),
             udp_idle_timeout: Duration::from_secs(30),
@@ -192,6 +261,7 @@ impl CopierConfig {
             memory_limit: 2048 << 20,
             session_limit: 1 << 22,
             intercepts: 1,
+            sees_responses: false,
             links_per_intercept: 1,
             timestamp_base: 0,
             seed: 0,

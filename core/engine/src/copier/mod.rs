@@ -1,6 +1,8 @@
 //! tcpcopy's engine: sessions, found by flow or by id, driven by packets, responses and time.
 
 pub mod config;
+mod fragments;
+mod rate;
 pub mod source;
 mod table;
 mod udp;
@@ -10,20 +12,24 @@ use std::time::Duration;
 
 use tcpcopy_wire::control::{DatagramResponse, ResponseHeader};
 use tcpcopy_wire::decap::{Frame, TunnelError};
+use tcpcopy_wire::ip::{IpFragment, IpPacket, PROTOCOL_TCP, PROTOCOL_UDP};
 use tcpcopy_wire::link::LinkType;
-use tcpcopy_wire::tcp::Flags;
-use tcpcopy_wire::{Endpoint, Flow, Packet, ParseError, SeqNumber, TcpSegment, Timestamp, Transport};
+use tcpcopy_wire::tcp::{Flags, MIN_HEADER_LEN};
+use tcpcopy_wire::{Endpoint, Flow, Packet, ParseError, SeqNumber, TcpSegment, Timestamp, Transport, UdpDatagram};
 
 use crate::counters::ModuleCounters;
 use crate::latency::Latency;
 use crate::ledger::{ByteDrop, Ledger, PacketDrop};
 use crate::outbox::{LinkId, Notice, Outbox};
+use crate::session::delay::DelayLine;
 use crate::session::queue::QueuePool;
 use crate::session::watch::guarded;
 use crate::session::{Beginning, Context, NOBODY, Session};
 use crate::target::Offer;
 use crate::timer::TimerWheel;
 use config::{CopierConfig, Map};
+use fragments::{Fate, Reassembler};
+use rate::RateLimit;
 use table::SessionTable;
 use udp::UdpCopier;
 
@@ -50,6 +56,15 @@ pub enum Input<'a> {
     Response(ResponseHeader<'a>),
     /// An intercept reports a datagram of the target.
     Datagram(DatagramResponse<'a>),
+    /// A frame of the target was captured here (`-s local`): what an intercept would have reported.
+    TargetFrame {
+        /// How the frame begins.
+        link: LinkType,
+        /// What was captured of it.
+        bytes: &'a [u8],
+        /// Its length on the wire, in bytes.
+        wire_len: usize,
+    },
     /// Everything that was readable has been handed over: the caller is about to wait. Ends bursts of responses.
     Drained,
     /// A connection to an intercept works (again): the routes of all live sessions must be added.
@@ -58,6 +73,9 @@ pub enum Input<'a> {
     LinkDown(LinkId),
     /// The deadline has come.
     Timeout,
+    /// Nothing more will be captured of the sessions that there are: what they have is copied, and then they close. Those
+    /// of what is captured from now on are others, from other addresses or ports, even if their clients look the same.
+    NextPass,
     /// Close all sessions towards the target, take no more. [`Copier::is_finished`] tells when that is done.
     Stop,
 }
@@ -82,6 +100,14 @@ pub struct Copier {
     due: Vec<u32>,
     stop_at: Option<Timestamp>,
     shed_notice_at: Timestamp,
+    /// The limit on connections, where there is one.
+    limit: Option<RateLimit>,
+    /// When the first packet came.
+    first_packet_at: Option<Timestamp>,
+    /// How often [`Input::NextPass`] came.
+    pass: u32,
+    /// Fragments of segments.
+    fragments: Reassembler,
 }
 
 /// A [`Context`] from an engine's fields, leaving its table free to be borrowed.
@@ -108,6 +134,8 @@ macro_rules! udp_context {
             ledger: &mut $engine.ledger,
             counters: &mut $engine.counters,
             out: $out,
+            running: $engine.first_packet_at.map_or(Duration::ZERO, |at| $now.since(at)),
+            pass: $engine.pass,
         }
     };
 }
@@ -120,6 +148,8 @@ impl Copier {
             ip_id: config.seed as u16,
             udp: UdpCopier::new(&config),
             decapsulates: config.decapsulation.is_on(),
+            limit: config.traffic.max_rate.map(RateLimit::new),
+            fragments: Reassembler::new(config.seed, MIN_HEADER_LEN),
             sees_online: (0..config.maps.len()).any(|map| config.about(map as u16).sees_online),
             config,
             wheel: TimerWheel::new(),
@@ -130,6 +160,8 @@ impl Copier {
             due: Vec::new(),
             stop_at: None,
             shed_notice_at: Timestamp::ZERO,
+            first_packet_at: None,
+            pass: 0,
         }
     }
 
@@ -141,6 +173,7 @@ impl Copier {
             Input::Frame { link, bytes, wire_len } => self.on_frame(now, link, bytes, wire_len, out),
             Input::Response(header) => self.on_response(now, &header, out),
             Input::Datagram(response) => self.udp.on_response(&mut udp_context!(self, now, out), &response),
+            Input::TargetFrame { link, bytes, wire_len } => self.on_target_frame(now, link, bytes, wire_len, out),
             Input::Drained => self.on_drained(now, out),
             Input::Timeout => self.on_timeout(now, out),
             Input::LinkUp(link) => {
@@ -154,13 +187,21 @@ impl Copier {
             }
             // Nothing to do: responses are missed until the link is up again, and the target sends them again.
             Input::LinkDown(_) => {}
+            Input::NextPass => {
+                self.for_all(now, out, Session::end_of_capture);
+                self.pass = self.pass.wrapping_add(1);
+            }
             Input::Stop => self.on_stop(now, out),
         }
     }
 
     /// When [`Input::Timeout`] is due; `None` while nothing waits.
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        [self.wheel.next_deadline(), self.stop_at, self.udp.next_deadline(&self.config)].into_iter().flatten().min()
+        let fragments = self.fragments.next_deadline();
+        [self.wheel.next_deadline(), self.stop_at, self.udp.next_deadline(&self.config), fragments]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The counters.
@@ -186,7 +227,27 @@ impl Copier {
     /// Bytes that sessions and what waits in them take, near enough.
     pub fn memory(&self) -> usize {
         let waiting = self.ledger.pending_bytes as usize;
-        self.ledger.sessions_alive as usize * SessionTable::SESSION_BYTES + waiting + waiting / 4 + self.udp.memory()
+        let delayed = self.ledger.responses_delayed as usize * DelayLine::RESPONSE_BYTES;
+        let sessions = self.ledger.sessions_alive as usize * SessionTable::SESSION_BYTES;
+        sessions + waiting + waiting / 4 + delayed + self.udp.memory() + self.fragments.memory()
+    }
+
+    /// Whether a frame is of a client that a map is for, going by its addresses.
+    pub fn concerns(&self, link: LinkType, bytes: &[u8], wire_len: usize) -> bool {
+        match Packet::from_frame(link, bytes, wire_len) {
+            Ok(Packet::Tcp(segment)) => self.map_for(&segment).is_ok(),
+            Ok(Packet::Udp(datagram)) => {
+                let takes = |map: &Map| map.transport == Transport::Udp && map.takes(datagram.src, datagram.dst);
+                self.config.maps.iter().any(takes)
+            }
+            Ok(Packet::Fragment(_)) => true,
+            Err(_) => false,
+        }
+    }
+
+    /// Sessions in which something waits: for the target's window or answer, or to be acknowledged.
+    pub fn sessions_waiting(&self) -> usize {
+        self.pool.in_use()
     }
 
     #[inline]
@@ -210,9 +271,9 @@ impl Copier {
                 }
             }
         }
-        let segment = match Packet::from_frame(frame.link, frame.bytes, frame.wire_len) {
-            Ok(Packet::Tcp(segment)) => segment,
-            Ok(other) => return self.on_other_packet(now, &other, out),
+        match Packet::from_frame(frame.link, frame.bytes, frame.wire_len) {
+            Ok(Packet::Tcp(segment)) => self.on_segment(now, &segment, out),
+            Ok(other) => self.on_other_packet(now, &other, out),
             Err(error) => {
                 self.ledger.drop_packet(match error {
                     ParseError::Truncated => PacketDrop::Truncated,
@@ -220,17 +281,16 @@ impl Copier {
                     ParseError::Fragment => PacketDrop::Fragment,
                     ParseError::NotIp | ParseError::OtherProtocol => PacketDrop::OtherProtocol,
                 });
-                return;
             }
-        };
-        let map = match self.map_for(&segment) {
+        }
+    }
+
+    #[inline]
+    fn on_segment(&mut self, now: Timestamp, segment: &TcpSegment<'_>, out: &mut Outbox) {
+        let map = match self.map_for(segment) {
             Ok(map) => map,
-            Err(reason) => {
-                if !(reason == PacketDrop::NoMap && self.sees_online && self.on_online_segment(now, &segment, out)) {
-                    self.ledger.drop_packet(reason);
-                }
-                return;
-            }
+            Err(PacketDrop::NoMap) => return self.on_unmapped_segment(now, segment, out),
+            Err(reason) => return self.ledger.drop_packet(reason),
         };
         let flags = segment.tcp.flags();
         self.ledger.client_packets += 1;
@@ -239,22 +299,41 @@ impl Copier {
         self.ledger.checksum_offloaded += u64::from(segment.checksum_is_offloaded());
         self.ledger.client_syns += u64::from(flags.contains(Flags::SYN));
         if self.stop_at.is_some() {
-            self.drop_segment(PacketDrop::Stopping, &segment);
+            self.drop_segment(PacketDrop::Stopping, segment);
             return;
         }
-        let flow = segment.flow_from_client();
-        let known = self.table.by_client(&flow);
-        if flags.contains(Flags::SYN) {
-            self.on_syn(now, &segment, map, known, out);
+        if self.first_packet_at.is_none() {
+            self.first_packet_at = Some(now);
+        }
+        let copies = self.config.traffic.copies_in(self.pass);
+        self.copy_segment(now, segment, map, copies.start, out);
+        for copy in copies.skip(1) {
+            self.ledger.packets_multiplied += 1;
+            self.ledger.bytes_multiplied += u64::from(segment.payload_len);
+            self.copy_segment(now, segment, map, copy, out);
+        }
+    }
+
+    /// A client's segment, for one of the copies of its connection.
+    #[inline]
+    fn copy_segment(&mut self, now: Timestamp, segment: &TcpSegment<'_>, map: u16, copy: u32, out: &mut Outbox) {
+        let known = self.table.by_client(&segment.flow_from_client(), copy);
+        if segment.tcp.flags().contains(Flags::SYN) {
+            self.on_syn(now, segment, map, copy, known, out);
             return;
         }
         match known {
             Some(id) => {
+                if let Some(limit) = &mut self.limit
+                    && !self.table[id].is_over()
+                {
+                    limit.carry(now, u64::from(segment.payload_len));
+                }
                 let mut cx = context!(self, now, out);
-                self.table[id].on_client_segment(&mut cx, &segment);
+                self.table[id].on_client_segment(&mut cx, segment);
                 self.settle(now, id, out);
             }
-            None => self.join(now, &segment, map, out),
+            None => self.join(now, segment, map, copy, out),
         }
     }
 
@@ -263,11 +342,106 @@ impl Copier {
         if self.stop_at.is_some() {
             return self.ledger.drop_packet(PacketDrop::Stopping);
         }
-        let cx = &mut udp_context!(self, now, out);
         match packet {
-            Packet::Udp(datagram) => self.udp.on_datagram(cx, datagram),
-            Packet::Fragment(fragment) => self.udp.on_fragment(cx, fragment),
+            Packet::Udp(datagram) => {
+                self.first_packet_at.get_or_insert(now);
+                self.udp.on_datagram(&mut udp_context!(self, now, out), datagram);
+            }
+            Packet::Fragment(fragment) => {
+                let transport = match fragment.protocol {
+                    PROTOCOL_TCP => Transport::Tcp,
+                    PROTOCOL_UDP => Transport::Udp,
+                    _ => return self.ledger.drop_packet(PacketDrop::Fragment),
+                };
+                let is_online = |addr: Option<IpAddr>| addr.is_none_or(|addr| addr == fragment.dst);
+                let mut maps = self.config.maps.iter();
+                if !maps.any(|map| map.transport == transport && is_online(map.online_addr)) {
+                    return self.ledger.drop_packet(PacketDrop::Fragment);
+                }
+                match transport {
+                    Transport::Tcp => self.on_fragment(now, fragment, out),
+                    Transport::Udp => self.udp.on_fragment(&mut udp_context!(self, now, out), fragment),
+                }
+            }
             Packet::Tcp(_) => {}
+        }
+    }
+
+    /// A fragment of a segment. The last one of a segment stands for the whole of it.
+    fn on_fragment(&mut self, now: Timestamp, fragment: &IpFragment<'_>, out: &mut Outbox) {
+        self.ledger.tcp_fragments += 1;
+        if fragment.data.len() < fragment.len {
+            return self.ledger.drop_packet(PacketDrop::Truncated);
+        }
+        let ledger = &mut self.ledger;
+        match self.fragments.take(now, fragment, |_| ledger.tcp_incomplete += 1) {
+            Fate::Kept => self.ledger.packets_used += 1,
+            Fate::Duplicate => self.ledger.drop_packet(PacketDrop::Duplicate),
+            Fate::Refused { given_up } => {
+                self.ledger.tcp_incomplete += u64::from(given_up.is_some());
+                self.ledger.drop_packet(PacketDrop::FragmentRefused);
+            }
+            Fate::Whole(bytes) => {
+                let (src, dst, transport_len) = (fragment.src, fragment.dst, bytes.len());
+                let ip = IpPacket { src, dst, protocol: PROTOCOL_TCP, transport: &bytes, transport_len };
+                match TcpSegment::parse(&ip) {
+                    Ok(segment) => self.on_segment(now, &segment, out),
+                    Err(_) => self.ledger.drop_packet(PacketDrop::Malformed),
+                }
+                self.fragments.give_back(bytes);
+            }
+        }
+    }
+
+    /// A packet of the target, captured on this host.
+    fn on_target_frame(&mut self, now: Timestamp, link: LinkType, bytes: &[u8], wire_len: usize, out: &mut Outbox) {
+        match Packet::from_frame(link, bytes, wire_len) {
+            Ok(Packet::Tcp(segment)) => {
+                let Some(id) = self.table.by_replica(&segment.flow_from_server(), &self.config) else {
+                    self.ledger.foreign_responses += 1;
+                    return;
+                };
+                let header = ResponseHeader {
+                    id: self.table[id].id,
+                    seq: segment.tcp.seq(),
+                    ack: segment.tcp.ack(),
+                    flags: segment.tcp.flags(),
+                    window: segment.tcp.window(),
+                    payload_len: segment.payload_len,
+                    options: segment.tcp.options_bytes(),
+                    payload: self.table[id].wanted_payload().of(segment.payload),
+                };
+                self.on_response(now, &header, out);
+            }
+            Ok(Packet::Udp(datagram)) => {
+                self.udp.on_captured_response(&mut udp_context!(self, now, out), &datagram);
+            }
+            // Only the first has the ports; it stands for all of them.
+            Ok(Packet::Fragment(f)) if f.protocol == PROTOCOL_UDP && f.offset == 0 => {
+                match UdpDatagram::from_transport(f.src, f.dst, f.data, usize::from(u16::MAX)) {
+                    Ok(datagram) => self.udp.on_captured_response(&mut udp_context!(self, now, out), &datagram),
+                    Err(_) => self.ledger.foreign_responses += 1,
+                }
+            }
+            Ok(Packet::Fragment(_)) | Err(_) => self.ledger.foreign_responses += 1,
+        }
+    }
+
+    /// A segment for which there is no map: online's, or something else.
+    #[cold]
+    fn on_unmapped_segment(&mut self, now: Timestamp, segment: &TcpSegment<'_>, out: &mut Outbox) {
+        let is_online = |map: &Map| {
+            map.transport == Transport::Tcp
+                && map.online_port == segment.src.port
+                && map.online_addr.is_none_or(|addr| addr == segment.src.addr)
+        };
+        let of_online = || self.config.maps.iter().enumerate().filter(|(_, map)| is_online(map));
+        if of_online().next().is_none() {
+            self.ledger.drop_packet(PacketDrop::NoMap);
+        } else if self.sees_online && of_online().any(|(map, _)| self.config.about(map as u16).sees_online) {
+            self.on_online_segment(now, segment, out);
+        } else {
+            self.ledger.drop_packet(PacketDrop::FromOnline);
         }
     }
 
@@ -289,26 +463,26 @@ impl Copier {
         Err(reason)
     }
 
-    /// A segment that may be online's; tells whether it is.
-    #[cold]
-    fn on_online_segment(&mut self, now: Timestamp, segment: &TcpSegment<'_>, out: &mut Outbox) -> bool {
-        let is_online = |(i, map): (usize, &Map)| {
-            map.transport == Transport::Tcp
-                && map.online_port == segment.src.port
-                && map.online_addr.is_none_or(|addr| addr == segment.src.addr)
-                && self.config.about(i as u16).sees_online
-        };
-        if !self.config.maps.iter().enumerate().any(is_online) {
-            return false;
+    /// A segment of online, for modules that see them.
+    fn on_online_segment(&mut self, now: Timestamp, segment: &TcpSegment<'_>, out: &mut Outbox) {
+        let copies = self.config.traffic.copies_in(self.pass);
+        let first = copies.start;
+        for copy in copies {
+            self.ledger.packets_multiplied += u64::from(copy != first);
+            let Some(id) = self.table.by_client(&segment.flow_from_server(), copy) else {
+                self.ledger.drop_packet(PacketDrop::NoSession);
+                continue;
+            };
+            let mut cx = context!(self, now, out);
+            self.table[id].on_online_segment(&mut cx, segment);
+            self.settle(now, id, out);
         }
-        let Some(id) = self.table.by_client(&segment.flow_from_server()) else {
-            self.ledger.drop_packet(PacketDrop::NoSession);
-            return true;
-        };
-        let mut cx = context!(self, now, out);
-        self.table[id].on_online_segment(&mut cx, segment);
-        self.settle(now, id, out);
-        true
+    }
+
+    /// Whether a client is in the sample.
+    fn samples(&self, now: Timestamp, client: Endpoint) -> bool {
+        let running = self.first_packet_at.map_or(Duration::ZERO, |at| now.since(at));
+        self.config.traffic.samples(client, running)
     }
 
     /// A packet of a client that is not used.
@@ -317,7 +491,15 @@ impl Copier {
         self.ledger.drop_bytes(ByteDrop::PacketDropped, u64::from(segment.payload_len));
     }
 
-    fn on_syn(&mut self, now: Timestamp, segment: &TcpSegment<'_>, map: u16, known: Option<u32>, out: &mut Outbox) {
+    fn on_syn(
+        &mut self,
+        now: Timestamp,
+        segment: &TcpSegment<'_>,
+        map: u16,
+        copy: u32,
+        known: Option<u32>,
+        out: &mut Outbox,
+    ) {
         let isn = segment.tcp.seq();
         let mut predecessor = None;
         if let Some(id) = known {
@@ -333,7 +515,8 @@ impl Copier {
                 predecessor = Some(id);
             }
         }
-        if !self.config.traffic.samples(segment.src) {
+        if !self.samples(now, segment.src) {
+            self.ledger.syns_not_sampled += 1;
             return self.drop_segment(PacketDrop::NotSampled, segment);
         }
         let options = segment.tcp.options();
@@ -343,7 +526,7 @@ impl Copier {
             sack: options.sack_permitted,
             timestamps: options.timestamps.is_some(),
         };
-        let Some(id) = self.begin(now, segment, map, isn, false, offer, predecessor, out) else { return };
+        let Some(id) = self.begin(now, segment, (map, copy), isn, false, offer, predecessor, out) else { return };
         if segment.payload_len > 0 {
             // Data on a SYN (TCP Fast Open, RFC 7413) does not go out on the SYN, which the target may not allow, but
             // after it. Should online not have taken it, the client sends it again, and that is a duplicate.
@@ -362,12 +545,12 @@ impl Copier {
     }
 
     /// A segment of a connection whose beginning was not captured, or whose copy was given up some time ago.
-    fn join(&mut self, now: Timestamp, segment: &TcpSegment<'_>, map: u16, out: &mut Outbox) {
+    fn join(&mut self, now: Timestamp, segment: &TcpSegment<'_>, map: u16, copy: u32, out: &mut Outbox) {
         let closing = segment.tcp.flags().contains(Flags::RST);
         if segment.payload_len == 0 || segment.is_cut() || closing || self.config.only_whole_sessions {
             return self.drop_segment(PacketDrop::NoSession, segment);
         }
-        if !self.config.traffic.samples(segment.src) {
+        if !self.samples(now, segment.src) {
             return self.drop_segment(PacketDrop::NotSampled, segment);
         }
         let boundary = guarded(|| self.config.module(map).join_at(segment.payload)).unwrap_or_else(|message| {
@@ -390,7 +573,7 @@ impl Copier {
             sack: true,
             timestamps: segment.tcp.options().timestamps.is_some(),
         };
-        let Some(id) = self.begin(now, segment, map, isn, true, offer, None, out) else { return };
+        let Some(id) = self.begin(now, segment, (map, copy), isn, true, offer, None, out) else { return };
         let mut cx = context!(self, now, out);
         self.table[id].on_client_segment(&mut cx, segment);
         self.settle(now, id, out);
@@ -412,7 +595,7 @@ impl Copier {
         &mut self,
         now: Timestamp,
         segment: &TcpSegment<'_>,
-        map: u16,
+        (map, copy): (u16, u32),
         isn: SeqNumber,
         joined: bool,
         offer: Offer,
@@ -425,26 +608,33 @@ impl Copier {
                 self.shed_notice_at = now + SHED_NOTICE_EVERY;
                 out.notices.push(Notice::Shedding { sessions, bytes: self.memory() });
             }
+            self.ledger.sessions_shed += u64::from(!joined);
             self.drop_segment(PacketDrop::Shed, segment);
             return None;
         }
         let client = segment.src;
         let target = self.config.maps[usize::from(map)].target;
+        let over_rate = !self.limit.as_mut().is_none_or(|limit| limit.allows_session(now));
         let source = match predecessor {
             Some(id) => Some(self.table[id].source),
-            None => self.choose_source(client, target),
+            // It stays here, so that it is left out whole, but not on the way to the target.
+            None if over_rate => Some(client),
+            None => self.choose_source(client, target, copy),
         };
         let Some(source) = source else {
             out.notices.push(Notice::NoFreeSource { client, target });
+            self.ledger.sessions_without_source += u64::from(!joined);
             self.drop_segment(PacketDrop::NoSource, segment);
             return None;
         };
+        self.ledger.sessions_multiplied += u64::from(copy != self.config.traffic.copies_in(self.pass).start);
         let (_, id) = self.table.next_id();
         let beginning = Beginning {
             id,
             flow: segment.flow_from_client(),
             source,
             map,
+            copy,
             isn,
             joined,
             queued: predecessor.is_some(),
@@ -452,17 +642,22 @@ impl Copier {
         };
         let mut cx = context!(self, now, out);
         let mut session = Session::new(&mut cx, beginning);
-        session.open_module(&mut cx);
+        if over_rate {
+            session.leave_out(&mut cx);
+        } else {
+            session.open_module(&mut cx);
+        }
         let slot = self.table.insert(session);
-        if predecessor.is_none() {
+        if over_rate {
+            self.settle(now, slot, out);
+        } else if predecessor.is_none() {
             self.start(now, slot, out);
         }
         Some(slot)
     }
 
-    fn choose_source(&self, client: Endpoint, target: Endpoint) -> Option<Endpoint> {
-        let wanted = self.config.traffic.wanted_source(client, target, 0);
-        self.config.sources.choose(wanted, target, |source| {
+    fn choose_source(&self, client: Endpoint, target: Endpoint, copy: u32) -> Option<Endpoint> {
+        self.config.choose_source(client, target, copy, |source| {
             self.table.is_replica_taken(&Flow { client: source, server: target }, &self.config)
         })
     }
@@ -565,6 +760,12 @@ impl Copier {
         }
         due.clear();
         self.due = due;
+        let ledger = &mut self.ledger;
+        self.fragments.expire(Some(now), |_| ledger.tcp_incomplete += 1);
+        if self.config.preserve_rtt {
+            // What was delayed has been read long ago.
+            self.on_drained(now, out);
+        }
         self.udp.on_timeout(&mut udp_context!(self, now, out));
         if self.stop_at.is_some_and(|at| now >= at) {
             self.stop_at = Some(Timestamp::NEVER);

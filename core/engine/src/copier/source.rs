@@ -41,19 +41,9 @@ impl SourcePool {
         self.v4.is_empty() && self.v6.is_empty()
     }
 
-    /// An address and port for the replica of `client`, of the family of `target`, that `is_taken` does not know:
-    /// the client's own port wherever possible. `None` when all that were tried are taken, or when there is no address
-    /// of the family.
-    pub(crate) fn choose(
-        &self,
-        client: Endpoint,
-        target: Endpoint,
-        is_taken: impl Fn(Endpoint) -> bool,
-    ) -> Option<Endpoint> {
-        self.choose_from(0, client, target, is_taken)
-    }
-
-    /// As [`choose`](Self::choose), beginning `turn` places further in the list: each copy of a client has another address.
+    /// An address and port for the replica of `client`, of the family of `target`, that `is_taken` does not know: the
+    /// client's own port wherever possible. The search begins `turn` places further in the list: each copy of a client has
+    /// another address. `None` when all that were tried are taken, or when there is no address of the family.
     pub(crate) fn choose_from(
         &self,
         turn: usize,
@@ -115,7 +105,7 @@ mod tests {
         // Four addresses have room for four clients on the same port; the fifth gets another port.
         for i in 1..=5u8 {
             let client = Endpoint::new(IpAddr::from([1, 2, 3, i]), Port(40_000));
-            let source = pool.choose(client, target, |e| taken.contains(&e)).expect("there is room");
+            let source = pool.choose_from(0, client, target, |e| taken.contains(&e)).expect("there is room");
             assert_eq!(source.port == client.port, i <= 4);
             assert!(taken.insert(source));
         }
@@ -125,21 +115,24 @@ mod tests {
     fn gives_a_client_the_same_address_again() {
         let pool = SourcePool::new((1..=254u8).map(|i| IpAddr::from([10, 78, 0, i])).collect());
         let target = endpoint("10.0.0.9:80");
-        let a = pool.choose(endpoint("9.8.7.6:1111"), target, |_| false).expect("free");
-        let b = pool.choose(endpoint("9.8.7.6:2222"), target, |_| false).expect("free");
+        let a = pool.choose_from(0, endpoint("9.8.7.6:1111"), target, |_| false).expect("free");
+        let b = pool.choose_from(0, endpoint("9.8.7.6:2222"), target, |_| false).expect("free");
         assert_eq!(a.addr, b.addr);
     }
 
     #[test]
     fn refuses_a_family_it_has_no_address_for() {
         let v4_only = SourcePool::new(vec![IpAddr::from([10, 78, 0, 1])]);
-        assert_eq!(v4_only.choose(endpoint("1.2.3.4:5"), endpoint("[fd00::1]:80"), |_| false), None);
-        assert_eq!(SourcePool::default().choose(endpoint("1.2.3.4:5"), endpoint("[fd00::1]:80"), |_| false), None);
+        assert_eq!(v4_only.choose_from(0, endpoint("1.2.3.4:5"), endpoint("[fd00::1]:80"), |_| false), None);
+        assert_eq!(
+            SourcePool::default().choose_from(0, endpoint("1.2.3.4:5"), endpoint("[fd00::1]:80"), |_| false),
+            None
+        );
     }
 
     #[test]
     fn gives_up_when_everything_is_taken() {
         let pool = SourcePool::default();
-        assert_eq!(pool.choose(endpoint("1.2.3.4:5"), endpoint("10.0.0.9:80"), |_| true), None);
+        assert_eq!(pool.choose_from(0, endpoint("1.2.3.4:5"), endpoint("10.0.0.9:80"), |_| true), None);
     }
 }

@@ -56,7 +56,7 @@ impl SessionTable {
 
     #[inline]
     fn hash(&self, flow: &Flow) -> u64 {
-        hash_flow(&self.hasher, flow)
+        hash_flow(&self.hasher, flow, 0)
     }
 
     /// The slot that the next session will get, and its id.
@@ -73,19 +73,19 @@ impl SessionTable {
         (slot, FlowId(u64::from(self.slots[slot as usize].generation) << 32 | u64::from(slot)))
     }
 
-    /// Adds a session, made with [`next_id`](Self::next_id), as the newest of its client's flow.
+    /// Adds a session, made with [`next_id`](Self::next_id), as the newest of its client's flow and copy.
     pub(crate) fn insert(&mut self, session: Session) -> u32 {
         let id = self.first_free;
-        let hash = self.hash(&session.flow);
-        let flow = session.flow;
+        let client = (session.flow, session.copy);
+        let hash = hash_client(&self.hasher, &client);
         let slot = &mut self.slots[id as usize];
         self.first_free = slot.next_free;
         slot.session = Some(session);
         let Self { slots, by_client, hasher, .. } = self;
-        match by_client.find_mut(hash, |&other| client_flow(slots, other) == flow) {
+        match by_client.find_mut(hash, |&other| client_of(slots, other) == client) {
             Some(newest) => *newest = id,
             None => {
-                by_client.insert_unique(hash, id, |&other| hash_flow(hasher, &client_flow(slots, other)));
+                by_client.insert_unique(hash, id, |&other| hash_client(hasher, &client_of(slots, other)));
             }
         }
         id
@@ -96,22 +96,27 @@ impl SessionTable {
         let flow = self[id].target_flow(config);
         let hash = self.hash(&flow);
         let Self { slots, by_replica, hasher, .. } = self;
-        by_replica.insert_unique(hash, id, |&other| hash_flow(hasher, &replica_flow(slots, other, config)));
+        by_replica.insert_unique(hash, id, |&other| hash_flow(hasher, &replica_flow(slots, other, config), 0));
     }
 
     /// Whether a replica's flow is taken.
     pub(crate) fn is_replica_taken(&self, flow: &Flow, config: &CopierConfig) -> bool {
-        self.by_replica.find(self.hash(flow), |&id| replica_flow(&self.slots, id, config) == *flow).is_some()
+        self.by_replica(flow, config).is_some()
+    }
+
+    /// The session whose replica has this flow towards its target.
+    pub(crate) fn by_replica(&self, flow: &Flow, config: &CopierConfig) -> Option<u32> {
+        self.by_replica.find(self.hash(flow), |&id| replica_flow(&self.slots, id, config) == *flow).copied()
     }
 
     /// Removes a session.
     pub(crate) fn remove(&mut self, id: u32, config: &CopierConfig) -> Session {
-        let client = self[id].flow;
-        if let Ok(entry) = self.by_client.find_entry(hash_flow(&self.hasher, &client), |&other| other == id) {
+        let client = client_of(&self.slots, id);
+        if let Ok(entry) = self.by_client.find_entry(hash_client(&self.hasher, &client), |&other| other == id) {
             entry.remove();
         }
         let replica = self[id].target_flow(config);
-        if let Ok(entry) = self.by_replica.find_entry(hash_flow(&self.hasher, &replica), |&other| other == id) {
+        if let Ok(entry) = self.by_replica.find_entry(hash_flow(&self.hasher, &replica, 0), |&other| other == id) {
             entry.remove();
         }
         let slot = &mut self.slots[id as usize];
@@ -121,10 +126,11 @@ impl SessionTable {
         slot.session.take().expect("only live slots are removed")
     }
 
-    /// The newest session of a client's flow.
+    /// The newest session of a copy of a client's flow.
     #[inline]
-    pub(crate) fn by_client(&self, flow: &Flow) -> Option<u32> {
-        self.by_client.find(self.hash(flow), |&id| client_flow(&self.slots, id) == *flow).copied()
+    pub(crate) fn by_client(&self, flow: &Flow, copy: u32) -> Option<u32> {
+        let client = (*flow, copy);
+        self.by_client.find(hash_client(&self.hasher, &client), |&id| client_of(&self.slots, id) == client).copied()
     }
 
     /// The session with an id, if it still lives.
@@ -178,8 +184,9 @@ fn session(slots: &Chunked<Slot>, id: u32) -> &Session {
 }
 
 #[inline]
-fn client_flow(slots: &Chunked<Slot>, id: u32) -> Flow {
-    session(slots, id).flow
+fn client_of(slots: &Chunked<Slot>, id: u32) -> (Flow, u32) {
+    let session = session(slots, id);
+    (session.flow, session.copy)
 }
 
 #[inline]
@@ -188,7 +195,12 @@ fn replica_flow(slots: &Chunked<Slot>, id: u32, config: &CopierConfig) -> Flow {
 }
 
 #[inline]
-fn hash_flow(hasher: &FixedState, flow: &Flow) -> u64 {
+fn hash_client(hasher: &FixedState, (flow, copy): &(Flow, u32)) -> u64 {
+    hash_flow(hasher, flow, *copy)
+}
+
+#[inline]
+fn hash_flow(hasher: &FixedState, flow: &Flow, copy: u32) -> u64 {
     let mut h = hasher.build_hasher();
     match (flow.client.addr, flow.server.addr) {
         (IpAddr::V4(a), IpAddr::V4(b)) => h.write_u64(u64::from(u32::from(a)) << 32 | u64::from(u32::from(b))),
@@ -201,6 +213,7 @@ fn hash_flow(hasher: &FixedState, flow: &Flow) -> u64 {
             }
         }
     }
-    h.write_u32(u32::from(flow.client.port.0) << 16 | u32::from(flow.server.port.0));
+    let ports = u32::from(flow.client.port.0) << 16 | u32::from(flow.server.port.0);
+    h.write_u64(u64::from(copy) << 32 | u64::from(ports));
     h.finish()
 }

@@ -82,6 +82,12 @@ impl ClientHalf {
         self.ack_seen
     }
 
+    /// How far the stream has been handed on since `first`; a FIN counts as one.
+    #[inline]
+    pub(crate) fn handed_on_since(&self, first: SeqNumber) -> u32 {
+        self.next.distance_from(first) as u32
+    }
+
     /// Bytes that wait for a hole to be filled.
     pub(crate) fn waiting(&self) -> u64 {
         self.reassembly.as_ref().map_or(0, |r| r.bytes() as u64)

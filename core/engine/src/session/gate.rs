@@ -160,7 +160,7 @@ impl GateState {
                 self.push = false;
                 self.holding = false;
             }
-            queue.release();
+            ledger.requests_copied += u64::from(queue.release());
             released = true;
         }
         released

@@ -31,6 +31,7 @@
 //! [`Session::enter`] is the only place where the phase changes.
 
 pub(crate) mod client;
+pub(crate) mod delay;
 pub(crate) mod gate;
 mod held;
 mod module;
@@ -53,6 +54,7 @@ use crate::ledger::{ByteDrop, Ledger, PacketDrop, SessionEnd};
 use crate::outbox::{LinkId, Notice, Outbox};
 use crate::target::{Closure, Offer, State, TargetHalf, Wire};
 use client::{ClientEnd, ClientHalf};
+use delay::DelayLine;
 use gate::GateState;
 use online::OnlineHalf;
 use queue::{Mark, MarkKind, QueuePool, StreamQueue};
@@ -98,6 +100,8 @@ pub(crate) struct Session {
     pub(crate) successor: u32,
     /// The map it was opened by.
     pub(crate) map: u16,
+    /// Which copy of its client's connection it is.
+    pub(crate) copy: u32,
     pub(crate) phase: Phase,
     /// On the engine's list of sessions that want to know when all responses are read.
     pub(crate) in_burst: bool,
@@ -113,6 +117,7 @@ pub(crate) struct Session {
     queue: Option<Box<StreamQueue>>,
     watch: Option<Box<Watch>>,
     online: Option<Box<OnlineHalf>>,
+    delay: Option<Box<DelayLine>>,
     last_activity: Timestamp,
     /// When the queue last became non-empty.
     stalled_since: Timestamp,
@@ -126,6 +131,7 @@ pub(crate) struct Beginning {
     pub(crate) flow: Flow,
     pub(crate) source: Endpoint,
     pub(crate) map: u16,
+    pub(crate) copy: u32,
     /// Initial sequence number towards the target; the stream begins with the number after it.
     pub(crate) isn: SeqNumber,
     pub(crate) joined: bool,
@@ -137,7 +143,7 @@ pub(crate) struct Beginning {
 impl Session {
     /// A session that waits for its [`start`](Self::start).
     pub(crate) fn new(cx: &mut Context<'_>, beginning: Beginning) -> Self {
-        let Beginning { id, flow, source, map, isn, joined, queued, offer } = beginning;
+        let Beginning { id, flow, source, map, copy, isn, joined, queued, offer } = beginning;
         cx.ledger.sessions_seen += 1;
         cx.ledger.sessions_alive += 1;
         cx.ledger.joined += u64::from(joined);
@@ -151,6 +157,7 @@ impl Session {
             source,
             successor: NOBODY,
             map,
+            copy,
             phase: Phase::Waiting,
             in_burst: false,
             queued,
@@ -163,6 +170,8 @@ impl Session {
             queue: None,
             watch,
             online: sees_online.then(Box::default),
+            // Whoever joins has not seen the handshake, which tells the time.
+            delay: (cx.config.preserve_rtt && !joined).then(|| Box::new(DelayLine::new(cx.now))),
             last_activity: cx.now,
             stalled_since: cx.now,
             forget_at: Timestamp::NEVER,
@@ -278,6 +287,10 @@ impl Session {
         if self.phase == Phase::Ended {
             cx.ledger.drop_packet(PacketDrop::SessionEnded);
             cx.ledger.drop_bytes(ByteDrop::PacketDropped, u64::from(segment.payload_len));
+            if segment.tcp.flags().0 & (Flags::FIN.0 | Flags::RST.0) != 0 {
+                // Nothing will come that it has to be known for.
+                self.forget_at = self.forget_at.min(cx.now + LINGER);
+            }
             return;
         }
         if segment.is_cut() {
@@ -312,6 +325,18 @@ impl Session {
             return;
         }
         cx.ledger.pending_bytes += intake.in_order.len() as u64 + u64::from(intake.kept);
+        if flags.contains(Flags::ACK)
+            && let Some(delay) = &mut self.delay
+        {
+            delay.on_client_ack(cx.now);
+            self.take_delayed_responses(cx);
+            if self.is_over() {
+                // By what the target had answered. What was kept for later has been forgotten with the rest.
+                let bytes = intake.in_order.len() as u64;
+                cx.ledger.pending_bytes -= bytes;
+                return cx.ledger.drop_bytes(ByteDrop::SessionEnded, bytes);
+            }
+        }
         if self.online.is_some() {
             self.show_waiting_online_data(cx);
         }
@@ -355,6 +380,8 @@ impl Session {
     /// Bytes of the client, in order: past the module, into the queue.
     #[inline]
     fn accept(&mut self, cx: &mut Context<'_>, data: &[u8], need: u32, push: bool) {
+        let begins = need > 0 || self.client.handed_on_since(self.isn + 1) == data.len() as u32;
+        cx.ledger.requests += u64::from(begins);
         if self.phase == Phase::Ended {
             // The module gave up on an earlier piece of the same segment.
             cx.ledger.pending_bytes -= data.len() as u64;
@@ -363,7 +390,7 @@ impl Session {
             self.show_client_data(cx, data, need, push);
         } else {
             let need = if cx.config.gate == Gate::Off { 0 } else { need };
-            self.queue_for(cx).push_data(data, Mark { need, push, ..Mark::default() });
+            self.queue_for(cx).push_data(data, Mark { need, push, begins, ..Mark::default() });
         }
     }
 
@@ -400,10 +427,51 @@ impl Session {
         }
     }
 
-    /// A packet of the target.
+    /// Nothing more will be captured of the client: it closes behind what it has said.
+    pub(crate) fn end_of_capture(&mut self, cx: &mut Context<'_>) {
+        if self.is_over() || self.client.end() != ClientEnd::Open && self.client.hole_since == Timestamp::NEVER {
+            return;
+        }
+        if self.client.hole_since != Timestamp::NEVER {
+            return self.end_early(cx, SessionEnd::CaptureHole);
+        }
+        self.client.presume_end();
+        if let Some(end) = self.client.take_end(cx.now) {
+            // Not before the target has answered, as far as it does.
+            let has_spoken = self.client.handed_on_since(self.isn + 1) > 1;
+            self.push_end(cx, end, if has_spoken { u32::MAX } else { 0 });
+            self.pump(cx, false);
+        }
+    }
+
+    /// How much of the target's payload the module wants to see.
+    pub(crate) fn wanted_payload(&self) -> Payload {
+        self.watch.as_ref().map_or(Payload::Headers, |watch| watch.payload())
+    }
+
+    /// A packet of the target has come. It is taken up at once, or when the client's round-trip time has passed.
     #[inline]
     pub(crate) fn on_response(&mut self, cx: &mut Context<'_>, header: &ResponseHeader<'_>) {
         self.last_activity = cx.now;
+        match &mut self.delay {
+            Some(delay) if self.phase == Phase::Live => {
+                delay.put(cx.now, header, cx.ledger);
+                self.take_delayed_responses(cx);
+            }
+            _ => self.take_response(cx, header),
+        }
+    }
+
+    /// Takes up the responses whose time has come.
+    fn take_delayed_responses(&mut self, cx: &mut Context<'_>) {
+        while let Some(response) = self.delay.as_mut().and_then(|delay| delay.take(cx.now, cx.ledger)) {
+            self.take_response(cx, &response.header());
+        }
+    }
+
+    /// A packet of the target.
+    #[inline]
+    fn take_response(&mut self, cx: &mut Context<'_>, header: &ResponseHeader<'_>) {
         let (target, queue, mut wire) = self.halves(cx);
         let heard = target.on_response(&mut wire, header, queue);
         if self.phase != Phase::Live {
@@ -534,6 +602,10 @@ impl Session {
             }
             return false;
         }
+        self.take_delayed_responses(cx);
+        if self.phase != Phase::Live {
+            return false;
+        }
         if cx.now >= self.target.retransmit_at {
             let (target, queue, mut wire) = self.halves(cx);
             if let Some(closure) = target.on_timeout(&mut wire, queue) {
@@ -586,6 +658,7 @@ impl Session {
                 .min(self.hole_deadline(config))
                 .min(self.response_deadline(config))
                 .min(self.retry_deadline())
+                .min(self.delay.as_ref().map_or(Timestamp::NEVER, |delay| delay.next_due()))
                 .min(self.last_activity + config.idle_timeout),
         }
     }
@@ -640,9 +713,15 @@ impl Session {
         let (target, _, mut wire) = self.halves(cx);
         target.reset(&mut wire);
         self.leave(cx, Phase::Ended, Some(reason.text()));
-        let by_module = matches!(reason, SessionEnd::Module | SessionEnd::ModulePanicked);
-        let wait = if by_module { cx.config.idle_timeout } else { RETRY_AFTER };
+        let for_good = matches!(reason, SessionEnd::Module | SessionEnd::ModulePanicked | SessionEnd::OverRate);
+        let wait = if for_good { cx.config.idle_timeout } else { RETRY_AFTER };
         self.forget_at = cx.now + wait;
+    }
+
+    /// Not copied at all, though it stays known until its client is done, so that it is not joined later.
+    pub(crate) fn leave_out(&mut self, cx: &mut Context<'_>) {
+        self.watch = None;
+        self.end_early(cx, SessionEnd::OverRate);
     }
 
     /// Gives back everything that only a session under way needs.
@@ -651,6 +730,9 @@ impl Session {
         self.enter(phase);
         self.consult(cx, Hook::Close(reason));
         self.online = None;
+        if let Some(delay) = self.delay.take() {
+            cx.ledger.responses_delayed -= delay.len() as u64;
+        }
         let mut bytes = self.client.forget() + self.watch.take().map_or(0, |w| w.waiting());
         if let Some(queue) = self.queue.take() {
             bytes += queue.byte_count() as u64;

@@ -42,6 +42,8 @@ pub(crate) struct Mark {
     pub(crate) kind: MarkKind,
     /// The client set PSH.
     pub(crate) push: bool,
+    /// A request begins here.
+    pub(crate) begins: bool,
 }
 
 /// See the [module's documentation](self).
@@ -74,7 +76,7 @@ impl StreamQueue {
 
     /// Appends the client's FIN or RST.
     pub(crate) fn push_end(&mut self, kind: MarkKind, need: u32, responses: u32) {
-        self.marks.push_back(Mark { len: 0, need, responses, kind, push: false });
+        self.marks.push_back(Mark { len: 0, need, responses, kind, ..Mark::default() });
     }
 
     /// The first mark that the gate has not let through.
@@ -83,11 +85,12 @@ impl StreamQueue {
         self.marks.get(self.released)
     }
 
-    /// Lets the first held mark through.
+    /// Lets the first held mark through; tells whether a request begins with it that was not let through before.
     #[inline]
-    pub(crate) fn release(&mut self) {
-        debug_assert!(self.released < self.marks.len());
+    pub(crate) fn release(&mut self) -> bool {
+        let Some(mark) = self.marks.get_mut(self.released) else { return false };
         self.released += 1;
+        std::mem::take(&mut mark.begins)
     }
 
     /// The next mark to send.
@@ -268,6 +271,7 @@ pub(crate) struct QueuePool {
     // Boxed as sessions hold them: moving the box is the point.
     #[allow(clippy::vec_box)]
     idle: Vec<Box<StreamQueue>>,
+    in_use: usize,
 }
 
 /// Empty queues kept at most.
@@ -280,12 +284,20 @@ impl QueuePool {
     #[inline]
     #[allow(clippy::unnecessary_box_returns)] // the box is what is kept
     pub(crate) fn take(&mut self) -> Box<StreamQueue> {
+        self.in_use += 1;
         self.idle.pop().unwrap_or_default()
+    }
+
+    /// Queues that were taken and not put back.
+    pub(crate) fn in_use(&self) -> usize {
+        self.in_use
     }
 
     /// Takes back a queue, whatever it holds.
     #[inline]
     pub(crate) fn put(&mut self, mut queue: Box<StreamQueue>) {
+        // Some are made elsewhere.
+        self.in_use = self.in_use.saturating_sub(1);
         if self.idle.len() < POOL_LIMIT && queue.bytes.capacity() <= RING_LIMIT {
             queue.bytes.clear();
             queue.marks.clear();

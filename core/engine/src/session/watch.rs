@@ -211,10 +211,10 @@ impl WatchState {
     }
 
     fn mark(&mut self, ungated: bool, push: bool) -> Mark {
-        self.sent_in_turn = true;
+        let begins = !std::mem::replace(&mut self.sent_in_turn, true);
         let need = std::mem::take(&mut self.turn_need);
         let need = if ungated { 0 } else { need };
-        Mark { need, responses: self.expected, push, ..Mark::default() }
+        Mark { need, responses: self.expected, push, begins, ..Mark::default() }
     }
 
     /// Moves `data`, which begins at the first segment, to the target.

@@ -3,6 +3,7 @@
 //! Sequence numbers are relative, as a packet analyser shows them: each side's SYN is 0, its first byte 1.
 
 mod closing;
+mod fidelity;
 mod handshake;
 mod loss;
 mod modules;

@@ -250,6 +250,31 @@ impl Script {
         self.tell(Input::Frame { link: LinkType::Raw, bytes: &bytes, wire_len });
     }
 
+    /// A packet of the target is captured where tcpcopy runs.
+    pub(crate) fn target_frame(&mut self, s: Segment) {
+        self.capture_target(s, self.client);
+    }
+
+    /// The same, towards somebody else.
+    pub(crate) fn foreign_target_frame(&mut self, s: Segment) {
+        self.capture_target(s, Endpoint::new(self.client.addr, Port(1)));
+    }
+
+    #[allow(clippy::needless_pass_by_value)] // scripts read better so
+    fn capture_target(&mut self, s: Segment, dst: Endpoint) {
+        let (seq, ack) = (TARGET_ISN + s.seq, CLIENT_ISN + s.ack);
+        let repr =
+            TcpRepr { src: TARGET, dst, seq, ack, flags: s.flags, window: s.window, options: s.options, ip_id: 1 };
+        let mut bytes = Vec::new();
+        repr.write((&s.payload, &[]), &mut bytes);
+        self.tell(Input::TargetFrame { link: LinkType::Raw, bytes: &bytes, wire_len: bytes.len() });
+    }
+
+    /// Nothing more is captured of what there is.
+    pub(crate) fn next_pass(&mut self) {
+        self.tell(Input::NextPass);
+    }
+
     /// A packet of the target is reported.
     pub(crate) fn target(&mut self, s: Segment) {
         self.report(s, CLIENT_ISN);

@@ -1,9 +1,11 @@
 //! How much is copied, and from which address and port.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
-use tcpcopy_engine::ledger::PacketDrop;
-use tcpcopy_engine::{Copier, CopierConfig, Input, Map, Outbox};
+use tcpcopy_engine::copier::source::SourcePool;
+use tcpcopy_engine::ledger::{PacketDrop, SessionEnd};
+use tcpcopy_engine::{Copier, CopierConfig, Input, Map, Outbox, Rate, SampleBy};
 use tcpcopy_module_api::ModuleHandle;
 use tcpcopy_module_tcp::PlainTcp;
 use tcpcopy_wire::build::TcpRepr;
@@ -77,4 +79,175 @@ fn a_client_on_this_host_gets_an_address_that_the_target_can_answer() {
     let mut copier = copier(|config| config.traffic.loopback_source = Some(address));
     assert_eq!(captured(&mut copier, here, Flags::SYN, b""), [Endpoint::new(address, here.port)]);
     assert_eq!(captured(&mut copier, client(5), Flags::SYN, b""), [client(5)], "others keep theirs");
+}
+
+/// A client's packet at a time, with its place in the client's stream; returns where the copies of it come from.
+fn captured_at(copier: &mut Copier, ms: u64, src: Endpoint, flags: Flags, seq: u32, payload: &[u8]) -> Vec<Endpoint> {
+    let (seq, ack) = (SeqNumber(1_000 + seq), SeqNumber(500));
+    let repr = TcpRepr { src, dst: ONLINE, seq, ack, flags, window: 1_000, options: Options::default(), ip_id: 1 };
+    let (mut bytes, mut out) = (Vec::new(), Outbox::new());
+    repr.write((payload, &[]), &mut bytes);
+    let input = Input::Frame { link: LinkType::Raw, bytes: &bytes, wire_len: bytes.len() };
+    copier.handle(Timestamp::from_millis(ms), input, &mut out);
+    copier.ledger().check().unwrap();
+    out.packets().map(|(_, packet)| TcpSegment::from_ip_packet(packet, packet.len()).unwrap().src).collect()
+}
+
+#[test]
+fn copies_of_a_connection_have_sources_of_their_own() {
+    for (addresses, distinct_addresses) in [(0, 1), (2, 2), (5, 5)] {
+        let mut copier = copier(|config| {
+            config.traffic.copies = 5;
+            let pool = (1..=addresses).map(|n| IpAddr::V4(Ipv4Addr::new(10, 78, 0, n))).collect();
+            config.sources = SourcePool::new(pool);
+        });
+        let mut sources = captured(&mut copier, client(5), Flags::SYN, b"");
+        assert_eq!(sources.len(), 5);
+        assert_eq!(sources[0].port, client(5).port, "the first has the client's own port");
+        sources.sort_by_key(|source| (source.addr, source.port.0));
+        sources.dedup();
+        assert_eq!(sources.len(), 5, "{sources:?}");
+        sources.dedup_by_key(|source| source.addr);
+        assert_eq!(sources.len(), distinct_addresses);
+        let ledger = copier.ledger();
+        assert_eq!((ledger.packets_captured, ledger.packets_multiplied, ledger.sessions_seen), (1, 4, 5));
+        assert_eq!(ledger.client_syns, 1);
+    }
+}
+
+#[test]
+fn a_sample_of_clients_has_all_of_their_connections_or_none() {
+    let mut copier = copier(|config| {
+        config.traffic.percentage = 30;
+        config.traffic.sample_by = SampleBy::Client;
+    });
+    let mut copied = 0;
+    for number in 0..500 {
+        let of_client: Vec<bool> = (0..4)
+            .map(|port| {
+                let src = Endpoint::new(client(number).addr, Port(2_000 + port));
+                !captured(&mut copier, src, Flags::SYN, b"").is_empty()
+            })
+            .collect();
+        assert!(of_client.iter().all(|c| *c == of_client[0]), "{of_client:?}");
+        copied += u32::from(of_client[0]);
+    }
+    assert!((100..200).contains(&copied), "{copied} of 500");
+}
+
+#[test]
+fn a_ramp_lets_the_sample_grow() {
+    let copied_from = |start: u64| {
+        let mut copier = copier(|config| {
+            config.traffic.percentage = 50;
+            config.traffic.ramp = Some(Duration::from_secs(100));
+        });
+        // The clock of the ramp begins with the first packet.
+        captured_at(&mut copier, start, client(4_000), Flags::SYN, 0, b"");
+        (0..10u64)
+            .map(|tenth| {
+                let at = start + tenth * 10_000 + 10_000;
+                (0..400)
+                    .filter(|n| {
+                        !captured_at(&mut copier, at, client(tenth as u16 * 400 + n), Flags::SYN, 0, b"").is_empty()
+                    })
+                    .count()
+            })
+            .collect::<Vec<_>>()
+    };
+    let copied = copied_from(7_000);
+    assert_eq!(copied, copied_from(900_000));
+    for (tenth, copied) in copied.into_iter().enumerate() {
+        let expected = 400 * (tenth + 1) * 5 / 100;
+        assert!(copied.abs_diff(expected) < 12 + expected / 4, "after {tenth}: {copied}, expected about {expected}");
+    }
+}
+
+#[test]
+fn connections_above_the_rate_are_left_out_whole() {
+    let mut copier = copier(|config| config.traffic.max_rate = Some(Rate::Count(100)));
+    let mut copied = 0;
+    for n in 0..2_000u16 {
+        let at = u64::from(n);
+        let passed = !captured_at(&mut copier, at, client(n), Flags::SYN, 0, b"").is_empty();
+        copied += u32::from(passed);
+        let more = captured_at(&mut copier, at, client(n), Flags::ACK | Flags::PSH, 1, b"joined?");
+        assert!(more.is_empty(), "one that was left out is not joined, one that was not still connects");
+    }
+    assert!((200..=212).contains(&copied), "{copied} in two seconds");
+    let left_out = copier.ledger().sessions_ended[SessionEnd::OverRate as usize];
+    assert_eq!(u64::from(copied) + left_out, 2_000);
+    assert_eq!(copier.ledger().sessions_alive, u64::from(copied));
+    // Once such a client is done, it is forgotten, and its next connection has its chance.
+    let gone = (0..2_000).find(|n| captured_at(&mut copier, 2_000, client(*n), Flags::RST, 8, b"").is_empty());
+    assert!(gone.is_some());
+}
+
+#[test]
+fn connections_begin_while_those_that_are_copied_have_less_than_the_limit() {
+    let mut copier = copier(|config| config.traffic.max_rate = Some(Rate::Bytes(1_000)));
+    assert!(!captured_at(&mut copier, 0, client(1), Flags::SYN, 0, b"").is_empty());
+    captured_at(&mut copier, 10, client(1), Flags::ACK, 1, &[7; 1_000]);
+    assert!(captured_at(&mut copier, 20, client(2), Flags::SYN, 0, b"").is_empty(), "a second's worth has just come");
+    assert!(!captured_at(&mut copier, 1_000, client(3), Flags::SYN, 0, b"").is_empty());
+    captured_at(&mut copier, 1_000, client(1), Flags::ACK, 1_001, &[7; 1_000]);
+    assert_eq!(copier.ledger().pending_bytes, 2_000, "what has begun is copied whole");
+}
+
+#[test]
+fn the_next_pass_has_connections_of_its_own() {
+    let mut copier = copier(|_| {});
+    let first = captured(&mut copier, client(5), Flags::SYN, b"");
+    captured(&mut copier, client(6), Flags::SYN, b"");
+    copier.handle(Timestamp::from_millis(2), Input::NextPass, &mut Outbox::new());
+    let second = captured(&mut copier, client(5), Flags::SYN, b"");
+    assert_eq!((first.len(), second.len()), (1, 1), "the same SYN once more is another connection's");
+    assert_ne!(first, second);
+    assert_eq!(copier.ledger().sessions_seen, 3);
+}
+
+/// The IPv4 fragments of a packet, cut behind so many bytes of its transport header and payload.
+fn fragments(packet: &[u8], cuts: &[usize]) -> Vec<Vec<u8>> {
+    let (header, transport) = packet.split_at(20);
+    let mut ends: Vec<usize> = cuts.to_vec();
+    ends.push(transport.len());
+    let mut start = 0;
+    let mut fragments = Vec::new();
+    for end in ends {
+        let mut fragment = [header, &transport[start..end]].concat();
+        let more = u16::from(end < transport.len()) << 13;
+        let len = fragment.len() as u16;
+        fragment[2..4].copy_from_slice(&len.to_be_bytes());
+        fragment[6..8].copy_from_slice(&(more | (start / 8) as u16).to_be_bytes());
+        fragments.push(fragment);
+        start = end;
+    }
+    fragments
+}
+
+#[test]
+fn a_request_in_fragments_is_put_together() {
+    let mut copier = copier(|_| {});
+    assert_eq!(captured(&mut copier, client(5), Flags::SYN, b"").len(), 1);
+    let src = client(5);
+    let (seq, ack) = (SeqNumber(1_001), SeqNumber(500));
+    let flags = Flags::ACK | Flags::PSH;
+    let repr = TcpRepr { src, dst: ONLINE, seq, ack, flags, window: 1_000, options: Options::default(), ip_id: 7 };
+    let mut bytes = Vec::new();
+    repr.write((&[b'r'; 2_000], &[]), &mut bytes);
+    let mut parts = fragments(&bytes, &[16, 1_480]);
+    parts.swap(0, 2);
+    for part in &parts {
+        let input = Input::Frame { link: LinkType::Raw, bytes: part, wire_len: part.len() };
+        copier.handle(Timestamp::from_millis(2), input, &mut Outbox::new());
+        copier.ledger().check().unwrap();
+    }
+    let ledger = copier.ledger();
+    assert_eq!((ledger.tcp_fragments, ledger.pending_bytes, ledger.requests), (3, 2_000, 1));
+    assert_eq!((ledger.packets_used, ledger.tcp_incomplete), (4, 0));
+    // One whose rest never comes is given up, and counted.
+    let input = Input::Frame { link: LinkType::Raw, bytes: &fragments(&bytes, &[16])[0], wire_len: 36 };
+    copier.handle(Timestamp::from_millis(3), input, &mut Outbox::new());
+    copier.handle(Timestamp::from_millis(31_000), Input::Timeout, &mut Outbox::new());
+    assert_eq!(copier.ledger().tcp_incomplete, 1);
 }

@@ -154,7 +154,7 @@ fn a_sample_is_of_clients_and_always_the_same() {
 
 #[test]
 fn what_exceeds_the_rate_is_counted() {
-    for (max_rate, payload_len) in [(Rate::Datagrams(1_000), 10), (Rate::Bytes(100_000), 100)] {
+    for (max_rate, payload_len) in [(Rate::Count(1_000), 10), (Rate::Bytes(100_000), 100)] {
         let mut stage = Stage::with(Traffic { max_rate: Some(max_rate), ..Traffic::default() }, &[]);
         let mut copied = 0;
         // 4,000 a second for two seconds, where 1,000 may pass.

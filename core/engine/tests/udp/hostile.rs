@@ -193,7 +193,7 @@ struct Setup {
 fn setup() -> impl Strategy<Value = Setup> {
     let rate = prop_oneof![
         4 => Just(None),
-        1 => (0u64..2_000).prop_map(|n| Some(Rate::Datagrams(n))),
+        1 => (0u64..2_000).prop_map(|n| Some(Rate::Count(n))),
         1 => (0u64..2_000_000).prop_map(|n| Some(Rate::Bytes(n))),
         1 => Just(Some(Rate::Bytes(u64::MAX))),
     ];
@@ -256,6 +256,7 @@ impl Run {
                 loopback_source: Some("10.0.0.9".parse().expect("an address")),
                 percentage: setup.percentage,
                 max_rate: setup.max_rate,
+                ..Traffic::default()
             },
             sources: if setup.sources { SourcePool::new(pool) } else { SourcePool::default() },
             session_limit: setup.session_limit,

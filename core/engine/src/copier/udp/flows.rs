@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) struct Key {
     pub(super) online: Flow,
     pub(super) map: u16,
-    pub(super) copy: u16,
+    pub(super) copy: u32,
 }
 
 /// See the [module's documentation](self).
@@ -149,8 +149,13 @@ impl FlowTable {
 
     /// Whether a replica's flow is taken.
     pub(super) fn is_taken(&self, replica: &Flow) -> bool {
+        self.by_replica(replica).is_some()
+    }
+
+    /// The slot of the flow that has these addresses towards its target.
+    pub(super) fn by_replica(&self, replica: &Flow) -> Option<u32> {
         let hash = hash_flow(&self.hash, replica, 0);
-        self.by_replica.find(hash, |&slot| self.get(slot).replica == *replica).is_some()
+        self.by_replica.find(hash, |&slot| self.get(slot).replica == *replica).copied()
     }
 
     /// The flow in a slot that is in use.
@@ -275,7 +280,7 @@ impl FlowTable {
 }
 
 fn hash_key(state: &FixedState, key: &Key) -> u64 {
-    hash_flow(state, &key.online, u32::from(key.map) << 16 | u32::from(key.copy))
+    hash_flow(state, &key.online, u32::from(key.map).rotate_left(16) ^ key.copy)
 }
 
 #[inline]

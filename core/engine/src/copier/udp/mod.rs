@@ -19,18 +19,18 @@
 //! so that a lost answer does not shift all that follow.
 
 mod flows;
-mod fragments;
-mod rate;
 
-use std::net::IpAddr;
+use std::time::Duration;
 
 use tcpcopy_module_api::{Payload, SessionInfo, TargetData};
 use tcpcopy_wire::control::{DatagramResponse, FlowId, RouteChange};
-use tcpcopy_wire::ip::{IpFragment, PROTOCOL_UDP};
+use tcpcopy_wire::ip::IpFragment;
 use tcpcopy_wire::udp::{UDP_HEADER_LEN, UdpRepr};
 use tcpcopy_wire::{Endpoint, Flow, Timestamp, Transport, UdpDatagram};
 
 use super::config::CopierConfig;
+use super::fragments::{Fate, Reassembler};
+use super::rate::RateLimit;
 use crate::counters::ModuleCounters;
 use crate::latency::Latency;
 use crate::ledger::{ByteDrop, Ledger, PacketDrop};
@@ -38,8 +38,6 @@ use crate::outbox::{LinkId, Notice, Outbox};
 use crate::session::queue::StreamQueue;
 use crate::session::watch::{Hook, Stage, Verdict, Watch};
 use flows::{Answer, FlowTable, Key};
-use fragments::{Fate, Reassembler};
-use rate::RateLimit;
 
 /// What this needs from the engine around it.
 pub(super) struct Context<'a> {
@@ -48,6 +46,10 @@ pub(super) struct Context<'a> {
     pub(super) ledger: &'a mut Ledger,
     pub(super) counters: &'a mut ModuleCounters,
     pub(super) out: &'a mut Outbox,
+    /// Since the first packet.
+    pub(super) running: Duration,
+    /// See [`Input::NextPass`](super::Input::NextPass).
+    pub(super) pass: u32,
 }
 
 /// See the [module's documentation](self).
@@ -57,8 +59,6 @@ pub(super) struct UdpCopier {
     fragments: Reassembler,
     limit: Option<RateLimit>,
     latency: Latency,
-    /// Some map is for UDP.
-    active: bool,
     /// Ties the fragments of a datagram together.
     fragment_id: u32,
     /// Scratch: what a module lets pass, and one datagram of it.
@@ -70,10 +70,9 @@ impl UdpCopier {
     pub(super) fn new(config: &CopierConfig) -> Self {
         Self {
             flows: FlowTable::new(config.seed),
-            fragments: Reassembler::new(config.seed),
+            fragments: Reassembler::new(config.seed, UDP_HEADER_LEN),
             limit: config.traffic.max_rate.map(RateLimit::new),
             latency: Latency::default(),
-            active: config.maps.iter().any(|map| map.transport == Transport::Udp),
             fragment_id: config.seed as u32,
             queue: StreamQueue::default(),
             payload: Vec::new(),
@@ -95,16 +94,9 @@ impl UdpCopier {
         [idle, self.fragments.next_deadline()].into_iter().flatten().min()
     }
 
-    /// A fragment of something was captured.
+    /// A fragment of a datagram was captured.
     pub(super) fn on_fragment(&mut self, cx: &mut Context<'_>, f: &IpFragment<'_>) {
-        let wanted = self.active && f.protocol == PROTOCOL_UDP && {
-            let is_online = |addr: Option<IpAddr>| addr.is_none_or(|addr| addr == f.dst);
-            cx.config.maps.iter().any(|map| map.transport == Transport::Udp && is_online(map.online_addr))
-        };
-        if !wanted {
-            return cx.ledger.drop_packet(PacketDrop::Fragment);
-        }
-        let payload = fragments::payload_of(f);
+        let payload = self.fragments.payload_of(f);
         cx.ledger.udp_fragments += 1;
         if f.data.len() < f.len {
             return drop_fragment(cx.ledger, PacketDrop::Truncated, payload);
@@ -175,7 +167,7 @@ impl UdpCopier {
             return Err(PacketDrop::Truncated);
         }
         let traffic = &cx.config.traffic;
-        if !traffic.samples(datagram.src) {
+        if !traffic.samples(datagram.src, cx.running) {
             return Err(PacketDrop::NotSampled);
         }
         if !self.limit.as_mut().is_none_or(|limit| limit.allows(cx.now, datagram.payload.len())) {
@@ -188,7 +180,7 @@ impl UdpCopier {
             if m.transport != Transport::Udp || !m.takes(datagram.src, datagram.dst) {
                 continue;
             }
-            for copy in 0..cx.config.traffic.copies.max(1) {
+            for copy in cx.config.traffic.copies_in(cx.pass) {
                 // The bytes were captured once, and each further copy has them once more.
                 let again = outcome.is_ok();
                 match self.copy_once(cx, datagram, Key { online: datagram.flow_from_client(), map, copy }, again) {
@@ -266,14 +258,9 @@ impl UdpCopier {
     }
 
     /// Address and port that a copy comes from.
-    fn source(&self, config: &CopierConfig, client: Endpoint, target: Endpoint, copy: u16) -> Option<Endpoint> {
-        let traffic = &config.traffic;
-        // With an address for each copy all can keep the client's port.
-        let has_addresses = config.sources.len_for(target.addr) >= usize::from(traffic.copies);
-        let wanted = traffic.wanted_source(client, target, if has_addresses { 0 } else { copy });
-        config.sources.choose_from(usize::from(copy), wanted, target, |source| {
-            self.flows.is_taken(&Flow { client: source, server: target })
-        })
+    fn source(&self, config: &CopierConfig, client: Endpoint, target: Endpoint, copy: u32) -> Option<Endpoint> {
+        config
+            .choose_source(client, target, copy, |source| self.flows.is_taken(&Flow { client: source, server: target }))
     }
 
     /// Shows a datagram to the module of its flow.
@@ -333,7 +320,7 @@ impl UdpCopier {
     /// Sends a datagram of a flow.
     fn send(&mut self, cx: &mut Context<'_>, slot: u32, payload: &[u8]) {
         let Flow { client: src, server: dst } = self.flows.get(slot).replica;
-        if cx.config.intercepts > 0 {
+        if cx.config.intercepts > 0 || cx.config.sees_responses {
             self.flows.sent(slot, cx.now);
         }
         self.fragment_id = self.fragment_id.wrapping_add(1);
@@ -372,6 +359,19 @@ impl UdpCopier {
         if wants && !self.flows.get(slot).given_up {
             self.consult(cx, slot, Hook::TargetData(TargetData { bytes: response.payload, hidden }));
         }
+    }
+
+    /// A datagram of a target was captured here.
+    pub(super) fn on_captured_response(&mut self, cx: &mut Context<'_>, datagram: &UdpDatagram<'_>) {
+        let Some(slot) = self.flows.by_replica(&datagram.flow_from_server()) else {
+            cx.ledger.foreign_responses += 1;
+            return;
+        };
+        let id = self.flows.id(slot);
+        let payload_len = datagram.payload_len;
+        let wanted = self.flows.get(slot).watch.as_ref().map_or(Payload::Headers, |watch| watch.payload());
+        let payload = wanted.of(datagram.payload);
+        self.on_response(cx, &DatagramResponse { id, payload_len, payload });
     }
 
     /// Announces the route of a flow on every link that carries it, or only on `only`.

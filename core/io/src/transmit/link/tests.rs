@@ -132,7 +132,7 @@ fn a_device_that_comes_back_is_used_again() {
     build();
     let mut transmitter = transmitter(&lab, "side0", &[found_by_itself(to)]);
     let packet = datagram_v4(to, 9, b"out");
-    let mut sends = |transmitter: &mut Transmitter| {
+    let sends = |transmitter: &mut Transmitter| {
         let before = transmitter.stats().sent;
         wait_for(PATIENCE, || {
             transmitter.send(std::iter::once((to.into(), packet.as_slice())));

@@ -1,4 +1,4 @@
-//! IP fragments of UDP datagrams, put together (RFC 791, section 3.2; RFC 8200, section 4.5).
+//! IP fragments of datagrams and segments, put together (RFC 791, section 3.2; RFC 8200, section 4.5).
 //!
 //! A fragment that contradicts another tells of an attack or a broken sender, and no choice between the two would be
 //! right: the whole datagram is given up, and so are those of its fragments that are still to come (RFC 5722, which IPv6
@@ -12,7 +12,6 @@ use std::time::Duration;
 use foldhash::fast::FixedState;
 use tcpcopy_wire::Timestamp;
 use tcpcopy_wire::ip::IpFragment;
-use tcpcopy_wire::udp::UDP_HEADER_LEN;
 
 /// How long the rest of a datagram is waited for, and how long one that was refused is remembered.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -40,7 +39,7 @@ struct Incomplete {
     /// Bytes in them.
     here: usize,
     len: Option<usize>,
-    /// Bytes of UDP payload in them.
+    /// Bytes of payload in them.
     payload: u64,
     /// Its fragments contradicted each other: what comes after is not believed either.
     refused: bool,
@@ -48,14 +47,14 @@ struct Incomplete {
 
 /// What became of a fragment.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(crate) enum Fate {
     /// It waits for others.
     Kept,
     /// It was here before.
     Duplicate,
     /// It cannot be used.
     Refused {
-        /// Bytes of UDP payload that had been kept of its datagram, when that was given up with it.
+        /// Bytes of payload that had been kept of its datagram, when that was given up with it.
         given_up: Option<u64>,
     },
     /// The datagram is whole: its header and payload. The buffer should be [given back](Reassembler::give_back).
@@ -64,7 +63,7 @@ pub(super) enum Fate {
 
 /// See the [module's documentation](self).
 #[derive(Debug)]
-pub(super) struct Reassembler {
+pub(crate) struct Reassembler {
     incomplete: HashMap<Key, Incomplete, FixedState>,
     /// In the order of their first fragments; some are complete by now.
     order: VecDeque<(Timestamp, u64, Key)>,
@@ -72,30 +71,35 @@ pub(super) struct Reassembler {
     serial: u64,
     /// Buffers of a datagram that is through, for the next one.
     spare: Incomplete,
-}
-
-/// Bytes of UDP payload in a fragment: all but the header.
-pub(super) fn payload_of(f: &IpFragment<'_>) -> u64 {
-    (f.len - UDP_HEADER_LEN.saturating_sub(f.offset).min(f.len)) as u64
+    /// Bytes of the transport protocol's header, which are not payload.
+    header_len: usize,
 }
 
 impl Reassembler {
-    pub(super) fn new(seed: u64) -> Self {
+    /// Of a transport protocol with a header of so many bytes.
+    pub(crate) fn new(seed: u64, header_len: usize) -> Self {
         Self {
             incomplete: HashMap::with_hasher(FixedState::with_seed(seed)),
             order: VecDeque::new(),
             bytes: 0,
             serial: 0,
             spare: Incomplete::default(),
+            header_len,
         }
     }
 
+    /// Bytes of payload in a fragment: all but the header.
+    pub(crate) fn payload_of(&self, f: &IpFragment<'_>) -> u64 {
+        (f.len - self.header_len.saturating_sub(f.offset).min(f.len)) as u64
+    }
+
     /// Takes a fragment, all bytes of which were captured. `lost` hears of the payload that had to make room.
-    pub(super) fn take(&mut self, now: Timestamp, f: &IpFragment<'_>, lost: impl FnMut(u64)) -> Fate {
+    pub(crate) fn take(&mut self, now: Timestamp, f: &IpFragment<'_>, lost: impl FnMut(u64)) -> Fate {
         let key = Key { src: f.src, dst: f.dst, id: f.id };
         let (start, end) = (f.offset, f.offset + f.len);
         self.make_room(&key, end, lost);
-        let Self { incomplete, order, bytes, serial, spare } = self;
+        let payload = self.payload_of(f);
+        let Self { incomplete, order, bytes, serial, spare, .. } = self;
         let entry = incomplete.entry(key).or_insert_with(|| {
             *serial += 1;
             order.push_back((now, *serial, key));
@@ -124,7 +128,7 @@ impl Reassembler {
         entry.bytes[start..end].copy_from_slice(f.data);
         entry.parts.insert(at, (start, end));
         entry.here += f.len;
-        entry.payload += payload_of(f);
+        entry.payload += payload;
         if !f.more {
             entry.len = Some(end);
         }
@@ -141,7 +145,7 @@ impl Reassembler {
     }
 
     /// Takes the buffer of a whole datagram back, to use it again.
-    pub(super) fn give_back(&mut self, mut buffer: Vec<u8>) {
+    pub(crate) fn give_back(&mut self, mut buffer: Vec<u8>) {
         buffer.clear();
         self.spare.bytes = buffer;
     }
@@ -182,12 +186,12 @@ impl Reassembler {
     }
 
     /// When the oldest incomplete datagram is given up.
-    pub(super) fn next_deadline(&self) -> Option<Timestamp> {
+    pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
         self.order.front().map(|(at, ..)| *at + PATIENCE)
     }
 
     /// Gives up what has waited for too long, or all of it; `lost` hears of its payload.
-    pub(super) fn expire(&mut self, now: Option<Timestamp>, mut lost: impl FnMut(u64)) {
+    pub(crate) fn expire(&mut self, now: Option<Timestamp>, mut lost: impl FnMut(u64)) {
         while let Some(&(at, serial, key)) = self.order.front() {
             if now.is_some_and(|now| at + PATIENCE > now) {
                 return;
@@ -200,7 +204,7 @@ impl Reassembler {
     }
 
     /// Bytes of memory in use, near enough.
-    pub(super) fn memory(&self) -> usize {
+    pub(crate) fn memory(&self) -> usize {
         self.bytes + self.incomplete.len() * (2 * size_of::<Key>() + size_of::<Incomplete>() + 64)
     }
 }
@@ -227,7 +231,7 @@ mod tests {
             }
             let (first_ones, again) = parts.split_at(parts.len() / 2);
             let sequence: Vec<usize> = first_ones.iter().chain(first_ones).chain(again).copied().collect();
-            let mut r = Reassembler::new(1);
+            let mut r = Reassembler::new(1, 8);
             let mut whole = None;
             for part in sequence {
                 let (start, end) = (part * unit * 8, ((part + 1) * unit * 8).min(len));
@@ -247,7 +251,7 @@ mod tests {
 
     #[test]
     fn an_overlap_gives_the_datagram_up() {
-        let mut r = Reassembler::new(1);
+        let mut r = Reassembler::new(1, 8);
         assert_eq!(r.take(Timestamp::ZERO, &fragment(1, 0, &[0; 16], true), |_| {}), Fate::Kept);
         let overlap = fragment(1, 8, &[1; 16], true);
         assert_eq!(r.take(Timestamp::ZERO, &overlap, |_| {}), Fate::Refused { given_up: Some(8) });
@@ -268,7 +272,7 @@ mod tests {
 
     #[test]
     fn what_stays_incomplete_is_given_up() {
-        let mut r = Reassembler::new(1);
+        let mut r = Reassembler::new(1, 8);
         let at = Timestamp::from_millis;
         r.take(at(0), &fragment(1, 0, &[0; 24], true), |_| {});
         r.take(at(10_000), &fragment(2, 0, &[0; 32], true), |_| {});
@@ -282,7 +286,7 @@ mod tests {
 
     #[test]
     fn the_oldest_makes_room() {
-        let mut r = Reassembler::new(1);
+        let mut r = Reassembler::new(1, 8);
         let mut lost = 0;
         for id in 0..2_000 {
             r.take(Timestamp::from_millis(id), &fragment(id as u32, 8, &[0; 1_480], true), |_| lost += 1);
@@ -298,7 +302,7 @@ mod tests {
 
     #[test]
     fn what_is_complete_leaves_nothing_behind() {
-        let mut r = Reassembler::new(1);
+        let mut r = Reassembler::new(1, 8);
         r.take(Timestamp::ZERO, &fragment(0, 0, &[0; 8], true), |_| {});
         for id in 1..20_000 {
             r.take(Timestamp::ZERO, &fragment(id, 0, &[1; 8], true), |_| {});

@@ -1,0 +1,441 @@
+//! Replaying captures from files: a thread that reads, and the schedule by which a worker hands on what it has read.
+//!
+//! ```text
+//! file --> (unpack) --> libpcap --> batches --> [schedule: is it due?] --> engine
+//!          reader's thread                  |            worker's thread
+//! ```
+//!
+//! The reader is some batches ahead, and waits when nobody takes them. The worker hands a frame on when as much time has
+//! passed since the first one as in the capture, less what was cut out, at so many times the speed; or, as fast as
+//! possible, as soon as not too much waits for the target. In both cases the engine's clock is the real one.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, SyncSender, TryRecvError};
+use std::thread;
+use std::time::Duration;
+use std::{fmt, fs, io};
+
+use mio::Waker;
+use tcpcopy_engine::{Copier, Input, Outbox};
+use tcpcopy_io::capture::file::{CaptureFile, FileError, STDIN};
+use tcpcopy_wire::Timestamp;
+use tcpcopy_wire::link::LinkType;
+
+/// Frames, and bytes of them, that the reader puts together.
+const BATCH_FRAMES: usize = 256;
+const BATCH_BYTES: usize = 256 << 10;
+/// Batches that wait to be taken.
+const BATCHES_AHEAD: usize = 8;
+/// Frames handed on before the links are looked at again.
+const ROUND: usize = 64;
+/// As fast as possible, no more is handed on while something waits in so many sessions, or so many bytes wait.
+const SESSIONS_WAITING: usize = 512;
+const BYTES_WAITING: u64 = 4 << 20;
+/// By the file's clock, no more is handed on while so many bytes wait: the replay falls behind rather than losing anything.
+const BYTES_BEHIND: u64 = 64 << 20;
+/// Pause before it is looked again whether more may be handed on; mostly a response comes first.
+const PRESSURE_TICK: Duration = Duration::from_millis(5);
+/// At the end, what the target does not answer is waited for so long.
+const LAST_ANSWERS: Duration = Duration::from_secs(10);
+/// The same for datagrams, of which nobody knows whether they will be answered.
+const LAST_DATAGRAMS: Duration = Duration::from_secs(1);
+/// Pause between looks whether everything has ended.
+const END_TICK: Duration = Duration::from_millis(20);
+
+/// What to replay, and how.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// The files, one after the other. Absolute, or `-` for standard input.
+    pub files: Vec<PathBuf>,
+    /// How many times as fast as it was captured.
+    pub speed: f64,
+    /// Pauses longer than this are left out.
+    pub cut_gaps: Option<Duration>,
+    /// How many times.
+    pub passes: u32,
+    /// The capture's times do not matter.
+    pub as_fast_as_possible: bool,
+    /// What to take of the files, in pcap's language; empty: everything.
+    pub filter: String,
+}
+
+impl Plan {
+    /// Opens each file, to find out whether it can be read.
+    ///
+    /// # Errors
+    /// Why one cannot.
+    pub fn check(&self) -> Result<(), FileError> {
+        // What is no regular file can be read but once.
+        let regular =
+            |path: &&PathBuf| fs::metadata(path).is_ok_and(|metadata| !metadata.is_dir() && metadata.is_file());
+        let (regular, others): (Vec<_>, Vec<_>) = self.files.iter().partition(regular);
+        for path in regular {
+            CaptureFile::open(path, &self.filter)?;
+        }
+        for path in others.into_iter().filter(|path| path.as_os_str() != STDIN && !is_pipe(path)) {
+            CaptureFile::open(path, &self.filter)?;
+        }
+        Ok(())
+    }
+}
+
+fn is_pipe(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_fifo())
+}
+
+/// How far a replay is.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Progress {
+    /// Bytes of the files read in this pass, and of all files; zero and zero where that is not known.
+    pub read: (u64, u64),
+    /// The pass, from 1, and how many there are.
+    pub pass: (u32, u32),
+    /// Frames handed on, in all passes.
+    pub frames: u64,
+    /// How long ago the last frame was due.
+    pub behind: Duration,
+    /// Everything was handed on; the last sessions come to their ends.
+    pub ending: bool,
+    /// Places from which on a file could not be read.
+    pub damages: Vec<FileError>,
+}
+
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.ending {
+            return write!(f, "{} packets, all read; waiting for the last sessions to end", self.frames);
+        }
+        let (pass, passes) = self.pass;
+        if passes > 1 {
+            write!(f, "pass {pass} of {passes}, ")?;
+        }
+        if let (read, total @ 1..) = self.read {
+            write!(f, "{} % read, ", read * 100 / total)?;
+        }
+        write!(f, "{} packets", self.frames)?;
+        if self.behind >= Duration::from_secs(1) {
+            write!(f, ", {} s behind", self.behind.as_secs())?;
+        }
+        Ok(())
+    }
+}
+
+/// Frames that the reader has put together.
+#[derive(Debug, Default)]
+struct Batch {
+    bytes: Vec<u8>,
+    /// When each was captured, where it ends in `bytes`, and its length on the wire.
+    frames: Vec<(Timestamp, usize, usize)>,
+}
+
+/// What comes from the reader.
+enum Item {
+    Frames { link: LinkType, batch: Batch, read: (u64, u64) },
+    Damaged(FileError),
+    EndOfPass,
+}
+
+/// When each frame is due, counted from the first one of the replay.
+#[derive(Debug)]
+struct Schedule {
+    speed: f64,
+    cut_gaps: Option<Duration>,
+    /// When the frame before was captured; none at the beginning of a pass.
+    before: Option<Timestamp>,
+    elapsed: Duration,
+}
+
+impl Schedule {
+    /// A frame that was captured then; `counts`: it is one of those whose pauses count.
+    fn due(&mut self, at: Timestamp, counts: bool) -> Duration {
+        if counts || self.before.is_none() {
+            // Where a clock was set back, no time has passed.
+            let gap = self.before.map_or(Duration::ZERO, |before| at.since(before));
+            if self.cut_gaps.is_none_or(|longest| gap <= longest) {
+                self.elapsed += gap.div_f64(self.speed);
+            }
+            self.before = Some(at);
+        }
+        self.elapsed
+    }
+}
+
+#[derive(Debug)]
+enum State {
+    Running,
+    /// Everything was handed on; since when nothing has moved, and what it was that last moved.
+    Ending {
+        since: Timestamp,
+        moved: u64,
+    },
+    Over,
+}
+
+/// A replay under way. See the [module's documentation](self).
+pub struct Replay {
+    items: Receiver<Item>,
+    schedule: Schedule,
+    as_fast_as_possible: bool,
+    began: Option<Timestamp>,
+    link: LinkType,
+    batch: Batch,
+    /// The next frame of the batch, and where it begins.
+    next: (usize, usize),
+    /// When that is due, once it is known.
+    due: Option<Timestamp>,
+    state: State,
+    progress: Progress,
+    /// Nothing may be handed on for now.
+    held_back: bool,
+}
+
+impl Replay {
+    /// Begins to read. `waker` wakes whoever calls [`hand_over`](Self::hand_over) when there is something new.
+    ///
+    /// # Errors
+    /// When there is no thread to be had.
+    pub fn start(plan: &Plan, waker: Arc<Waker>) -> io::Result<Self> {
+        let (sender, items) = mpsc::sync_channel(BATCHES_AHEAD);
+        let reader = Reader { plan: plan.clone(), sender, waker };
+        thread::Builder::new().name("reader".to_owned()).spawn(move || reader.run())?;
+        let schedule = Schedule { speed: plan.speed, cut_gaps: plan.cut_gaps, before: None, elapsed: Duration::ZERO };
+        Ok(Self {
+            items,
+            schedule,
+            as_fast_as_possible: plan.as_fast_as_possible,
+            began: None,
+            link: LinkType::Raw,
+            batch: Batch::default(),
+            next: (0, 0),
+            due: None,
+            state: State::Running,
+            progress: Progress { pass: (1, plan.passes), ..Progress::default() },
+            held_back: false,
+        })
+    }
+
+    /// How far it is.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// Whether everything is over: the sessions have ended, or there is nothing more to wait for.
+    pub fn is_over(&self) -> bool {
+        matches!(self.state, State::Over)
+    }
+
+    /// When to call [`hand_over`](Self::hand_over), if nothing happens before; `None`: when woken.
+    pub fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
+        match self.state {
+            State::Running if self.held_back => Some(now + PRESSURE_TICK),
+            State::Running => self.due,
+            State::Ending { .. } => Some(now + END_TICK),
+            State::Over => None,
+        }
+    }
+
+    /// Hands on what is due.
+    pub fn hand_over(&mut self, now: Timestamp, engine: &mut Copier, outbox: &mut Outbox) {
+        match self.state {
+            State::Running => {
+                for _ in 0..ROUND {
+                    if !self.step(now, engine, outbox) {
+                        return;
+                    }
+                }
+                // There may be more at once.
+                self.due = self.due.or(Some(now));
+            }
+            State::Ending { since, moved } => self.end(now, engine, since, moved),
+            State::Over => {}
+        }
+    }
+
+    /// One frame, or whatever else comes from the reader; whether there may be more at once.
+    fn step(&mut self, now: Timestamp, engine: &mut Copier, outbox: &mut Outbox) -> bool {
+        let Some(&(at, end, wire_len)) = self.batch.frames.get(self.next.0) else {
+            return self.next_item(now, engine, outbox);
+        };
+        let pending = engine.ledger().pending_bytes;
+        let too_much = self.as_fast_as_possible && engine.sessions_waiting() >= SESSIONS_WAITING;
+        self.held_back = too_much || pending >= if self.as_fast_as_possible { BYTES_WAITING } else { BYTES_BEHIND };
+        if self.held_back {
+            return false;
+        }
+        let bytes = &self.batch.bytes[self.next.1..end];
+        if !self.as_fast_as_possible {
+            let began = *self.began.get_or_insert(now);
+            let due = *self.due.get_or_insert_with(|| {
+                let counts = self.schedule.cut_gaps.is_none() || engine.concerns(self.link, bytes, wire_len);
+                began + self.schedule.due(at, counts)
+            });
+            if due > now {
+                self.progress.behind = Duration::ZERO;
+                return false;
+            }
+            self.progress.behind = now.since(due);
+        }
+        engine.handle(now, Input::Frame { link: self.link, bytes, wire_len }, outbox);
+        self.progress.frames += 1;
+        self.next = (self.next.0 + 1, end);
+        self.due = None;
+        true
+    }
+
+    fn next_item(&mut self, now: Timestamp, engine: &mut Copier, outbox: &mut Outbox) -> bool {
+        match self.items.try_recv() {
+            Ok(Item::Frames { link, batch, read }) => {
+                (self.link, self.batch, self.next) = (link, batch, (0, 0));
+                self.progress.read = read;
+            }
+            Ok(Item::Damaged(damage)) => {
+                log::warn!("{damage}");
+                if !self.progress.damages.contains(&damage) {
+                    self.progress.damages.push(damage);
+                }
+            }
+            Ok(Item::EndOfPass) => {
+                engine.handle(now, Input::NextPass, outbox);
+                self.schedule.before = None;
+                self.progress.pass.0 += 1;
+            }
+            Err(TryRecvError::Empty) => {
+                self.due = None;
+                return false;
+            }
+            Err(TryRecvError::Disconnected) => {
+                self.progress.pass.0 = self.progress.pass.1;
+                self.progress.ending = true;
+                self.state = State::Ending { since: now, moved: 0 };
+                return false;
+            }
+        }
+        true
+    }
+
+    fn end(&mut self, now: Timestamp, engine: &Copier, since: Timestamp, moved: u64) {
+        let ledger = engine.ledger();
+        let moves = ledger.responses + ledger.packets_sent - ledger.retransmits + ledger.sessions_completed;
+        if moves != moved {
+            self.state = State::Ending { since: now, moved: moves };
+            return;
+        }
+        let patience = match (engine.is_finished(), ledger.udp_flows_alive) {
+            (false, _) => LAST_ANSWERS,
+            (true, 0) => Duration::ZERO,
+            (true, _) => LAST_DATAGRAMS,
+        };
+        if now.since(since) >= patience {
+            self.state = State::Over;
+        }
+    }
+}
+
+/// Reads the files, as often as they are to be read.
+struct Reader {
+    plan: Plan,
+    sender: SyncSender<Item>,
+    waker: Arc<Waker>,
+}
+
+impl Reader {
+    fn run(self) {
+        // It ends early when nobody listens any more.
+        let _ = self.read_all();
+        let Self { sender, waker, .. } = self;
+        drop(sender);
+        let _ = waker.wake();
+    }
+
+    fn send(&self, item: Item) -> Option<()> {
+        self.sender.send(item).ok()?;
+        self.waker.wake().ok()
+    }
+
+    fn read_all(&self) -> Option<()> {
+        for _ in 0..self.plan.passes {
+            let sizes = self.plan.files.iter().map(|path| fs::metadata(path).map_or(0, |metadata| metadata.len()));
+            let sizes: Vec<u64> = sizes.collect();
+            for (i, path) in self.plan.files.iter().enumerate() {
+                let (before, total) = (sizes[..i].iter().sum::<u64>(), sizes.iter().sum());
+                if let Err(damage) = self.read(path, before, total)? {
+                    self.send(Item::Damaged(damage))?;
+                }
+            }
+            self.send(Item::EndOfPass)?;
+        }
+        Some(())
+    }
+
+    /// Reads one file; `before` it come so many bytes of others. `None`: nobody listens.
+    fn read(&self, path: &Path, before: u64, total: u64) -> Option<Result<(), FileError>> {
+        let mut file = match CaptureFile::open(path, &self.plan.filter) {
+            Ok(file) => file,
+            Err(e) => return Some(Err(e)),
+        };
+        let link = file.link_type();
+        // What comes by and by is not kept back until there is enough for a batch.
+        let batch_frames = if file.progress().1 > 0 { BATCH_FRAMES } else { 1 };
+        loop {
+            let mut batch = Batch::default();
+            let end = loop {
+                match file.next_frame() {
+                    Ok(Some(frame)) => {
+                        batch.bytes.extend_from_slice(frame.bytes);
+                        batch.frames.push((frame.at, batch.bytes.len(), frame.wire_len));
+                        if batch.frames.len() >= batch_frames || batch.bytes.len() >= BATCH_BYTES {
+                            break None;
+                        }
+                    }
+                    Ok(None) => break Some(Ok(())),
+                    Err(e) => break Some(Err(e)),
+                }
+            };
+            let (read, of) = file.progress();
+            let read = if of > 0 { (before + read, total) } else { (0, 0) };
+            self.send(Item::Frames { link, batch, read })?;
+            if end.is_some() {
+                return end;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schedule(speed: f64, cut_gaps: Option<u64>) -> Schedule {
+        Schedule { speed, cut_gaps: cut_gaps.map(Duration::from_millis), before: None, elapsed: Duration::ZERO }
+    }
+
+    fn dues(mut schedule: Schedule, captured: &[(u64, bool)]) -> Vec<u64> {
+        let due = |(at, counts): &(u64, bool)| schedule.due(Timestamp::from_millis(*at), *counts).as_millis() as u64;
+        captured.iter().map(due).collect()
+    }
+
+    #[test]
+    fn frames_are_due_as_they_were_captured() {
+        let captured = [(5_000, true), (5_010, true), (5_000, true), (8_000, true)];
+        assert_eq!(dues(schedule(1.0, None), &captured), [0, 10, 10, 3_010], "a clock set back stands still");
+        assert_eq!(dues(schedule(2.0, None), &captured), [0, 5, 5, 1_505]);
+        assert_eq!(dues(schedule(0.5, None), &captured), [0, 20, 20, 6_020]);
+    }
+
+    #[test]
+    fn long_pauses_of_what_is_copied_are_left_out() {
+        let captured = [(0, true), (900, true), (1_500, false), (2_000, true), (2_900, true)];
+        assert_eq!(dues(schedule(1.0, Some(1_000)), &captured), [0, 900, 900, 900, 1_800]);
+        assert_eq!(dues(schedule(1.0, Some(1_100)), &captured), [0, 900, 900, 2_000, 2_900]);
+    }
+
+    #[test]
+    fn progress_says_what_a_person_wants_to_know() {
+        let progress = Progress { read: (50, 200), pass: (2, 3), frames: 70, ..Progress::default() };
+        assert_eq!(progress.to_string(), "pass 2 of 3, 25 % read, 70 packets");
+        let late = Progress { pass: (1, 1), frames: 7, behind: Duration::from_millis(2_500), ..Progress::default() };
+        assert_eq!(late.to_string(), "7 packets, 2 s behind");
+    }
+}
