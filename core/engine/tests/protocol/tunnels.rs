@@ -56,7 +56,7 @@ fn what_a_mirror_delivers_in_a_tunnel_is_copied() {
     assert_eq!(captured(&mut copier, &mirrored(CLIENT, TARGET, 0)), 0, "and our own copies");
     let ledger = copier.ledger();
     assert_eq!((ledger.packets_decapsulated, ledger.sessions_seen, ledger.packets_used), (3, 1, 1));
-    assert_eq!(ledger.packets_dropped[PacketDrop::NoMap as usize], 1);
+    assert_eq!(ledger.packets_dropped[PacketDrop::FromOnline as usize], 1);
     assert_eq!(ledger.packets_dropped[PacketDrop::OwnCopy as usize], 1);
 }
 
