@@ -47,7 +47,7 @@ pub fn mirror(
     if tunnels.is_on() && workers > 1 {
         warnings.push(
             "--decap with --workers: packets are dealt out by their outer addresses and ports; what always comes from the \
-             same port, as ERSPAN does, keeps one worker busy only"
+             same port, as ERSPAN does, keeps one worker busy only, and fragments may part from their sessions"
                 .to_owned(),
         );
     }
@@ -113,6 +113,11 @@ pub fn with_tunnels(filter: &str, tunnels: &Decapsulation) -> String {
         terms.push("(ip proto 47)".to_owned());
         terms.push("(ip6 proto 47)".to_owned());
     }
+    // Past the first, fragments of UDP have no port; the engine finds out which belong to a tunnel.
+    if !(tunnels.vxlan.is_empty() && tunnels.geneve.is_empty()) {
+        terms.push("(ip proto 17 and ip[6:2] & 0x1fff != 0)".to_owned());
+        terms.push("(ip6[6] = 44 and ip6[40] = 17)".to_owned());
+    }
     if terms.len() == 1 { filter.to_owned() } else { terms.join(" or ") }
 }
 
@@ -157,7 +162,8 @@ mod tests {
         let filter = with_tunnels("tcp and (dst port 80)", &all);
         assert_eq!(
             filter,
-            "(tcp and (dst port 80)) or (udp dst port 4789) or (udp dst port 7000) or (ip proto 47) or (ip6 proto 47)"
+            "(tcp and (dst port 80)) or (udp dst port 4789) or (udp dst port 7000) or (ip proto 47) or (ip6 proto 47) or \
+             (ip proto 17 and ip[6:2] & 0x1fff != 0) or (ip6[6] = 44 and ip6[40] = 17)"
         );
         assert_eq!(check_filter(&filter), Ok(()));
         assert_eq!(with_tunnels("tcp", &tunnels("vlan").unwrap()), "tcp");

@@ -152,6 +152,13 @@ impl Options {
         let both_directions = maps.iter().any(sees_online);
         let mirror = decap::mirror(&arguments, &devices, workers, replay.is_some(), &mut warnings)?;
         let capture_method = capture_method(arguments.capture.as_deref(), replay.is_some())?;
+        if let Some(map) = maps.iter().find(|map| sees_online(map) && mirror.tunnels.is_on() && workers > 1) {
+            return Err(Failure::usage(format!(
+                "in --workers: module `{}` needs both directions of a session in one worker, and tunnels (--decap) may lead \
+                 them to different ones; give --workers 1",
+                modules[usize::from(map.module)].handle.about.name
+            )));
+        }
         let filter_behind_tags = arguments.filter.is_none();
         let filter = match arguments.filter {
             Some(filter) if filter.trim().is_empty() => {

@@ -167,10 +167,14 @@ const TUNNEL_DROPS: [PacketDrop; 4] =
 
 fn tunnel_line(ledger: &Ledger) -> Option<String> {
     let drops = TUNNEL_DROPS.map(|reason| (reason.text(), ledger.packets_dropped[reason as usize]));
-    let seen = ledger.packets_decapsulated + drops.iter().map(|(_, count)| count).sum::<u64>();
+    let seen =
+        ledger.packets_decapsulated + ledger.tunnel_fragments + drops.iter().map(|(_, count)| count).sum::<u64>();
     (seen > 0).then(|| {
         let not_taken = with_reasons(drops.into_iter());
-        format!("tunnels: packets taken out of them {}, not taken out {not_taken}", ledger.packets_decapsulated)
+        format!(
+            "tunnels: packets taken out of them {}, not taken out {not_taken}; fragments {}, incomplete packets {}",
+            ledger.packets_decapsulated, ledger.tunnel_fragments, ledger.tunnels_incomplete
+        )
     })
 }
 
@@ -394,12 +398,11 @@ pub fn warnings(before: &Snapshot, now: &Snapshot) -> Vec<String> {
             "{lost} packets were lost because the capture buffer was full: make it larger with -B, or use --workers"
         ));
     }
-    let fragments = |of: &Snapshot| of.ledger.packets_dropped[PacketDrop::TunnelFragment as usize];
-    let in_fragments = fragments(now).saturating_sub(fragments(before));
-    if in_fragments > 0 {
+    let incomplete = now.ledger.tunnels_incomplete.saturating_sub(before.ledger.tunnels_incomplete);
+    if incomplete > 0 {
         warnings.push(format!(
-            "{in_fragments} mirrored packets came in IP fragments and are lost: the way from the mirror to this host needs an \
-             MTU that is larger than the mirrored network's by the tunnel's headers (50 bytes for VXLAN)"
+            "{incomplete} mirrored packets came in IP fragments of which some were missing: give the way from the mirror to \
+             this host an MTU that is larger than the mirrored network's by the tunnel's headers (50 bytes for VXLAN)"
         ));
     }
     if now.links_up < now.links {
@@ -429,6 +432,7 @@ pub fn table(snapshot: &Snapshot) -> String {
     ];
     if l.packets_decapsulated > 0 {
         packet_parts.insert(0, ("taken out of tunnels", l.packets_decapsulated));
+        packet_parts.insert(1, ("fragments of tunnels' packets", l.tunnel_fragments));
     }
     rows("packets", ("captured", l.packets_captured), &packet_parts, packet_drops(l).collect());
     rows(

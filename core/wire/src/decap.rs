@@ -44,7 +44,7 @@ pub enum TunnelError {
     /// The tunnel's header is of a kind or version that is not known or not enabled, or it carries something else than
     /// frames.
     UnknownForm,
-    /// The outer packet is an IP fragment: the way of the mirrored traffic has too small an MTU.
+    /// An outer packet is an IP fragment: the way of the mirrored traffic has too small an MTU.
     Fragment,
     /// More than [`MAX_TUNNELS`] tunnels inside each other.
     TooDeep,
@@ -62,6 +62,15 @@ impl fmt::Display for TunnelError {
 }
 
 impl std::error::Error for TunnelError {}
+
+/// A part of an outer packet; see [`Decapsulation::outer_fragment`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OuterFragment<'a> {
+    /// The fragment.
+    pub fragment: IpFragment<'a>,
+    /// Its own bytes tell that it is a tunnel's. Those of UDP do so in the first fragment only.
+    pub is_certain: bool,
+}
 
 /// The tunnels that are opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -112,13 +121,20 @@ impl Decapsulation {
         let link_len = frame.bytes.len() - bytes.len();
         let ip = match IpPacket::parse(bytes, frame.wire_len.saturating_sub(link_len)) {
             Ok(ip) => ip,
-            Err(ParseError::Fragment) if self.is_in_fragment(bytes) => return Err(TunnelError::Fragment),
+            Err(ParseError::Fragment) if self.fragment(bytes).is_some_and(|f| f.is_certain) => {
+                return Err(TunnelError::Fragment);
+            }
             Err(_) => return Ok(None),
         };
+        self.open_packet(&ip)
+    }
+
+    /// Opens one tunnel, if the packet is one.
+    fn open_packet<'a>(&self, ip: &IpPacket<'a>) -> Result<Option<Frame<'a>>, TunnelError> {
         let inner = match ip.protocol {
             PROTOCOL_GRE if self.has_gre() => self.gre(Rest { bytes: ip.transport, wire_len: ip.transport_len })?,
             PROTOCOL_UDP => {
-                let Ok(datagram) = UdpDatagram::parse(&ip) else { return Ok(None) };
+                let Ok(datagram) = UdpDatagram::parse(ip) else { return Ok(None) };
                 let rest = Rest { bytes: datagram.payload, wire_len: datagram.payload_len.into() };
                 let port = datagram.dst.port.0;
                 if self.vxlan.contains(&port) {
@@ -134,18 +150,45 @@ impl Decapsulation {
         Ok(Some(inner))
     }
 
-    /// Whether an IP fragment is, as far as it tells, a part of a tunnel's packet.
-    fn is_in_fragment(&self, bytes: &[u8]) -> bool {
-        let Ok(fragment) = IpFragment::parse(bytes) else { return false };
-        match fragment.protocol {
-            PROTOCOL_GRE => self.has_gre(),
+    /// The fragment that a frame is, when it may be of a tunnel's packet. Put together from all of them, the packet goes to
+    /// [`innermost_of_packet`](Self::innermost_of_packet).
+    pub fn outer_fragment<'a>(&self, frame: Frame<'a>) -> Option<OuterFragment<'a>> {
+        let bytes = frame.link.ip_packet(frame.bytes).ok()?;
+        let link_len = frame.bytes.len() - bytes.len();
+        match IpPacket::parse(bytes, frame.wire_len.saturating_sub(link_len)) {
+            Err(ParseError::Fragment) => self.fragment(bytes),
+            _ => None,
+        }
+    }
+
+    /// The frame in the innermost tunnel of a packet; `None` when it is no tunnel.
+    ///
+    /// # Errors
+    /// [`TunnelError`].
+    pub fn innermost_of_packet<'a>(&self, ip: &IpPacket<'a>) -> Result<Option<Frame<'a>>, TunnelError> {
+        match self.open_packet(ip)? {
+            None => Ok(None),
+            Some(frame) => Ok(Some(self.innermost(frame)?.unwrap_or(frame))),
+        }
+    }
+
+    fn fragment<'a>(&self, bytes: &'a [u8]) -> Option<OuterFragment<'a>> {
+        let fragment = IpFragment::parse(bytes).ok()?;
+        let is_certain = match fragment.protocol {
+            PROTOCOL_GRE if self.has_gre() => true,
+            PROTOCOL_UDP if self.vxlan.is_empty() && self.geneve.is_empty() => return None,
             PROTOCOL_UDP if fragment.offset == 0 => {
                 let header: Option<&[u8; UDP_HEADER_LEN]> = fragment.data.first_chunk();
-                let port = header.map(|h| u16::from_be_bytes([h[2], h[3]]));
-                port.is_some_and(|port| self.vxlan.contains(&port) || self.geneve.contains(&port))
+                let port = header.map(|h| u16::from_be_bytes([h[2], h[3]]))?;
+                if !self.vxlan.contains(&port) && !self.geneve.contains(&port) {
+                    return None;
+                }
+                true
             }
-            _ => false,
-        }
+            PROTOCOL_UDP => false,
+            _ => return None,
+        };
+        Some(OuterFragment { fragment, is_certain })
     }
 
     /// GRE, version 0. Checksum, key and sequence number are gone past; routing (RFC 1701) is not known.

@@ -123,6 +123,33 @@ pub(crate) fn copied_from_erspan(bench: &Bench<'_>) {
     copied_from_a_mirror(bench, Tunnel::Erspan, "vxlan,erspan", "raw");
 }
 
+/// Frames that do not fit the way to the monitor with a tunnel's headers come in fragments.
+pub(crate) fn copied_from_fragments(bench: &Bench<'_>) {
+    const POSTS: u64 = 300;
+    let lab = Lab::new().expect("a lab");
+    let monitor = lab.add_host("monitor", 5).expect("one more host");
+    // Segments that are merged to 64 KB would not fit a datagram with the mirror's header.
+    let merge_less = "link set eth0 gso_max_segs 2";
+    lab.client.output("ip", &merge_less.split(' ').collect::<Vec<_>>()).expect("ip");
+    let online = Nginx::start(&lab.online, bench.folder);
+    let target = Nginx::start(&lab.target, bench.folder);
+    let _mirror = Mirror::start(&lab.online, monitor.ipv4, Tunnel::Vxlan(VXLAN_PORT));
+    let mut setup = Setup::new(bench.programs, bench.folder, &lab);
+    setup.set("--decap", "vxlan");
+    let mut copy = setup.start_on(&lab, &monitor);
+    copy.wait_until_copying(&lab, lab.online.ipv4.into(), || target.requests());
+    let before = target.requests();
+    let server = SocketAddr::new(lab.online.ipv4.into(), PORT);
+    let plan = Plan { connections: 5, rate: Some(100.0), body_len: |_| 20_000, ..Plan::new(server, POSTS) };
+    assert_eq!(load::run(&lab.client, &plan).failures, [], "online did not answer");
+    settle(before + POSTS, QUIET, || target.requests());
+    assert_perfect(&online.received(), &target.received(), POSTS);
+    let log = copy.stop();
+    let fragments = log.lines().find_map(|line| line.trim().strip_prefix("fragments of tunnels' packets"));
+    let fragments: Option<u64> = fragments.and_then(|count| count.trim().parse().ok());
+    assert!(fragments.is_some_and(|count| count > POSTS), "{log}");
+}
+
 /// The kernel mirrors what online receives and sends into a tunnel of its own making.
 pub(crate) fn copied_from_the_kernels_vxlan(bench: &Bench<'_>) {
     let lab = Lab::new().expect("a lab");

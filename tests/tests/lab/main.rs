@@ -51,6 +51,7 @@ fn main() -> ExitCode {
     );
     suite.add("link layer: a mirror in GRE", Needs::Servers, linklayer::copied_from_gre);
     suite.add("link layer: a mirror in ERSPAN", Needs::Servers, linklayer::copied_from_erspan);
+    suite.add("link layer: a mirror in fragments", Needs::Servers, linklayer::copied_from_fragments);
     suite.add("link layer: a mirror by the kernel", Needs::Servers, linklayer::copied_from_the_kernels_vxlan);
 
     suite.add("UDP: DNS, query by query", Needs::Dns, udp::dns);

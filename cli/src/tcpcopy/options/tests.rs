@@ -340,7 +340,9 @@ fn what_concerns_mirrors_is_read() {
     assert_eq!((o.decapsulation.vxlan, o.decapsulation.erspan, o.decapsulation.gre), (vec![8472], true, false));
     assert!(o.promiscuous);
     assert_eq!(
-        o.filter, "(tcp and (dst port 80)) or (udp dst port 8472) or (ip proto 47) or (ip6 proto 47)",
+        o.filter,
+        "(tcp and (dst port 80)) or (udp dst port 8472) or (ip proto 47) or (ip6 proto 47) or \
+         (ip proto 17 and ip[6:2] & 0x1fff != 0) or (ip6[6] = 44 and ip6[40] = 17)",
         "the outer packets pass"
     );
     assert_eq!(o.warnings, Vec::<String>::new());
@@ -365,6 +367,9 @@ fn what_concerns_mirrors_is_read() {
     .unwrap();
     let o = Options::check(file, &catalogue(), LOCAL).unwrap();
     assert!(o.decapsulation.gre && o.decapsulation.vxlan == [4789]);
+    let mysql = "-x mysql:3306-10.0.0.2:3306 -s 10.0.0.3 -c 10.77.0.x -u a@b --decap vxlan --workers 2";
+    assert!(check(mysql).unwrap_err().contains("module `mysql` needs both directions"));
+
     // A mirror that was written to a file.
     let o = accept("-x 80-10.0.0.2:8080 -s 10.0.0.3 -c 10.77.0.x -i ./mirror.pcap --decap vxlan");
     assert!(o.decapsulation.is_on() && o.replay.is_some() && !o.promiscuous && o.filter.is_empty());

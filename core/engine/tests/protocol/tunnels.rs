@@ -6,12 +6,13 @@ use tcpcopy_engine::ledger::PacketDrop;
 use tcpcopy_engine::{Copier, CopierConfig, Input, Map, Outbox};
 use tcpcopy_module_api::ModuleHandle;
 use tcpcopy_module_tcp::PlainTcp;
+use tcpcopy_module_udp::PlainUdp;
 use tcpcopy_wire::build::TcpRepr;
 use tcpcopy_wire::decap::{Decapsulation, VXLAN_PORT};
 use tcpcopy_wire::link::LinkType;
 use tcpcopy_wire::tcp::{Flags, Options};
 use tcpcopy_wire::udp::UdpRepr;
-use tcpcopy_wire::{Endpoint, Port, SeqNumber, Timestamp};
+use tcpcopy_wire::{Endpoint, Port, SeqNumber, Timestamp, Transport};
 
 const fn end(last: u8, port: u16) -> Endpoint {
     Endpoint::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, last)), Port(port))
@@ -33,10 +34,29 @@ fn mirrored(src: Endpoint, dst: Endpoint, cut: usize) -> Vec<u8> {
     let mut payload = vec![8, 0, 0, 0, 0, 0, 1, 0, 2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];
     repr.write((&[], &[]), &mut payload);
     payload.truncate(payload.len() - cut);
+    outer(&payload)
+}
+
+/// A datagram to the port of VXLAN.
+fn outer(payload: &[u8]) -> Vec<u8> {
     let mut packet = Vec::new();
     UdpRepr { src: end(200, 50_000), dst: end(201, VXLAN_PORT), ip_id: 1 }
-        .write(&payload, 1500, |write| write(&mut packet));
+        .write(payload, 1500, |write| write(&mut packet));
     packet
+}
+
+/// An IPv4 packet as fragments with `len` bytes of payload each, and the rest.
+fn fragments_of(packet: &[u8], len: usize) -> Vec<Vec<u8>> {
+    let (header, payload) = packet.split_at(20);
+    let count = payload.chunks(len).count();
+    let fragment = |(i, part): (usize, &[u8])| {
+        let mut fragment = [header, part].concat();
+        fragment[2..4].copy_from_slice(&(20 + part.len() as u16).to_be_bytes());
+        let more = if i + 1 < count { 0x2000 } else { 0 };
+        fragment[6..8].copy_from_slice(&(more | (i * len / 8) as u16).to_be_bytes());
+        fragment
+    };
+    payload.chunks(len).enumerate().map(fragment).collect()
 }
 
 /// Hands a packet over; returns how many packets are sent in consequence.
@@ -51,6 +71,8 @@ fn captured(copier: &mut Copier, bytes: &[u8]) -> usize {
 #[test]
 fn what_a_mirror_delivers_in_a_tunnel_is_copied() {
     let mut copier = copier(vec![VXLAN_PORT]);
+    let concerns = |packet: &[u8]| copier.concerns(LinkType::Raw, packet, packet.len());
+    assert!(concerns(&mirrored(CLIENT, ONLINE, 0)) && !concerns(&mirrored(ONLINE, CLIENT, 0)));
     assert_eq!(captured(&mut copier, &mirrored(CLIENT, ONLINE, 0)), 1, "a SYN");
     assert_eq!(captured(&mut copier, &mirrored(ONLINE, CLIENT, 0)), 0, "the mirror shows both directions");
     assert_eq!(captured(&mut copier, &mirrored(CLIENT, TARGET, 0)), 0, "and our own copies");
@@ -74,16 +96,67 @@ fn what_cannot_be_taken_out_is_dropped_by_name() {
     let whole = mirrored(CLIENT, ONLINE, 0);
     let mut no_vni = whole.clone();
     no_vni[28] = 0;
-    let mut fragment = whole.clone();
-    fragment.truncate(20 + 40);
-    fragment[2..4].copy_from_slice(&60u16.to_be_bytes());
-    fragment[6] = 0x20;
+    let mut in_another = vec![8, 0, 0, 0, 0, 0, 1, 0, 2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];
+    in_another.extend(&fragments_of(&whole, 40)[0]);
     // The tunnel is whole in the last one; what is in it is not.
-    for packet in [&whole[..30], &no_vni, &fragment, &mirrored(CLIENT, ONLINE, 10)] {
+    for packet in [&whole[..30], &no_vni, &outer(&in_another), &mirrored(CLIENT, ONLINE, 10)] {
         assert_eq!(captured(&mut copier, packet), 0);
     }
     for reason in [PacketDrop::TunnelCut, PacketDrop::TunnelUnknown, PacketDrop::TunnelFragment, PacketDrop::Truncated]
     {
         assert_eq!(copier.ledger().packets_dropped[reason as usize], 1, "{reason}");
     }
+}
+
+#[test]
+fn a_tunnels_packet_is_put_together_from_its_fragments() {
+    let fragments = fragments_of(&mirrored(CLIENT, ONLINE, 0), 32);
+    assert!(fragments.len() > 2);
+    for in_order in [true, false] {
+        let mut copier = copier(vec![VXLAN_PORT]);
+        let mut order: Vec<&Vec<u8>> = fragments.iter().collect();
+        if !in_order {
+            order.reverse();
+        }
+        let (last, before) = order.split_last().unwrap();
+        for fragment in before {
+            assert_eq!(captured(&mut copier, fragment), 0);
+        }
+        assert_eq!(captured(&mut copier, before[0]), 0, "once more");
+        assert_eq!(captured(&mut copier, last), 1, "a SYN");
+        let ledger = copier.ledger();
+        assert_eq!((ledger.packets_decapsulated, ledger.sessions_seen, ledger.tunnels_incomplete), (1, 1, 0));
+        assert_eq!(ledger.tunnel_fragments, fragments.len() as u64 + 1);
+        assert_eq!(ledger.packets_dropped[PacketDrop::Duplicate as usize], 1);
+        assert_eq!(copier.next_deadline().map(|at| at > Timestamp::from_millis(20_000)), Some(false), "nothing waits");
+    }
+}
+
+#[test]
+fn a_tunnels_packet_of_which_a_fragment_is_missing_is_given_up_in_time() {
+    let mut copier = copier(vec![VXLAN_PORT]);
+    let fragments = fragments_of(&mirrored(CLIENT, ONLINE, 0), 32);
+    assert_eq!(captured(&mut copier, &fragments[0]), 0);
+    let deadline = copier.next_deadline().expect("the rest is waited for");
+    assert_eq!(deadline, Timestamp::from_millis(30_001));
+    copier.handle(deadline, Input::Timeout, &mut Outbox::new());
+    copier.ledger().check().unwrap();
+    assert_eq!((copier.ledger().tunnels_incomplete, copier.next_deadline()), (1, None));
+}
+
+#[test]
+fn fragments_of_a_copied_service_are_left_to_it_unless_they_are_a_tunnels() {
+    let udp = Map { transport: Transport::Udp, module: 1, ..Map::tcp(None, Port(53), TARGET) };
+    let modules = vec![ModuleHandle::new(PlainTcp), ModuleHandle::new(PlainUdp)];
+    let config = CopierConfig::new(vec![Map::tcp(None, ONLINE.port, TARGET), udp], modules[0].clone());
+    let decapsulation = Decapsulation { vxlan: vec![VXLAN_PORT], ..Decapsulation::default() };
+    let mut copier = Copier::new(CopierConfig { modules, decapsulation, ..config });
+
+    let mut query = Vec::new();
+    UdpRepr { src: CLIENT, dst: end(1, 53), ip_id: 9 }.write(&[b'q'; 100], 1500, |write| write(&mut query));
+    let sent: usize = fragments_of(&query, 48).iter().map(|fragment| captured(&mut copier, fragment)).sum();
+    assert_eq!(sent, 1, "the query");
+    let sent: usize =
+        fragments_of(&mirrored(CLIENT, ONLINE, 0), 32).iter().map(|fragment| captured(&mut copier, fragment)).sum();
+    assert_eq!(sent, 1, "the SYN");
 }
