@@ -1,4 +1,4 @@
-//! A switch that mirrors a server's traffic to another host in a tunnel.
+//! A switch that mirrors a server's traffic to another host, in a tunnel or as it is.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -6,15 +6,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tcpcopy_io::capture::{Capture, CaptureConfig, Method};
-use tcpcopy_io::netns::{Host, REPLICAS_V4};
+use tcpcopy_io::netns::{Host, REPLICAS_V4, Wire};
 
 use crate::copy::PORT;
 
 /// The port of VXLAN.
 pub const VXLAN_PORT: u16 = 4789;
 const GRE: i32 = 47;
+
+/// The device of a mirror without a tunnel, on both hosts.
+pub const MIRROR_PORT: &str = "span0";
 
 /// What mirrored frames are wrapped into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,23 +28,36 @@ pub enum Tunnel {
     Gre,
     /// ERSPAN, type II.
     Erspan,
+    /// No tunnel: frames as they are, but for VLAN tags of these types, on the cable [`MIRROR_PORT`].
+    Tags(&'static [u16]),
 }
 
 impl Tunnel {
-    /// What stands before the `number`th frame, behind the outer IP header and, of VXLAN, the UDP header.
-    fn header(self, number: u32) -> Vec<u8> {
+    /// The `number`th frame as the mirror sends it, behind the outer IP header and, of VXLAN, the UDP header.
+    fn wrap(self, frame: &[u8], number: u32) -> Vec<u8> {
         match self {
             // The VNI is valid: 42.
-            Self::Vxlan(_) => vec![0x08, 0, 0, 0, 0, 0, 42, 0],
+            Self::Vxlan(_) => [&[0x08, 0, 0, 0, 0, 0, 42, 0], frame].concat(),
             // A key, and Ethernet.
-            Self::Gre => vec![0x20, 0, 0x65, 0x58, 0, 0, 0, 42],
+            Self::Gre => [&[0x20, 0, 0x65, 0x58, 0, 0, 0, 42], frame].concat(),
             // A sequence number; then version 1, VLAN 0, session 42, port 1.
             Self::Erspan => {
                 let number = number.to_be_bytes();
-                [&[0x10, 0, 0x88, 0xbe], &number[..], &[0x10, 0, 0, 42, 0, 0, 0, 1]].concat()
+                [&[0x10, 0, 0x88, 0xbe], &number[..], &[0x10, 0, 0, 42, 0, 0, 0, 1], frame].concat()
+            }
+            Self::Tags(kinds) => {
+                let (addresses, rest) = frame.split_at(12);
+                let tags: Vec<u8> = kinds.iter().flat_map(|kind| [(kind >> 8) as u8, *kind as u8, 0, 42]).collect();
+                [addresses, &tags, rest].concat()
             }
         }
     }
+}
+
+/// Where mirrored frames go.
+enum Outlet {
+    Tunnel(Socket, SockAddr),
+    Port(Wire),
 }
 
 /// A running mirror; it ends when it is dropped.
@@ -65,21 +81,29 @@ impl Mirror {
         };
         let open = || {
             let capture = Capture::open(&config).expect("a capture for the mirror");
-            let (kind, protocol, port) = match tunnel {
-                Tunnel::Vxlan(port) => (Type::DGRAM, Protocol::UDP, port),
-                Tunnel::Gre | Tunnel::Erspan => (Type::RAW, Protocol::from(GRE), 0),
+            let socket = |kind, protocol, port| {
+                let socket = Socket::new(Domain::IPV4, kind, Some(protocol)).expect("a socket for the mirror");
+                Outlet::Tunnel(socket, SocketAddr::new(to.into(), port).into())
             };
-            let socket = Socket::new(Domain::IPV4, kind, Some(protocol)).expect("a socket for the mirror");
-            (capture, socket, SocketAddr::new(to.into(), port))
+            let outlet = match tunnel {
+                Tunnel::Vxlan(port) => socket(Type::DGRAM, Protocol::UDP, port),
+                Tunnel::Gre | Tunnel::Erspan => socket(Type::RAW, Protocol::from(GRE), 0),
+                Tunnel::Tags(_) => Outlet::Port(Wire::open(MIRROR_PORT).expect("the port of the mirror")),
+            };
+            (capture, outlet)
         };
-        let (mut capture, socket, to) = host.run(open).expect("the mirrored host's namespace");
+        let (mut capture, outlet) = host.run(open).expect("the mirrored host's namespace");
         let thread = thread::spawn(move || {
-            let (to, mut number) = (to.into(), 0);
+            let mut number = 0;
             while !stopped.load(Ordering::Relaxed) {
                 let send = |frame: &[u8], _| {
                     number += 1;
-                    let packet = [&tunnel.header(number), frame].concat();
-                    socket.send_to(&packet, &to).expect("a mirrored frame is sent");
+                    let packet = tunnel.wrap(frame, number);
+                    let sent = match &outlet {
+                        Outlet::Tunnel(socket, to) => socket.send_to(&packet, to).map(drop),
+                        Outlet::Port(wire) => wire.send(&packet),
+                    };
+                    sent.expect("a mirrored frame is sent");
                 };
                 if capture.drain(64, send).expect("the mirror's capture").count == 0 {
                     thread::sleep(Duration::from_micros(200));

@@ -7,7 +7,7 @@ use tcpcopy_io::netns::{Host, Lab, REPLICAS_V4, REPLICAS_V6};
 use tcpcopy_tests::copy::{Copy, PORT, Setup};
 use tcpcopy_tests::counters::{ResetWatch, capture_if_wanted};
 use tcpcopy_tests::load;
-use tcpcopy_tests::mirror::{Mirror, Tunnel, VXLAN_PORT};
+use tcpcopy_tests::mirror::{MIRROR_PORT, Mirror, Tunnel, VXLAN_PORT};
 use tcpcopy_tests::nginx::Nginx;
 use tcpcopy_tests::settle;
 
@@ -121,6 +121,35 @@ pub(crate) fn copied_from_gre(bench: &Bench<'_>) {
 
 pub(crate) fn copied_from_erspan(bench: &Bench<'_>) {
     copied_from_a_mirror(bench, Tunnel::Erspan, "vxlan,erspan", "raw");
+}
+
+/// The monitor has a cable of its own to a switch's mirror port, on which it sees frames between others, with tags.
+fn copied_from_a_port(bench: &Bench<'_>, kinds: &'static [u16], option: &[&str], capture: &str) {
+    let lab = Lab::new().expect("a lab");
+    let monitor = lab.add_host("monitor", 5).expect("one more host");
+    lab.cable(&lab.online, &monitor, MIRROR_PORT).expect("a cable");
+    let _mirror = Mirror::start(&lab.online, monitor.ipv4, Tunnel::Tags(kinds));
+    let mut setup = Setup::new(bench.programs, bench.folder, &lab);
+    setup.set("-i", MIRROR_PORT);
+    setup.set("--capture", capture);
+    setup.tcpcopy.extend(option.iter().map(|word| (*word).to_owned()));
+    copies_everything(bench, &lab, lab.online.ipv4.into(), || setup.start_on(&lab, &monitor));
+}
+
+pub(crate) fn copied_from_a_plain_port(bench: &Bench<'_>) {
+    copied_from_a_port(bench, &[], &["--promiscuous"], "pcap");
+}
+
+pub(crate) fn copied_from_a_vlan(bench: &Bench<'_>) {
+    copied_from_a_port(bench, &[0x8100], &["--decap", "vlan"], "raw");
+}
+
+pub(crate) fn copied_from_qinq(bench: &Bench<'_>) {
+    copied_from_a_port(bench, &[0x88a8, 0x8100], &["--decap", "vlan,vxlan"], "pcap");
+}
+
+pub(crate) fn copied_from_qinq_by_a_packet_socket(bench: &Bench<'_>) {
+    copied_from_a_port(bench, &[0x88a8, 0x8100], &["--promiscuous"], "raw");
 }
 
 /// Frames that do not fit the way to the monitor with a tunnel's headers come in fragments.

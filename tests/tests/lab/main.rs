@@ -51,6 +51,14 @@ fn main() -> ExitCode {
     );
     suite.add("link layer: a mirror in GRE", Needs::Servers, linklayer::copied_from_gre);
     suite.add("link layer: a mirror in ERSPAN", Needs::Servers, linklayer::copied_from_erspan);
+    suite.add("link layer: a mirror on a port", Needs::Servers, linklayer::copied_from_a_plain_port);
+    suite.add("link layer: a mirror on a port, VLAN", Needs::Servers, linklayer::copied_from_a_vlan);
+    suite.add("link layer: a mirror on a port, QinQ", Needs::Servers, linklayer::copied_from_qinq);
+    suite.add(
+        "link layer: a mirror on a port, QinQ, raw",
+        Needs::Servers,
+        linklayer::copied_from_qinq_by_a_packet_socket,
+    );
     suite.add("link layer: a mirror in fragments", Needs::Servers, linklayer::copied_from_fragments);
     suite.add("link layer: a mirror by the kernel", Needs::Servers, linklayer::copied_from_the_kernels_vxlan);
 

@@ -2,6 +2,7 @@ use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::netns::{Namespace, Wire};
 
 /// Says visibly that a test did not run, and why.
 fn may_capture() -> bool {
@@ -126,29 +127,6 @@ fn what_cannot_be_opened_is_explained() {
     }
 }
 
-/// Puts whole frames on a device's wire.
-fn send_frames(device: &str, frames: &[Vec<u8>]) {
-    let socket = socket2::Socket::new(socket2::Domain::PACKET, socket2::Type::RAW, None).unwrap();
-    // SAFETY: all-zero bytes are a valid sockaddr_ll.
-    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-    address.sll_family = libc::AF_PACKET as libc::c_ushort;
-    address.sll_ifindex = crate::device::device_index(device).unwrap() as libc::c_int;
-    for frame in frames {
-        // SAFETY: frame and address live during the call and have the sizes that are given.
-        let sent = unsafe {
-            libc::sendto(
-                socket.as_raw_fd(),
-                frame.as_ptr().cast(),
-                frame.len(),
-                0,
-                (&raw const address).cast(),
-                size_of::<libc::sockaddr_ll>() as libc::socklen_t,
-            )
-        };
-        assert_eq!(sent, frame.len() as isize);
-    }
-}
-
 /// An Ethernet frame to another host, with VLAN tags of these types, and a datagram from port `number` to port 53 in it.
 fn frame(tags: &[u16], number: u16) -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 8];
@@ -164,7 +142,7 @@ fn frame(tags: &[u16], number: u16) -> Vec<u8> {
 
 #[test]
 fn a_mirror_is_seen_behind_vlan_tags() {
-    let Ok(namespace) = crate::netns::Namespace::new() else {
+    let Ok(namespace) = Namespace::new() else {
         eprintln!("SKIPPED: a network namespace needs CAP_SYS_ADMIN");
         return;
     };
@@ -181,7 +159,10 @@ fn a_mirror_is_seen_behind_vlan_tags() {
                 .run(|| {
                     let mut captures = [Capture::open(&config).unwrap()];
                     assert!(ip("-d link show in0").contains("promiscuity 1"), "by {method:?}");
-                    send_frames("out0", &frames);
+                    let wire = Wire::open("out0").unwrap();
+                    for frame in &frames {
+                        wire.send(frame).unwrap();
+                    }
                     (collect(&mut captures, expected.len()).remove(0), captures[0].stats())
                 })
                 .unwrap();
@@ -194,7 +175,7 @@ fn a_mirror_is_seen_behind_vlan_tags() {
 
 #[test]
 fn a_device_that_goes_away_ends_its_capture() {
-    let Ok(namespace) = crate::netns::Namespace::new() else {
+    let Ok(namespace) = Namespace::new() else {
         eprintln!("SKIPPED: a network namespace needs CAP_SYS_ADMIN");
         return;
     };

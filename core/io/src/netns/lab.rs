@@ -118,6 +118,16 @@ impl Lab {
         Ok(host)
     }
 
+    /// A cable between two hosts, past the switch: a device of this name, without addresses, on both.
+    ///
+    /// # Errors
+    /// Which step failed, and why.
+    pub fn cable(&self, from: &Host, to: &Host, device: &str) -> Result<(), NetnsError> {
+        let up = format!("link set {device} up");
+        batch(from, &[format!("link add {device} type veth peer name {device} netns {}", to.path()), up.clone()])?;
+        batch(to, &[up])
+    }
+
     /// Connects a host's device to the switch and gives it its addresses.
     fn connect(&self, host: &Host) -> Result<(), NetnsError> {
         // The peer is born in the host's namespace, so no name is ever taken anywhere else.
