@@ -87,9 +87,14 @@ impl<'a> Setup<'a> {
 
     /// Starts intercept, and waits until it listens.
     pub fn start_intercept(&self, host: &Host) -> Process {
+        self.start_intercept_at(host, INTERCEPT_PORT)
+    }
+
+    /// Starts intercept, whose options name this port, and waits until it listens.
+    pub fn start_intercept_at(&self, host: &Host, port: u16) -> Process {
         let mut intercept = start(host, &self.programs.intercept, &self.intercept, &self.intercept_log());
         wait_until(&mut intercept, "intercept listens", self.folder, |process| {
-            process.sees_listener(INTERCEPT_PORT) && process.captures() > 0
+            process.sees_listener(port) && process.captures() > 0
         });
         intercept
     }
@@ -97,7 +102,8 @@ impl<'a> Setup<'a> {
     /// Starts tcpcopy, and waits until it captures and is connected, if there is an intercept.
     pub fn start_tcpcopy(&self, host: &Host) -> Process {
         let mut tcpcopy = start(host, &self.programs.tcpcopy, &self.tcpcopy, &self.tcpcopy_log());
-        let is_alone = !self.tcpcopy.iter().any(|word| word == "-s");
+        let has_intercept = |words: &[String]| words[0] == "-s" && words[1] != "local";
+        let is_alone = !self.tcpcopy.windows(2).any(has_intercept);
         wait_until(&mut tcpcopy, "tcpcopy is connected", self.folder, |process| {
             (is_alone || process.connections_to(INTERCEPT_PORT) > 0) && process.captures() > 0
         });

@@ -9,13 +9,23 @@ use tcpcopy_io::netns::{Host, Process, REPLICAS_V4, REPLICAS_V6, wait_for};
 /// for whoever has a failed test to understand. Needs the program `tcpdump`.
 pub fn capture_if_wanted(host: &Host, folder: &Path) -> Option<Process> {
     std::env::var_os("TCPCOPY_LAB_CAPTURE")?;
-    let file = folder.join(format!("{}.pcap", host.name));
+    Some(capture(host, &folder.join(format!("{}.pcap", host.name)), &["-s", "120"]))
+}
+
+/// Starts `tcpdump` on a host's device; what it captures from now on goes to `file`.
+pub fn capture(host: &Host, file: &Path, arguments: &[&str]) -> Process {
     let mut command = host.command("tcpdump");
     // It would change to a user of its own, which a user namespace does not have.
-    command.args(["-Z", "root", "-i", "eth0", "-s", "120", "-B", "32768", "-U", "-w"]).arg(&file);
-    let tcpdump = Process::start(&mut command).expect("tcpdump (package tcpdump)");
-    wait_for(Duration::from_secs(10), || file.exists().then_some(())).expect("tcpdump's file");
-    Some(tcpdump)
+    command.args(["-Z", "root", "-i", "eth0", "-B", "32768", "-U", "-w"]).arg(file).args(arguments);
+    command.stderr(std::process::Stdio::null());
+    let mut tcpdump = Process::start(&mut command).expect("tcpdump (package tcpdump)");
+    // The file is there a moment before the capture is.
+    let begun = wait_for(Duration::from_secs(10), || {
+        assert_eq!(tcpdump.try_wait(), None, "tcpdump ended");
+        (file.exists() && tcpdump.captures() > 0).then_some(())
+    });
+    assert!(begun.is_some(), "tcpdump captures nothing");
+    tcpdump
 }
 
 /// Counts the RST packets that reach a host, from the start of the watch.

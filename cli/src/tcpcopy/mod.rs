@@ -172,6 +172,8 @@ struct Running {
     workers: Vec<(Handle, JoinHandle<io::Result<()>>)>,
     reports: Receiver<Report>,
     counters: Vec<Snapshot>,
+    /// The worker that replays has nothing more to do.
+    replay_is_over: bool,
     _pid_file: Option<PidFile>,
 }
 
@@ -264,7 +266,7 @@ fn start(options: &Options) -> Result<Option<Running>, Failure> {
     }
     log_start(options);
     let counters = vec![Snapshot::default(); threads.len()];
-    Ok(Some(Running { poll, signals, workers: threads, reports, counters, _pid_file: pid_file }))
+    Ok(Some(Running { poll, signals, workers: threads, reports, counters, replay_is_over: false, _pid_file: pid_file }))
 }
 
 fn transmit_failure(e: TransmitError) -> Failure {
@@ -389,7 +391,7 @@ impl Running {
         let mut events = Events::with_capacity(16);
         let mut progress = options.replay.is_some().then(|| ProgressDisplay::new(options.daemon));
         let tick = options.stats_interval.map_or(LONGEST_TICK, |interval| interval.min(LONGEST_TICK));
-        let tick = progress.as_ref().map_or(tick, |progress| tick.min(progress.every()));
+        let tick = if progress.is_some() { tick.min(ProgressDisplay::every()) } else { tick };
         let mut next_tick = Instant::now() + tick;
         let mut next_statistics = options.stats_interval.map(|interval| Instant::now() + interval);
         let mut before = Snapshot::default();
@@ -410,12 +412,15 @@ impl Running {
             if signals.iter().any(|signal| *signal != SIGHUP) {
                 break;
             }
+            while let Ok(report) = self.reports.try_recv() {
+                self.take(report);
+            }
+            if self.replay_is_over {
+                drop(progress);
+                self.print_summary(options);
+                return Ok(());
+            }
             if self.workers.iter().any(|(_, thread)| thread.is_finished()) {
-                if options.replay.is_some() && self.has_ended_well() {
-                    drop(progress);
-                    self.print_summary(options);
-                    return Ok(());
-                }
                 return Err(self.worker_failure(options));
             }
             let now = Instant::now();
@@ -447,17 +452,10 @@ impl Running {
         Ok(())
     }
 
-    /// Whether the workers have ended because there was nothing more to do; their last reports are in then.
-    fn has_ended_well(&mut self) -> bool {
-        for (_, thread) in std::mem::take(&mut self.workers) {
-            if !matches!(thread.join(), Ok(Ok(()))) {
-                return false;
-            }
-        }
-        while let Ok(report) = self.reports.try_recv() {
-            self.counters[report.worker] = report.counters;
-        }
-        true
+    /// Takes a worker's report.
+    fn take(&mut self, report: Report) {
+        self.replay_is_over |= report.last && report.counters.replay.is_some();
+        self.counters[report.worker] = report.counters;
     }
 
     /// The table; of a replay, also what was found and what became of it.
@@ -485,7 +483,7 @@ impl Running {
         while missing > 0 {
             match self.reports.recv_timeout(Duration::from_millis(100)) {
                 Ok(report) => {
-                    self.counters[report.worker] = report.counters;
+                    self.take(report);
                     missing -= 1;
                 }
                 Err(_) if Instant::now() >= give_up => {

@@ -23,6 +23,8 @@ pub(crate) enum Needs {
     Servers,
     /// The same, nginx and wrk.
     Wrk,
+    /// The same, nginx and tcpdump.
+    Tcpdump,
     /// Hosts, and dnsmasq.
     Dns,
     /// Hosts, MariaDB, and what logs in to it.
@@ -44,6 +46,7 @@ impl Needs {
             Self::Hosts => &["ip", "iptables"],
             Self::Servers => &["ip", "iptables", "nginx"],
             Self::Wrk => &["ip", "iptables", "nginx", "wrk"],
+            Self::Tcpdump => &["ip", "iptables", "nginx", "tcpdump"],
             Self::Dns => &["ip", "dnsmasq"],
             Self::MariaDb | Self::Ed25519 | Self::MySql => &["ip", "sysbench"],
             Self::Memcached => &["ip", "memcached"],

@@ -97,13 +97,13 @@ pub(crate) fn captured_by_a_packet_socket(bench: &Bench<'_>) {
 
 /// A host of its own runs tcpcopy; it gets online's traffic in a tunnel and nothing else.
 fn copied_from_a_mirror(bench: &Bench<'_>, tunnel: Tunnel, decap: &str, capture: &str) {
-    let lab = Lab::new().expect("a lab");
-    let monitor = lab.add_host("monitor", 5).expect("one more host");
+    let lab = Lab::with(&["monitor"]).expect("a lab");
+    let monitor = &lab.more[0];
     let _mirror = Mirror::start(&lab.online, monitor.ipv4, tunnel);
     let mut setup = Setup::new(bench.programs, bench.folder, &lab);
     setup.set("--decap", decap);
     setup.set("--capture", capture);
-    let log = copies_everything(bench, &lab, lab.online.ipv4.into(), || setup.start_on(&lab, &monitor));
+    let log = copies_everything(bench, &lab, lab.online.ipv4.into(), || setup.start_on(&lab, monitor));
     assert!(log.contains("taken out of tunnels"), "{log}");
 }
 
@@ -125,15 +125,15 @@ pub(crate) fn copied_from_erspan(bench: &Bench<'_>) {
 
 /// The monitor has a cable of its own to a switch's mirror port, on which it sees frames between others, with tags.
 fn copied_from_a_port(bench: &Bench<'_>, kinds: &'static [u16], option: &[&str], capture: &str) {
-    let lab = Lab::new().expect("a lab");
-    let monitor = lab.add_host("monitor", 5).expect("one more host");
-    lab.cable(&lab.online, &monitor, MIRROR_PORT).expect("a cable");
+    let lab = Lab::with(&["monitor"]).expect("a lab");
+    let monitor = &lab.more[0];
+    lab.cable(&lab.online, monitor, MIRROR_PORT).expect("a cable");
     let _mirror = Mirror::start(&lab.online, monitor.ipv4, Tunnel::Tags(kinds));
     let mut setup = Setup::new(bench.programs, bench.folder, &lab);
     setup.set("-i", MIRROR_PORT);
     setup.set("--capture", capture);
     setup.tcpcopy.extend(option.iter().map(|word| (*word).to_owned()));
-    copies_everything(bench, &lab, lab.online.ipv4.into(), || setup.start_on(&lab, &monitor));
+    copies_everything(bench, &lab, lab.online.ipv4.into(), || setup.start_on(&lab, monitor));
 }
 
 pub(crate) fn copied_from_a_plain_port(bench: &Bench<'_>) {
@@ -155,8 +155,8 @@ pub(crate) fn copied_from_qinq_by_a_packet_socket(bench: &Bench<'_>) {
 /// Frames that do not fit the way to the monitor with a tunnel's headers come in fragments.
 pub(crate) fn copied_from_fragments(bench: &Bench<'_>) {
     const POSTS: u64 = 300;
-    let lab = Lab::new().expect("a lab");
-    let monitor = lab.add_host("monitor", 5).expect("one more host");
+    let lab = Lab::with(&["monitor"]).expect("a lab");
+    let monitor = &lab.more[0];
     // Segments that are merged to 64 KB would not fit a datagram with the mirror's header.
     let merge_less = "link set eth0 gso_max_segs 2";
     lab.client.output("ip", &merge_less.split(' ').collect::<Vec<_>>()).expect("ip");
@@ -165,7 +165,7 @@ pub(crate) fn copied_from_fragments(bench: &Bench<'_>) {
     let _mirror = Mirror::start(&lab.online, monitor.ipv4, Tunnel::Vxlan(VXLAN_PORT));
     let mut setup = Setup::new(bench.programs, bench.folder, &lab);
     setup.set("--decap", "vxlan");
-    let mut copy = setup.start_on(&lab, &monitor);
+    let mut copy = setup.start_on(&lab, monitor);
     copy.wait_until_copying(&lab, lab.online.ipv4.into(), || target.requests());
     let before = target.requests();
     let server = SocketAddr::new(lab.online.ipv4.into(), PORT);
@@ -181,8 +181,8 @@ pub(crate) fn copied_from_fragments(bench: &Bench<'_>) {
 
 /// The kernel mirrors what online receives and sends into a tunnel of its own making.
 pub(crate) fn copied_from_the_kernels_vxlan(bench: &Bench<'_>) {
-    let lab = Lab::new().expect("a lab");
-    let monitor = lab.add_host("monitor", 5).expect("one more host");
+    let lab = Lab::with(&["monitor"]).expect("a lab");
+    let monitor = &lab.more[0];
     let run = |line: &str| {
         let words: Vec<&str> = line.split_whitespace().collect();
         lab.online.output(words[0], &words[1..])
@@ -205,6 +205,6 @@ pub(crate) fn copied_from_the_kernels_vxlan(bench: &Bench<'_>) {
     let mut setup = Setup::new(bench.programs, bench.folder, &lab);
     setup.set("--decap", "vxlan");
     setup.set("-o", "eth0");
-    let log = copies_everything(bench, &lab, lab.online.ipv4.into(), || setup.start_on(&lab, &monitor));
+    let log = copies_everything(bench, &lab, lab.online.ipv4.into(), || setup.start_on(&lab, monitor));
     assert!(log.contains("taken out of tunnels"), "{log}");
 }

@@ -6,11 +6,13 @@
 mod bad_days;
 mod harness;
 mod linklayer;
+mod many;
 mod modules;
 mod mysql;
 mod mysql_copy;
 mod own_modules;
 mod programs;
+mod replay;
 mod source;
 mod udp;
 mod workloads;
@@ -37,6 +39,15 @@ fn main() -> ExitCode {
     suite.add("workload 9: 2 % loss, new connection per request", Needs::Servers, workloads::loss_new_connections);
     suite.add("workload 11: 400 source ports used again and again", Needs::Servers, workloads::port_reuse);
     suite.add("IPv6", Needs::Servers, workloads::ipv6);
+    suite.add("many: two online servers, one target", Needs::Servers, many::two_online_one_target);
+    suite.add("many: two targets, two intercepts with their parts", Needs::Servers, many::two_targets_two_intercepts);
+    suite.add("many: real servers behind a director (LVS, direct routing)", Needs::Servers, many::direct_routing);
+    suite.add("many: each connection three times over", Needs::Servers, many::three_times_over);
+    suite.add("without an intercept: responses come to tcpcopy", Needs::Servers, many::no_assistant);
+
+    suite.add("replay: captures by their times, faster, and as fast as possible", Needs::Tcpdump, replay::files);
+    suite.add("replay: three passes, without an intercept", Needs::Tcpdump, replay::passes);
+    suite.add("replay: a damaged capture", Needs::Tcpdump, replay::damaged);
     suite.add("two labs at once", Needs::Hosts, workloads::two_labs_at_once);
 
     suite.add("link layer: -o, the next hop found", Needs::Servers, linklayer::sent_as_frames);

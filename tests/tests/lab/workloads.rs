@@ -18,7 +18,7 @@ use crate::harness::Bench;
 /// When nothing has reached the target for this long, nothing more will: longer than any retransmission timer's pause.
 pub(crate) const QUIET: Duration = Duration::from_secs(20);
 
-fn at(address: impl Into<IpAddr>) -> SocketAddr {
+pub(crate) fn at(address: impl Into<IpAddr>) -> SocketAddr {
     SocketAddr::new(address.into(), PORT)
 }
 

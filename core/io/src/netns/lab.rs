@@ -43,6 +43,15 @@ impl Host {
         batch(self, &[address_line(address)])
     }
 
+    /// Runs `ip` (iproute2) with these arguments.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn ip(&self, arguments: &str) -> Result<String, NetnsError> {
+        let arguments: Vec<&str> = arguments.split_whitespace().collect();
+        self.output("ip", &arguments)
+    }
+
     /// Runs `iptables` (for IPv6, `ip6tables`) with these arguments.
     ///
     /// # Errors
@@ -74,6 +83,8 @@ pub struct Lab {
     pub target: Host,
     /// Where intercept runs.
     pub assistant: Host,
+    /// Others, on the same switch. They have no routes of their own.
+    pub more: Vec<Host>,
     switch: Namespace,
 }
 
@@ -83,20 +94,39 @@ impl Lab {
     /// # Errors
     /// Which step failed, and why.
     pub fn new() -> Result<Self, NetnsError> {
+        Self::with(&[])
+    }
+
+    /// Builds the hosts, and others with these names.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with(more: &[&'static str]) -> Result<Self, NetnsError> {
         let switch = Namespace::new()?;
+        let more = more.iter().zip(5..).map(|(name, number)| Host::new(name, number));
         let lab = Self {
             client: Host::new("client", 1)?,
             online: Host::new("online", 2)?,
             target: Host::new("target", 3)?,
             assistant: Host::new("assistant", 4)?,
+            more: more.collect::<Result<_, _>>()?,
             switch,
         };
-        batch(
-            &lab.switch,
-            &["link add br0 type bridge stp_state 0 forward_delay 0".to_owned(), "link set br0 up".to_owned()],
-        )?;
+        let mut lines = vec!["link add br0 type bridge stp_state 0 forward_delay 0".to_owned()];
         for host in lab.hosts() {
-            lab.connect(host)?;
+            // The peer is born in the host's namespace, so no name is ever taken anywhere else.
+            lines.push(format!("link add {0} type veth peer name eth0 netns {1}", host.name, host.path()));
+            lines.push(format!("link set {} master br0 up", host.name));
+        }
+        lines.push("link set br0 up".to_owned());
+        batch(&lab.switch, &lines)?;
+
+        for host in lab.hosts() {
+            host.set_sysctl("net/ipv4/ip_forward", "0")?;
+            let mut lines = vec!["link set lo up".to_owned(), "link set eth0 up".to_owned()];
+            lines.push(address_line(host.ipv4.into()));
+            lines.push(address_line(host.ipv6.into()));
+            batch(host, &lines)?;
         }
         batch(
             &lab.target,
@@ -106,16 +136,6 @@ impl Lab {
             ],
         )?;
         Ok(lab)
-    }
-
-    /// One more host on the switch. `number` is the last part of its addresses; 1 to 4 are taken.
-    ///
-    /// # Errors
-    /// Which step failed, and why.
-    pub fn add_host(&self, name: &'static str, number: u8) -> Result<Host, NetnsError> {
-        let host = Host::new(name, number)?;
-        self.connect(&host)?;
-        Ok(host)
     }
 
     /// A cable between two hosts, past the switch: a device of this name, without addresses, on both.
@@ -128,27 +148,9 @@ impl Lab {
         batch(to, &[up])
     }
 
-    /// Connects a host's device to the switch and gives it its addresses.
-    fn connect(&self, host: &Host) -> Result<(), NetnsError> {
-        // The peer is born in the host's namespace, so no name is ever taken anywhere else.
-        let on_switch = [
-            format!("link add {0} type veth peer name eth0 netns {1}", host.name, host.path()),
-            format!("link set {} master br0 up", host.name),
-        ];
-        batch(&self.switch, &on_switch)?;
-        host.set_sysctl("net/ipv4/ip_forward", "0")?;
-        let on_host = [
-            "link set lo up".to_owned(),
-            "link set eth0 up".to_owned(),
-            address_line(host.ipv4.into()),
-            address_line(host.ipv6.into()),
-        ];
-        batch(host, &on_host)
-    }
-
-    /// The four hosts.
-    pub fn hosts(&self) -> [&Host; 4] {
-        [&self.client, &self.online, &self.target, &self.assistant]
+    /// All hosts.
+    pub fn hosts(&self) -> impl Iterator<Item = &Host> {
+        [&self.client, &self.online, &self.target, &self.assistant].into_iter().chain(&self.more)
     }
 
     /// Packets that the devices of all hosts and of the switch have dropped since it was built: where programs are slower
