@@ -1,17 +1,20 @@
 //! Copies that leave, or come in, otherwise than by a raw socket's route and a capture of online's own device.
 
+use std::fs;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use tcpcopy::demo::client::{Plan, Reuse};
 use tcpcopy_io::netns::{Host, Lab, REPLICAS_V4, REPLICAS_V6};
-use tcpcopy_tests::copy::{Copy, PORT, Setup};
-use tcpcopy_tests::counters::{ResetWatch, capture_if_wanted};
+use tcpcopy_tests::copy::{Copy, PORT, Setup, stop};
+use tcpcopy_tests::counters::{self, ResetWatch, capture_if_wanted};
 use tcpcopy_tests::load;
 use tcpcopy_tests::mirror::{MIRROR_PORT, Mirror, Tunnel, VXLAN_PORT};
 use tcpcopy_tests::nginx::Nginx;
 use tcpcopy_tests::settle;
 
 use crate::harness::Bench;
+use crate::replay::replay;
 use crate::workloads::{QUIET, assert_perfect};
 
 const REQUESTS: u64 = 3_000;
@@ -177,6 +180,32 @@ pub(crate) fn copied_from_fragments(bench: &Bench<'_>) {
     let fragments = log.lines().find_map(|line| line.trim().strip_prefix("fragments of tunnels' packets"));
     let fragments: Option<u64> = fragments.and_then(|count| count.trim().parse().ok());
     assert!(fragments.is_some_and(|count| count > POSTS), "{log}");
+}
+
+/// A capture of the mirror, taken on the host that receives it.
+pub(crate) fn replayed_from_a_mirror(bench: &Bench<'_>) {
+    let lab = Lab::with(&["monitor"]).expect("a lab");
+    let monitor = &lab.more[0];
+    let online = Nginx::start(&lab.online, bench.folder);
+    let target = Nginx::start(&lab.target, bench.folder);
+    let mirror = Mirror::start(&lab.online, monitor.ipv4, Tunnel::Vxlan(VXLAN_PORT));
+    let file = bench.folder.join("mirror.pcap");
+    let mut tcpdump = counters::capture(monitor, &file, &[&format!("udp port {VXLAN_PORT}")]);
+    let server = SocketAddr::new(lab.online.ipv4.into(), PORT);
+    let plan = Plan { connections: 10, rate: Some(500.0), ..Plan::new(server, 1_000) };
+    assert_eq!(load::run(&lab.client, &plan).failures, [], "online did not answer");
+    // It gets what it has captured up to a second later, and forgets what it has not got when it ends.
+    settle(u64::MAX, Duration::from_secs(3), || fs::metadata(&file).expect("the capture").len());
+    stop("tcpdump", &mut tcpdump);
+    drop(mirror);
+
+    let setup = Setup::new(bench.programs, bench.folder, &lab);
+    let _intercept = setup.start_intercept(&lab.assistant);
+    let words =
+        format!("{} --decap vxlan -I 100", setup.tcpcopy.join(" ").replace("eth0", &file.display().to_string()));
+    let (printed, _) = replay(monitor, &bench.programs.tcpcopy, bench.folder, &words);
+    assert!(printed.contains("requests: found 1000, replayed 1000, skipped 0"), "{printed}");
+    assert_perfect(&online.received(), &target.received(), 1_000);
 }
 
 /// The kernel mirrors what online receives and sends into a tunnel of its own making.

@@ -71,6 +71,7 @@ fn main() -> ExitCode {
         linklayer::copied_from_qinq_by_a_packet_socket,
     );
     suite.add("link layer: a mirror in fragments", Needs::Servers, linklayer::copied_from_fragments);
+    suite.add("link layer: a mirror, captured and replayed", Needs::Tcpdump, linklayer::replayed_from_a_mirror);
     suite.add("link layer: a mirror by the kernel", Needs::Servers, linklayer::copied_from_the_kernels_vxlan);
 
     suite.add("UDP: DNS, query by query", Needs::Dns, udp::dns);
