@@ -7,5 +7,6 @@ pub mod grammar;
 pub mod intercept;
 pub mod logging;
 pub mod program;
+pub mod security;
 pub mod tcpcopy;
 mod values;

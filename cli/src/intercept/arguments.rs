@@ -52,6 +52,32 @@ pub struct Arguments {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bind: Option<String>,
 
+    /// Addresses and networks that tcpcopy may connect from; others are closed at once [default: all].
+    #[arg(long, value_name = "CIDR[,CIDR...]", help_heading = "Tcpcopy")]
+    #[serde(deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<String>,
+
+    /// Prove to each tcpcopy that both know the same secret, and have it prove the same: the first line of this file, 16 bytes or
+    /// more. The file must be readable by its owner only.
+    #[arg(long, value_name = "FILE", help_heading = "Tcpcopy")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret_file: Option<PathBuf>,
+
+    /// Serve TLS, and nothing else, with this certificate (PEM); needs --tls-key.
+    #[arg(long, value_name = "FILE", help_heading = "Tcpcopy")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// Private key of --tls-cert (PEM).
+    #[arg(long, value_name = "FILE", help_heading = "Tcpcopy")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_key: Option<PathBuf>,
+
+    /// Over TLS, serve only those who show a certificate that this authority signed (PEM).
+    #[arg(long, value_name = "FILE", help_heading = "Tcpcopy")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_ca: Option<PathBuf>,
+
     /// Connections for whose routes there is room from the start, 1 to 4194304; more are taken as they come
     /// [default: 65536].
     #[arg(short = 's', long, value_name = "N", help_heading = "Tcpcopy")]

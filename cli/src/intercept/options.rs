@@ -4,12 +4,14 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use log::LevelFilter;
 use tcpcopy_io::capture::check_filter;
 use tcpcopy_io::control::DEFAULT_PORT;
 
 use super::arguments::Arguments;
 use crate::exit::Failure;
+use crate::security::{self, SecurityFiles};
 use crate::values::{absolute, devices, in_range, log_level};
 
 const MB: usize = 1 << 20;
@@ -31,6 +33,10 @@ pub struct Options {
     pub bind: Option<IpAddr>,
     /// Port to listen on; 0 lets the system choose.
     pub port: u16,
+    /// Where tcpcopys may connect from; empty: from everywhere.
+    pub allow: Vec<IpNet>,
+    /// What they must show.
+    pub security: SecurityFiles,
     /// Routes for which there is room at once.
     pub initial_routes: usize,
     /// Responses in one write at most; `None`: whatever is there.
@@ -48,6 +54,20 @@ pub struct Options {
 }
 
 impl Options {
+    /// What is demanded of a tcpcopy, in words, if anything is.
+    pub fn conditions(&self) -> Option<String> {
+        let SecurityFiles { secret, identity, authority, .. } = &self.security;
+        let allowed: Vec<String> = self.allow.iter().map(ToString::to_string).collect();
+        let conditions = [
+            (!allowed.is_empty()).then(|| format!("come from {}", allowed.join(", "))),
+            identity.as_ref().map(|_| "speak TLS".to_owned()),
+            authority.as_ref().map(|_| "show a certificate".to_owned()),
+            secret.as_ref().map(|_| "know the secret".to_owned()),
+        ];
+        let conditions: Vec<String> = conditions.into_iter().flatten().collect();
+        (!conditions.is_empty()).then(|| conditions.join("; "))
+    }
+
     /// Checks arguments.
     ///
     /// # Errors
@@ -72,6 +92,9 @@ impl Options {
         };
         let hash_size = in_range("-s (--hash-size)", arguments.hash_size.unwrap_or(65_536), 1..=1 << 22)?;
         let combined = in_range("-n (--combined)", arguments.combined.unwrap_or(0), 0..=15)?;
+        let (certificate, key, authority) = (arguments.tls_cert, arguments.tls_key, arguments.tls_ca);
+        let security =
+            SecurityFiles::check(arguments.secret_file, certificate, key, authority, None)?.check_for_server()?;
         let stats_interval = in_range("--stats-interval", arguments.stats_interval.unwrap_or(30), 0..=MAX_SECONDS)?;
         let default_log = arguments.daemon.then(|| PathBuf::from("error_intercept.log"));
         Ok(Self {
@@ -80,6 +103,8 @@ impl Options {
             buffer_bytes: in_range("-B (--buffer)", arguments.buffer.unwrap_or(8), 1..=2047)? as usize * MB,
             bind,
             port: arguments.port.unwrap_or(DEFAULT_PORT),
+            allow: security::allow(&arguments.allow.join(",")).map_err(Failure::usage)?,
+            security,
             initial_routes: hash_size as usize,
             responses_per_write: (combined > 0).then_some(u64::from(combined)),
             log: arguments.log.or(default_log).map(|path| absolute("-l (--log)", &path)).transpose()?,

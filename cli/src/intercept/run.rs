@@ -66,7 +66,14 @@ struct Desk {
     server: ControlServer,
     responses_per_write: Option<u64>,
     undelivered: Vec<(PeerId, u64)>,
-    next_rejection_told: Timestamp,
+    told: Told,
+}
+
+/// What is not to be repeated in the log.
+struct Told {
+    next_rejection: Timestamp,
+    /// Due when the first tcpcopy comes from another host.
+    open_warning: Option<String>,
 }
 
 /// intercept, ready to run.
@@ -114,7 +121,14 @@ impl Intercept {
             source.open(&poll, token).map_err(|e| Failure::new(capture_exit(&e), e))?;
             sources.push(source);
         }
-        let config = ServerConfig { address: options.bind, port: options.port, ..ServerConfig::default() };
+        let config = ServerConfig {
+            address: options.bind,
+            port: options.port,
+            allow: options.allow.clone(),
+            secret: options.security.read_secret()?,
+            tls: options.security.server()?,
+            ..ServerConfig::default()
+        };
         let server = ControlServer::bind(config, poll.registry(), FIRST_PEER).map_err(bind_failure)?;
         let relay = Relay::new(RelayConfig {
             initial_routes: options.initial_routes,
@@ -129,6 +143,10 @@ impl Intercept {
                 options.filter
             );
         }
+        let open_warning = server.config().lets_everyone_in().then(|| ServerConfig::open_warning(options.port));
+        if let Some(conditions) = options.conditions() {
+            log::info!("tcpcopys must {conditions}");
+        }
         let now = clock.now();
         Ok(Self {
             poll,
@@ -141,7 +159,7 @@ impl Intercept {
                 server,
                 responses_per_write: options.responses_per_write,
                 undelivered: Vec::new(),
-                next_rejection_told: now,
+                told: Told { next_rejection: now, open_warning },
             },
             captured_payload: Payload::Headers,
             stats_interval: options.stats_interval,
@@ -168,7 +186,7 @@ impl Intercept {
                 match event.token() {
                     SIGNALS => signalled = true,
                     token if self.desk.server.owns(token) => {
-                        let Desk { relay, outbox, server, next_rejection_told: told, .. } = &mut self.desk;
+                        let Desk { relay, outbox, server, told, .. } = &mut self.desk;
                         server.handle_event(event, now, &mut |e| on_peer(&e, now, relay, outbox, told));
                     }
                     token => {
@@ -266,7 +284,7 @@ impl Intercept {
     /// Does what the clock asks for.
     fn on_time(&mut self) {
         let now = self.clock.now();
-        let Desk { relay, outbox, server, next_rejection_told: told, .. } = &mut self.desk;
+        let Desk { relay, outbox, server, told, .. } = &mut self.desk;
         if server.next_deadline().is_some_and(|at| at <= now) {
             server.handle_timeout(now, &mut |e| on_peer(&e, now, relay, outbox, told));
         }
@@ -407,17 +425,16 @@ impl Desk {
     }
 }
 
-fn on_peer(
-    event: &PeerEvent<'_>,
-    now: Timestamp,
-    relay: &mut Relay,
-    outbox: &mut RelayOutbox,
-    next_rejection_told: &mut Timestamp,
-) {
+fn on_peer(event: &PeerEvent<'_>, now: Timestamp, relay: &mut Relay, outbox: &mut RelayOutbox, told: &mut Told) {
     match *event {
         PeerEvent::Route { peer, change } => relay.handle(now, RelayInput::Route { peer, change }, outbox),
         PeerEvent::Up { peer, from, hello } => {
             log::info!("tcpcopy at {from} connected (link {})", peer.0);
+            if !from.ip().is_loopback()
+                && let Some(warning) = told.open_warning.take()
+            {
+                log::warn!("{warning}");
+            }
             let Hello { route_ttl, max_batch, features } = hello;
             relay.handle(now, RelayInput::PeerUp { peer, route_ttl, max_batch, features }, outbox);
         }
@@ -427,8 +444,8 @@ fn on_peer(
             relay.handle(now, RelayInput::Undelivered { peer, responses: undelivered, reason }, outbox);
             relay.handle(now, RelayInput::PeerGone { peer }, outbox);
         }
-        PeerEvent::Rejected { from, reason } if now >= *next_rejection_told => {
-            *next_rejection_told = now + REJECTION_TOLD_EVERY;
+        PeerEvent::Rejected { from, reason } if now >= told.next_rejection => {
+            told.next_rejection = now + REJECTION_TOLD_EVERY;
             log::warn!(
                 "connection from {from} closed: {reason}; more such within {REJECTION_TOLD_EVERY:?} are only counted"
             );
@@ -444,6 +461,9 @@ fn tell(notice: &RelayNotice) {
              normal, many mean that -F takes more than the copies' answers"
         ),
         RelayNotice::RoutesOrphaned { peer, routes } => log::info!("{routes} routes of link {} removed", peer.0),
+        RelayNotice::PeerRoutesFull { peer, limit } => {
+            log::error!("link {} has {limit} routes, which is all that one may have; more are refused", peer.0);
+        }
         RelayNotice::RouteTableFull { limit } => {
             log::error!("there are {limit} routes; more are refused until some are gone");
         }

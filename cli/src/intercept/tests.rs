@@ -78,6 +78,30 @@ fn what_cannot_be_is_refused_with_the_option_and_an_example() {
 }
 
 #[test]
+fn who_may_connect_is_read_and_told() {
+    let files = ["--secret-file", "s", "--tls-cert", "c", "--tls-key", "k", "--tls-ca", "a"];
+    let options = check(&[&["-F", "tcp", "--allow", "10.0.0.1,fd00::/64"][..], &files[..]].concat()).unwrap();
+    assert_eq!(
+        options.conditions().unwrap(),
+        "come from 10.0.0.1/32, fd00::/64; speak TLS; show a certificate; know the secret"
+    );
+    assert!(options.security.secret.as_ref().unwrap().is_absolute());
+    let toml = "filter = 'tcp'\nallow = ['10.0.0.1', 'fd00::/64']\nsecret-file = 's'\ntls-cert = 'c'\ntls-key = 'k'\n\
+                tls-ca = 'a'\n";
+    assert_eq!(Options::check(toml::from_str(toml).unwrap()).unwrap(), options);
+    assert_eq!(check(&["-F", "tcp"]).unwrap().conditions(), None);
+    for (words, said) in [
+        (&["--allow", "10.0.0.0/40"][..], &["--allow", "0 to 32", "^"][..]),
+        (&["--tls-cert", "c"], &["--tls-key"]),
+        (&["--tls-ca", "c"], &["--tls-cert"]),
+        (&["--secret-file", "/"], &["--secret-file", "`/`"]),
+    ] {
+        let message = check(&[&["-F", "tcp"], words].concat()).unwrap_err();
+        assert!(said.iter().all(|part| message.contains(part)), "{words:?}: {message}");
+    }
+}
+
+#[test]
 fn a_report_names_what_was_dropped_and_only_that() {
     let mut relay = RelayStats { relayed: 3, responses: 5, ..RelayStats::default() };
     relay.dropped[RelayDrop::NoRoute as usize] = 2;

@@ -221,6 +221,32 @@ pub struct Arguments {
     #[serde(alias = "lonely", skip_serializing_if = "is_off")]
     pub keep_trying: bool,
 
+    /// Prove to intercept that both know the same secret, and have it prove the same: the first line of this file, 16 bytes or
+    /// more. The file must be readable by its owner only.
+    #[arg(long, value_name = "FILE", help_heading = "Intercept")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret_file: Option<PathBuf>,
+
+    /// Speak TLS with intercept, and only with one whose certificate this authority signed (PEM).
+    #[arg(long, value_name = "FILE", help_heading = "Intercept")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_ca: Option<PathBuf>,
+
+    /// The name in intercept's certificate [default: the address of -s].
+    #[arg(long, value_name = "NAME", help_heading = "Intercept")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_name: Option<String>,
+
+    /// Certificate to show to an intercept that asks for one (PEM), with --tls-key.
+    #[arg(long, value_name = "FILE", help_heading = "Intercept")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// Private key of --tls-cert (PEM).
+    #[arg(long, value_name = "FILE", help_heading = "Intercept")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_key: Option<PathBuf>,
+
     /// With -s local, devices on which the target's responses come in [default: any].
     #[arg(long, value_name = "DEVICE[,DEVICE...]", help_heading = "Intercept")]
     #[serde(deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]

@@ -200,6 +200,7 @@ fn start(options: &Options) -> Result<Option<Running>, Failure> {
     for warning in &options.warnings {
         log::warn!("{warning}");
     }
+    let (secret, tls) = (options.security.read_secret()?, options.security.client()?);
     let clock = MonotonicClock::start();
     let mut workers = Vec::new();
     let paths = options
@@ -217,7 +218,8 @@ fn start(options: &Options) -> Result<Option<Running>, Failure> {
         let transmitter = transmitter.map_err(transmit_failure)?;
         let features = FEATURE_PAYLOAD | FEATURE_UDP;
         let hello = Hello { features, route_ttl: options.idle_timeout, ..Hello::default() };
-        let links = LinksConfig::new(options.intercepts.clone(), options.links_per_intercept, hello);
+        let mut links = LinksConfig::new(options.intercepts.clone(), options.links_per_intercept, hello);
+        (links.secret, links.tls) = (secret.clone(), tls.clone());
         let engine = engine_config(options, number);
         let captures =
             options.devices.len() + options.responses.as_ref().map_or(0, |responses| responses.devices.len());
@@ -230,6 +232,12 @@ fn start(options: &Options) -> Result<Option<Running>, Failure> {
             match worker.connect(interrupted) {
                 Ok(()) => {}
                 Err(StartError::Interrupted) => return Ok(None),
+                Err(StartError::Refused { intercept, reason }) => {
+                    return Err(Failure::new(
+                        Exit::Unreachable,
+                        format!("no link to intercept at {intercept}: {reason}"),
+                    ));
+                }
                 Err(StartError::Unreachable { intercept, attempts, reason }) => {
                     return Err(Failure::new(
                         Exit::Unreachable,

@@ -17,6 +17,7 @@ use super::output::{Output, output};
 use super::replay::Plan;
 use super::{decap, filter, grammar};
 use crate::exit::Failure;
+use crate::security::SecurityFiles;
 use crate::values::{absolute, devices, in_range, log_level};
 
 /// Workers at most; more than a host has cores help nobody.
@@ -55,6 +56,8 @@ pub struct Options {
     pub responses: Option<Responses>,
     /// Connections to each.
     pub links_per_intercept: u16,
+    /// Who may be at the other end of these connections.
+    pub security: SecurityFiles,
     /// Run without intercepts that can be reached.
     pub keep_trying: bool,
     /// Devices to capture on; none where files are replayed.
@@ -187,6 +190,10 @@ impl Options {
             Failure::usage(format!("in -F (--filter): {e}\nit is written like this: -F 'tcp and dst port 80'"))
         })?;
 
+        let (certificate, key) = (arguments.tls_cert, arguments.tls_key);
+        let security =
+            SecurityFiles::check(arguments.secret_file, certificate, key, arguments.tls_ca, arguments.tls_name)?
+                .check_for_client(!intercepts.is_empty())?;
         let mtu = in_range("-M (--mtu)", arguments.mtu.unwrap_or(1500), 576..=u16::MAX)?;
         if mtu < 1280 && maps.iter().any(|map| map.target.addr.is_ipv6()) {
             return Err(Failure::usage(format!("in -M (--mtu): {mtu} is too small for IPv6, which needs 1280")));
@@ -208,6 +215,7 @@ impl Options {
             intercepts,
             responses,
             links_per_intercept: in_range("-C (--connections)", arguments.connections.unwrap_or(1), 1..=16)?,
+            security,
             keep_trying: arguments.keep_trying,
             devices,
             replay,

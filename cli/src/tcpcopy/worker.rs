@@ -112,6 +112,13 @@ pub enum StartError {
         /// What the last one said.
         reason: String,
     },
+    /// An intercept is there, but one of the two does not want the other.
+    Refused {
+        /// Which.
+        intercept: SocketAddr,
+        /// Why.
+        reason: String,
+    },
     /// A signal came.
     Interrupted,
     /// Waiting failed.
@@ -235,7 +242,7 @@ impl Worker {
                 if let LinkEvent::Failed { link, attempts, reason } = &event
                     && *attempts >= START_ATTEMPTS
                 {
-                    failure = Some((*link, *attempts, reason.to_string()));
+                    failure = Some((*link, *attempts, (*reason).clone()));
                 }
                 on_link_event(now, &event, engine, io);
             };
@@ -254,7 +261,12 @@ impl Worker {
                 && let Some(intercept) = self.links.address(link)
                 && !up.contains(&intercept)
             {
-                return Err(StartError::Unreachable { intercept, attempts, reason });
+                let (refused, reason) = (reason.is_refusal(), reason.to_string());
+                return Err(if refused {
+                    StartError::Refused { intercept, reason }
+                } else {
+                    StartError::Unreachable { intercept, attempts, reason }
+                });
             }
             if interrupted() {
                 return Err(StartError::Interrupted);

@@ -25,6 +25,8 @@ pub(crate) enum Needs {
     Wrk,
     /// The same, nginx and tcpdump.
     Tcpdump,
+    /// Hosts, nginx and openssl.
+    OpenSsl,
     /// Hosts, and dnsmasq.
     Dns,
     /// Hosts, MariaDB, and what logs in to it.
@@ -47,6 +49,7 @@ impl Needs {
             Self::Servers => &["ip", "iptables", "nginx"],
             Self::Wrk => &["ip", "iptables", "nginx", "wrk"],
             Self::Tcpdump => &["ip", "iptables", "nginx", "tcpdump"],
+            Self::OpenSsl => &["ip", "iptables", "nginx", "openssl"],
             Self::Dns => &["ip", "dnsmasq"],
             Self::MariaDb | Self::Ed25519 | Self::MySql => &["ip", "sysbench"],
             Self::Memcached => &["ip", "memcached"],

@@ -13,6 +13,7 @@ mod mysql_copy;
 mod own_modules;
 mod programs;
 mod replay;
+mod security;
 mod source;
 mod udp;
 mod workloads;
@@ -107,6 +108,9 @@ fn main() -> ExitCode {
     suite.add("target restarts under load", Needs::Servers, bad_days::target_restart);
     suite.add("target unreachable is counted", Needs::Hosts, bad_days::target_unreachable);
     suite.add("intercept unreachable ends with code 4", Needs::Hosts, programs::intercept_unreachable);
+    suite.add("security: a copy over TLS, with a secret", Needs::OpenSsl, security::copy_over_tls);
+    suite.add("security: who does not belong is told why", Needs::OpenSsl, security::refusals);
+    suite.add("security: an open intercept warns once", Needs::Hosts, security::open_intercept);
     suite.add("a failure that nobody reads keeps its exit code", Needs::Hosts, programs::unread_failure);
     suite.add("garbage on intercept's port", Needs::Hosts, bad_days::garbage_to_intercept);
 

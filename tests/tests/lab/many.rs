@@ -97,7 +97,7 @@ pub(crate) fn two_online_one_target(bench: &Bench<'_>) {
 }
 
 /// One online server, two of whose addresses go to two targets; the intercepts share the responses of both by their
-/// filters, one the even ports, the other the odd ones, and each has three connections.
+/// filters, each of half of the ports, and each has three connections.
 pub(crate) fn two_targets_two_intercepts(bench: &Bench<'_>) {
     let lab = Lab::with(&["target2"]).expect("a lab");
     let other_target = &lab.more[0];
@@ -111,8 +111,8 @@ pub(crate) fn two_targets_two_intercepts(bench: &Bench<'_>) {
     let mut setup = Setup::new(bench.programs, bench.folder, &lab);
     let mut intercepts = Vec::new();
     for (name, filter, port) in [
-        ("first", "tcp and src port 80 and tcp[2:2] & 1 = 0", "36524"),
-        ("second", "tcp and src port 80 and tcp[2:2] & 1 = 1", "36525"),
+        ("first", "tcp and src port 80 and tcp[2:2] & 2 = 0", "36524"),
+        ("second", "tcp and src port 80 and tcp[2:2] & 2 = 2", "36525"),
     ] {
         let own = folder(bench, name);
         let mut part = Setup::new(bench.programs, &own, &lab);

@@ -22,7 +22,7 @@ pub(crate) fn at(address: impl Into<IpAddr>) -> SocketAddr {
     SocketAddr::new(address.into(), PORT)
 }
 
-fn plan(server: SocketAddr, rate: f64, requests: u64, connections: usize, reuse: Reuse) -> Plan {
+pub(crate) fn plan(server: SocketAddr, rate: f64, requests: u64, connections: usize, reuse: Reuse) -> Plan {
     Plan { connections, rate: Some(rate), reuse, ..Plan::new(server, requests) }
 }
 

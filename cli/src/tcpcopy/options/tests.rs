@@ -39,6 +39,31 @@ fn defaults_are_those_of_the_documentation() {
 }
 
 #[test]
+fn what_intercept_must_show_is_read_from_line_and_file() {
+    let copy = "-x 80-10.0.0.2:8080 -s 10.0.0.3 -c 10.77.0.x";
+    let o =
+        accept(&format!("{copy} --secret-file s --tls-ca /a --tls-cert /c --tls-key /k --tls-name assistant.example"));
+    let file: Arguments = toml::from_str(
+        "map = '80-10.0.0.2:8080'\nintercept = '10.0.0.3'\nsource = '10.77.0.x'\nsecret-file = 's'\ntls-ca = '/a'\n\
+         tls-cert = '/c'\ntls-key = '/k'\ntls-name = 'assistant.example'\n",
+    )
+    .unwrap();
+    assert_eq!(Options::check(file, &catalogue(), LOCAL).unwrap(), o);
+    assert!(o.security.secret.unwrap().is_absolute());
+    assert_eq!(o.security.identity, Some(("/c".into(), "/k".into())));
+    assert_eq!((o.security.authority, o.security.name.as_deref()), (Some("/a".into()), Some("assistant.example")));
+    for (options, said) in [
+        ("--tls-cert /c --tls-key /k", "--tls-ca"),
+        ("--tls-name a", "--tls-ca"),
+        ("--tls-ca /a --tls-key /k", "--tls-cert"),
+        ("--secret-file /", "--secret-file"),
+    ] {
+        let message = check(&format!("{copy} {options}")).unwrap_err();
+        assert!(message.contains(said), "{options}: {message}");
+    }
+}
+
+#[test]
 fn short_and_long_names_mean_the_same() {
     let short = "-x 80-10.0.0.2:8080 -s 10.0.0.3 -c 10.77.0.x -p 7 -C 3 -L -i eth0,eth1 -F tcp -B 64 -M 1400 -D 1200 -O -W \
                  -t 9 -k 10 -m 100 -l /tmp/a.log -P /tmp/a.pid -d";

@@ -42,7 +42,7 @@
 //! peer can acknowledge the one and gets the other sent again: a capture that is too short delays but never stops a
 //! session. A peer that has not said in its hello that it knows of payload is sent none.
 //!
-//! **Memory.** A route costs 64 bytes, a quarter more for room to grow, and two index entries of 5 bytes at a load
+//! **Memory.** No peer has more than half of the routes that there may be. A route costs 64 bytes, a quarter more for room to grow, and two index entries of 5 bytes at a load
 //! between 7/16 and 7/8: at most 103 bytes, whether anything happens on it or not.
 //!
 //! **Accounting.** `frames = relayed + dropped by reason + held`, at any moment; see [`RelayStats::check`].
@@ -91,6 +91,8 @@ pub struct RelayConfig {
     pub initial_routes: usize,
     /// Routes at most; further ones are refused and counted.
     pub route_limit: usize,
+    /// Routes of one peer at most, so that none fills the table; further ones are refused and counted.
+    pub route_limit_per_peer: usize,
     /// How long an idle route is kept when its peer does not say.
     pub default_route_ttl: Duration,
     /// Early responses kept at most.
@@ -104,6 +106,7 @@ impl Default for RelayConfig {
         Self {
             initial_routes: 65_536,
             route_limit: 1 << 23,
+            route_limit_per_peer: 1 << 22,
             default_route_ttl: Duration::from_secs(3600),
             early_limit: 4096,
             seed: 0,
@@ -167,6 +170,7 @@ struct Peer {
     routes_alive: u64,
     relayed: u64,
     overflowed: u64,
+    told_full: bool,
 }
 
 /// intercept's engine.
@@ -385,6 +389,15 @@ impl Relay {
             }
             return;
         }
+        let share = self.config.route_limit_per_peer;
+        let p = &mut self.peers[peer.0 as usize];
+        if p.routes_alive >= share as u64 && self.routes.owner(transport, &flow) != Some(peer) {
+            self.stats.routes_over_share += 1;
+            if !std::mem::replace(&mut p.told_full, true) {
+                out.notices.push(RelayNotice::PeerRoutesFull { peer, limit: share });
+            }
+            return;
+        }
         self.stats.routes_added += 1;
         self.peers[peer.0 as usize].routes_alive += 1;
         let Added { replaced_flow, replaced_id } = self.routes.add(seconds(now), peer, id, transport, flow);
@@ -437,7 +450,7 @@ impl Relay {
         }
         let unsent = out.discard(peer);
         self.undelivered(peer, unsent, RelayDrop::LinkClosed);
-        let routes = self.routes.remove_peer(peer);
+        let routes = self.routes.remove_peer(peer, self.peers[peer.0 as usize].routes_alive);
         self.stats.routes_orphaned += routes;
         self.peers[peer.0 as usize] = Peer::default();
         self.count_routes();

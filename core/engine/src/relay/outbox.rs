@@ -154,6 +154,13 @@ pub enum RelayNotice {
         /// How many routes it had.
         routes: u64,
     },
+    /// A tcpcopy has as many routes as one may have; more are refused until some are gone. Told once for each connection.
+    PeerRoutesFull {
+        /// Its connection.
+        peer: PeerId,
+        /// How many that is.
+        limit: usize,
+    },
     /// There are as many routes as allowed; more are refused until some are gone.
     RouteTableFull {
         /// How many that is.

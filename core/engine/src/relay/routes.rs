@@ -94,6 +94,11 @@ impl RouteTable {
         self.slot_of_flow(transport, flow).is_some()
     }
 
+    /// The peer that has the route of a flow.
+    pub(super) fn owner(&self, transport: Transport, flow: &Flow) -> Option<PeerId> {
+        self.slot_of_flow(transport, flow).map(|slot| self.slots[slot as usize].peer)
+    }
+
     #[inline]
     fn slot_of_flow(&self, transport: Transport, flow: &Flow) -> Option<u32> {
         let hash = hash_flow(&self.hash, transport, flow);
@@ -156,10 +161,14 @@ impl RouteTable {
         slot.is_some()
     }
 
-    /// Removes all routes of a peer; how many there were.
-    pub(super) fn remove_peer(&mut self, peer: PeerId) -> u64 {
+    /// Removes all routes of a peer, which has `there` of them; how many there were. Who has none costs no look at a table
+    /// that others have filled, however often he comes and goes.
+    pub(super) fn remove_peer(&mut self, peer: PeerId, there: u64) -> u64 {
         let mut removed = 0;
         for slot in 0..self.slots.len() {
+            if removed == there {
+                break;
+            }
             if self.slots[slot].peer == peer {
                 self.vacate(slot as u32);
                 removed += 1;

@@ -109,6 +109,8 @@ counters! {
     routes_orphaned,
     /// Routes refused because there were too many.
     routes_refused,
+    /// Routes refused because their tcpcopy had as many as one may have.
+    routes_over_share,
     /// Routes now.
     routes_alive,
     /// Removals of routes that did not exist.

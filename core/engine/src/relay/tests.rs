@@ -347,6 +347,61 @@ fn the_number_of_routes_is_bounded() {
 }
 
 #[test]
+fn a_peer_that_floods_routes_leaves_room_for_the_others() {
+    let mut b = Bench::new(|c| {
+        c.route_limit = 8;
+        c.route_limit_per_peer = 4;
+    });
+    for peer in [0, 1] {
+        b.up(peer, 80, 0);
+    }
+    for n in 0..1_000 {
+        b.add(0, n, flow(n as u16));
+    }
+    assert_eq!((b.relay.stats().routes_alive, b.relay.stats().routes_over_share), (4, 996));
+    let notice = RelayNotice::PeerRoutesFull { peer: PeerId(0), limit: 4 };
+    assert_eq!(b.out.notices, [notice], "told once");
+    assert_eq!(b.relay.stats().routes_refused, 0, "the table itself is not full");
+
+    // The other's session works, a flow of its own can be added again, and one that goes makes room.
+    b.add(1, 7, flow(2_000));
+    b.respond(flow(2_000), 5, 10);
+    assert_eq!(b.relayed(), [(1, (7, 5, 10))]);
+    b.add(0, 3, flow(3));
+    assert_eq!(b.relay.stats().routes_over_share, 996);
+    // A flow of another peer does not count as one of its own.
+    b.add(0, 9, flow(2_000));
+    assert_eq!(b.relay.stats().routes_over_share, 997);
+    b.remove(0, 3);
+    b.add(0, 10, flow(10));
+    b.respond(flow(10), 6, 0);
+    assert_eq!(b.relayed(), [(0, (10, 6, 0))]);
+    b.gone(0);
+    assert_eq!((b.relay.stats().routes_alive, b.relay.stats().routes_orphaned), (1, 4));
+}
+
+/// Early responses and those of others are nobody else's business.
+#[test]
+fn a_peer_hears_only_of_what_it_registered() {
+    let mut b = Bench::with_peers();
+    b.respond(flow(1), 1, 10);
+    b.respond(flow(2), 2, 20);
+    b.add(0, 10, flow(1));
+    b.add(1, 20, flow(3));
+    b.respond(flow(1), 3, 30);
+    b.respond(flow(3), 4, 40);
+    b.respond(flow(4), 5, 50);
+    assert_eq!(b.relayed(), [(0, (10, 1, 10)), (0, (10, 3, 30)), (1, (20, 4, 40))]);
+    // Nor of what another one may ask for: the id is its own.
+    b.remove(1, 10);
+    b.respond(flow(1), 6, 60);
+    assert_eq!(b.relayed(), [(0, (10, 6, 60))]);
+    b.wait(EARLY_KEPT_FOR);
+    assert!(b.relayed().is_empty());
+    assert_eq!(b.dropped(RelayDrop::NoRoute), 2);
+}
+
+#[test]
 fn batches_keep_to_what_the_peer_takes() {
     let mut b = Bench::new(|_| {});
     b.up(0, 80, 2);

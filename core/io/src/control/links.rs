@@ -10,11 +10,13 @@ use mio::{Interest, Registry, Token};
 use tcpcopy_engine::LinkId;
 use tcpcopy_wire::control::{
     BatchEncoder, DatagramResponse, FEATURE_PAYLOAD, FEATURE_UDP, Hello, LinkStats, Message, ResponseHeader, Role,
-    RouteChange, encode_hello, encode_ping,
+    RouteChange, Secret, encode_ping,
 };
 use tcpcopy_wire::{Timestamp, Transport};
 
 use super::stream::{READ_SIZE, Received, Stream};
+use super::tls::TlsClient;
+use super::transport::Transport as LinkTransport;
 use super::{CloseReason, HELLO_TIMEOUT, PING_INTERVAL};
 
 /// What [`ControlLinks`] are told at their start.
@@ -34,6 +36,10 @@ pub struct LinksConfig {
     pub ping_interval: Duration,
     /// Bytes of route changes that may wait for one link.
     pub out_limit: usize,
+    /// What each intercept must know.
+    pub secret: Option<Secret>,
+    /// Speak TLS.
+    pub tls: Option<TlsClient>,
 }
 
 impl LinksConfig {
@@ -47,6 +53,8 @@ impl LinksConfig {
             longest_retry: Duration::from_secs(5),
             ping_interval: PING_INTERVAL,
             out_limit: 16 << 20,
+            secret: None,
+            tls: None,
         }
     }
 }
@@ -300,18 +308,29 @@ impl ControlLinks {
             self.registry.register(&mut socket, token, Interest::READABLE | Interest::WRITABLE)?;
             Ok(socket)
         });
-        match connected {
-            Ok(socket) => {
-                let stream = Box::new(Stream::new(socket, Role::Tcpcopy, now));
-                link.state = State::Open { stream, established: false, up: false };
-            }
-            Err(e) => self.close(index, &CloseReason::io(&e), now, sink),
+        let config = &self.config;
+        let begun = connected.map_err(|e| CloseReason::io(&e)).and_then(|socket| {
+            let transport = match &config.tls {
+                None => LinkTransport::plain(socket),
+                Some(tls) => tls.connect(socket, link.address.ip()).map_err(CloseReason::Tls)?,
+            };
+            Stream::new(transport, Role::Tcpcopy, &config.hello, config.secret.as_ref(), now)
+                .map_err(|e| CloseReason::io(&e))
+        });
+        match begun {
+            Ok(stream) => link.state = State::Open { stream: Box::new(stream), established: false, up: false },
+            Err(reason) => self.close(index, &reason, now, sink),
         }
     }
 
     /// Does whatever a link's socket is ready for.
     fn progress(&mut self, index: usize, now: Timestamp, sink: &mut dyn FnMut(LinkEvent<'_>)) {
-        if let Err(reason) = self.try_progress(index, now, sink) {
+        if let Err(mut reason) = self.try_progress(index, now, sink) {
+            if let State::Open { established: true, up: false, .. } = &self.links[index].state
+                && let CloseReason::Unused | CloseReason::Io(io::ErrorKind::ConnectionReset, _) = reason
+            {
+                reason = CloseReason::TurnedAway;
+            }
             self.close(index, &reason, now, sink);
         }
     }
@@ -326,13 +345,13 @@ impl ControlLinks {
         let Link { state, encoder, attempts, next_ping, rtt, unread, features, .. } = &mut self.links[index];
         let State::Open { stream, established, up } = state else { return Ok(()) };
         if !*established {
-            if !is_connected(&stream.socket).map_err(|e| CloseReason::io(&e))? {
+            if !is_connected(&stream.socket.socket).map_err(|e| CloseReason::io(&e))? {
                 return Ok(());
             }
             *established = true;
             // Without it route changes would wait for acknowledgements; not worth failing for.
-            let _ = stream.socket.set_nodelay(true);
-            stream.out.append(|bytes| encode_hello(&self.config.hello, bytes));
+            let _ = stream.socket.socket.set_nodelay(true);
+            stream.begin();
         }
         let received = stream.receive(now, &mut self.scratch, &mut |message, _| match message {
             Message::Hello(hello) => {
@@ -421,8 +440,9 @@ impl ControlLinks {
         self.deadline = Some(self.deadline.map_or(until, |d| d.min(until)));
         let id = LinkId(index as u16);
         if let State::Open { mut stream, up, .. } = before {
+            stream.socket.say_end();
             // Closing the socket deregisters it; a failure here changes nothing.
-            let _ = self.registry.deregister(&mut stream.socket);
+            let _ = self.registry.deregister(&mut stream.socket.socket);
             if up {
                 return sink(LinkEvent::Down { link: id, reason });
             }

@@ -8,23 +8,32 @@
 //! if next_deadline() <= now { links.handle_timeout(now, &mut sink) }
 //! ```
 //!
+//! Each connection goes over TCP or TLS (`transport`), and begins with a greeting in which the two ends may have to prove
+//! that they know a secret (`tcpcopy_wire::control::Greeting`); whom the server lets in at all is decided in `admission`.
+//! Until a peer has shown who it is, nothing of it reaches the owner, and no deadline is moved by what it sends.
+//!
 //! Nothing blocks. mio is edge-triggered, so reading goes on until the socket is empty; a link that sends without end is
 //! set aside after a budget, and `next_deadline()` is then in the past until `handle_timeout` has read the rest. Buffers
 //! are bounded: what does not fit is refused, and the caller counts it.
 
+mod admission;
 mod links;
 mod server;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod tls;
+mod transport;
 
 use std::fmt;
 use std::time::Duration;
 
-use tcpcopy_wire::control::DecodeError;
+use tcpcopy_wire::control::{DecodeError, GreetingError};
 
 pub use links::{ControlLinks, LinkEvent, LinksConfig, SendError};
 pub use server::{BindError, ControlServer, LinkFull, PeerEvent, ServerConfig, ServerStats};
+pub use tls::{Identity, TlsClient, TlsError, TlsServer};
+pub use transport::TlsFault;
 
 /// Port that intercept listens on unless told otherwise.
 pub const DEFAULT_PORT: u16 = 36_524;
@@ -44,6 +53,16 @@ pub enum CloseReason {
     Io(std::io::ErrorKind, String),
     /// The bytes that came are not the control link.
     Protocol(DecodeError),
+    /// The other end is not who it should be.
+    Greeting(GreetingError),
+    /// TLS does not come about.
+    Tls(TlsFault),
+    /// `--allow` does not have the address.
+    NotAllowed,
+    /// A client of the C programs, which cannot prove anything, where a proof is demanded.
+    CannotProve,
+    /// intercept closed the connection at once.
+    TurnedAway,
     /// The other end said why it closes.
     Refused(String),
     /// No hello came in time.
@@ -62,9 +81,27 @@ pub enum CloseReason {
         /// How many that is.
         limit: usize,
     },
+    /// There are as many connections as allowed from one address.
+    TooManyOfOne {
+        /// How many that is.
+        limit: usize,
+    },
 }
 
 impl CloseReason {
+    /// Whether the other end is there, and one of the two does not want the other: trying again alone will not help.
+    pub fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::Greeting(_)
+                | Self::Tls(_)
+                | Self::TurnedAway
+                | Self::Refused(_)
+                | Self::Protocol(_)
+                | Self::NotAllowed
+        )
+    }
+
     pub(crate) fn io(e: &std::io::Error) -> Self {
         Self::Io(e.kind(), e.to_string())
     }
@@ -77,6 +114,17 @@ impl fmt::Display for CloseReason {
             Self::Unused => f.write_str("closed before a byte was received"),
             Self::Io(_, text) => f.write_str(text),
             Self::Protocol(e) => e.fmt(f),
+            Self::Greeting(e) => e.fmt(f),
+            Self::Tls(fault) => fault.fmt(f),
+            Self::NotAllowed => f.write_str("--allow does not have its address"),
+            Self::CannotProve => f.write_str(
+                "a tcpcopy of version 1.x, which knows neither --secret-file nor TLS, and this intercept demands them: use a \
+                 tcpcopy of this generation, or an intercept without them (and with --allow)",
+            ),
+            Self::TurnedAway => f.write_str(
+                "closed by intercept at once: its --allow does not have this host's address, or it has too many \
+                 connections already; its log says which",
+            ),
             Self::Refused(text) => write!(f, "refused by the other end: {text}"),
             Self::NoHello(after) => write!(
                 f,
@@ -86,6 +134,7 @@ impl fmt::Display for CloseReason {
             Self::Stalled(after) => write!(f, "the other end has read nothing for {after:?}"),
             Self::Overflow { limit } => write!(f, "more than {limit} bytes of route changes are waiting to be sent"),
             Self::TooMany { limit } => write!(f, "there are {limit} connections already"),
+            Self::TooManyOfOne { limit } => write!(f, "there are {limit} connections from its address already"),
         }
     }
 }

@@ -1,10 +1,11 @@
 //! intercept's end: a listener and the tcpcopys that have connected to it.
 
 use std::fmt;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use mio::event::Event;
 use mio::net::TcpListener;
 use mio::{Interest, Registry, Token};
@@ -12,11 +13,12 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tcpcopy_engine::PeerId;
 use tcpcopy_wire::Timestamp;
 use tcpcopy_wire::control::{
-    DecodeError, FEATURE_PAYLOAD, FEATURE_UDP, FlowId, Hello, LinkStats, Message, Role, RouteChange, encode_error,
-    encode_hello, encode_stats,
+    FEATURE_PAYLOAD, FEATURE_UDP, FlowId, Hello, LinkStats, Message, Role, RouteChange, Secret, encode_stats,
 };
 
 use super::stream::{READ_SIZE, Received, Stream};
+use super::tls::TlsServer;
+use super::transport::Transport;
 use super::{CloseReason, HELLO_TIMEOUT};
 
 /// What a [`ControlServer`] is told at its start.
@@ -30,6 +32,14 @@ pub struct ServerConfig {
     pub hello: Hello,
     /// Connections at most.
     pub max_peers: usize,
+    /// Connections from one address at most, so that no host takes the place of all others.
+    pub max_per_address: usize,
+    /// Where connections may come from; empty: from anywhere.
+    pub allow: Vec<IpNet>,
+    /// What a peer must know.
+    pub secret: Option<Secret>,
+    /// Serve TLS, and nothing else.
+    pub tls: Option<TlsServer>,
     /// Bytes that may wait for one peer.
     pub out_limit: usize,
     /// A peer that sends nothing for this long is closed.
@@ -45,6 +55,10 @@ impl Default for ServerConfig {
             port: super::DEFAULT_PORT,
             hello: Hello { features: FEATURE_PAYLOAD | FEATURE_UDP, ..Hello::default() },
             max_peers: 256,
+            max_per_address: 128,
+            allow: Vec::new(),
+            secret: None,
+            tls: None,
             out_limit: 8 << 20,
             silence_timeout: Duration::from_secs(30),
             stall_timeout: Duration::from_secs(10),
@@ -146,6 +160,20 @@ pub struct ServerStats {
     pub no_hello: u64,
     /// Closed because there were too many.
     pub too_many: u64,
+    /// Closed because there were too many from one address.
+    pub too_many_of_one: u64,
+    /// Closed because their address is not allowed.
+    pub not_allowed: u64,
+    /// Closed because the other end proved another secret, or sent a proof again that it had heard.
+    pub wrong_secret: u64,
+    /// Closed because one end has a secret and the other has none.
+    pub no_secret: u64,
+    /// Closed because something else came in the place of a proof.
+    pub unproved: u64,
+    /// Closed because they came without TLS.
+    pub without_tls: u64,
+    /// Closed because the handshake of TLS failed.
+    pub tls_failed: u64,
     /// Batches of responses handed to sockets.
     pub writes: u64,
 }
@@ -176,6 +204,8 @@ pub struct ControlServer {
     accept_again_at: Option<Timestamp>,
 }
 
+/// Connections accepted before those that are there get their turn.
+const ACCEPT_BUDGET: usize = 256;
 /// Time after which a failed accept is tried again.
 const ACCEPT_RETRY: Duration = Duration::from_millis(200);
 
@@ -219,6 +249,11 @@ impl ControlServer {
     /// What the system says.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
+    }
+
+    /// What it was told at its start.
+    pub fn config(&self) -> &ServerConfig {
+        &self.config
     }
 
     /// The counters.
@@ -316,7 +351,7 @@ impl ControlServer {
     }
 
     fn accept(&mut self, now: Timestamp, sink: &mut dyn FnMut(PeerEvent<'_>)) {
-        loop {
+        for _ in 0..ACCEPT_BUDGET {
             match self.listener.accept() {
                 Ok((socket, from)) => {
                     let from = SocketAddr::new(from.ip().to_canonical(), from.port());
@@ -333,6 +368,9 @@ impl ControlServer {
                 }
             }
         }
+        // No event will tell of those that are left.
+        self.accept_again_at = Some(now);
+        self.lower_deadline(self.accept_again_at);
     }
 
     fn admit(
@@ -342,20 +380,34 @@ impl ControlServer {
         now: Timestamp,
         sink: &mut dyn FnMut(PeerEvent<'_>),
     ) {
-        let vacant = self.peers.iter().position(Option::is_none).unwrap_or(self.peers.len());
-        if vacant >= self.config.max_peers {
-            self.stats.too_many += 1;
-            let reason = CloseReason::TooMany { limit: self.config.max_peers };
-            return sink(PeerEvent::Rejected { from, reason: &reason });
+        let mut reject = |reason: &CloseReason| {
+            self.stats.count_rejected(reason);
+            sink(PeerEvent::Rejected { from, reason });
+        };
+        let there = self.peers.iter().flatten().map(|peer| peer.from.ip());
+        if let Some(reason) = self.config.refusal(from.ip(), there) {
+            return reject(&reason);
         }
+        let vacant = self.peers.iter().position(Option::is_none).unwrap_or(self.peers.len());
         let token = Token(self.first_token + 1 + vacant);
         let ready = socket
             .set_nodelay(true)
             .and_then(|()| self.registry.register(&mut socket, token, Interest::READABLE | Interest::WRITABLE));
         if let Err(e) = ready {
-            return sink(PeerEvent::Rejected { from, reason: &CloseReason::io(&e) });
+            return reject(&CloseReason::io(&e));
         }
-        let stream = Stream::new(socket, Role::Intercept, now);
+        let transport = match &self.config.tls {
+            None => Transport::plain(socket),
+            Some(tls) => match tls.accept(socket) {
+                Ok(transport) => transport,
+                Err(fault) => return reject(&CloseReason::Tls(fault)),
+            },
+        };
+        let secret = self.config.secret.as_ref();
+        let stream = match Stream::new(transport, Role::Intercept, &self.config.hello, secret, now) {
+            Ok(stream) => stream,
+            Err(e) => return reject(&CloseReason::io(&e)),
+        };
         let peer = Peer { stream, from, up: false, unread: false, broken: None };
         self.lower_deadline(Some(self.config.due(&peer)));
         if vacant == self.peers.len() {
@@ -369,10 +421,9 @@ impl ControlServer {
         let Some(Some(peer)) = self.peers.get_mut(slot) else { return };
         let Peer { stream, from, up, .. } = peer;
         let (id, from) = (PeerId(slot as u32), *from);
-        let (our_hello, stats) = (&self.config.hello, &mut self.stats);
-        let received = stream.receive(now, &mut self.scratch, &mut |message, out| match message {
+        let stats = &mut self.stats;
+        let received = stream.receive(now, &mut self.scratch, &mut |message, _| match message {
             Message::Hello(hello) => {
-                out.append(|bytes| encode_hello(our_hello, bytes));
                 *up = true;
                 stats.up += 1;
                 sink(PeerEvent::Up { peer: id, from, hello });
@@ -425,37 +476,16 @@ impl ControlServer {
 
     fn close(&mut self, slot: usize, reason: &CloseReason, sink: &mut dyn FnMut(PeerEvent<'_>)) {
         let Some(mut peer) = self.peers[slot].take() else { return };
-        self.say_goodbye(&mut peer, reason);
+        self.config.say_goodbye(&mut peer.stream, peer.up, reason);
         // Closing the socket deregisters it; a failure here changes nothing.
-        let _ = self.registry.deregister(&mut peer.stream.socket);
+        let _ = self.registry.deregister(&mut peer.stream.socket.socket);
         if peer.up {
             self.stats.up -= 1;
             let undelivered = peer.stream.out.undelivered();
             sink(PeerEvent::Gone { peer: PeerId(slot as u32), from: peer.from, reason, undelivered });
         } else {
-            match reason {
-                CloseReason::Protocol(DecodeError::Version { .. }) => self.stats.other_version += 1,
-                CloseReason::Protocol(_) | CloseReason::Closed | CloseReason::Refused(_) => self.stats.garbage += 1,
-                CloseReason::Unused | CloseReason::Io(..) => self.stats.unused += 1,
-                _ => self.stats.no_hello += 1,
-            }
+            self.stats.count_rejected(reason);
             sink(PeerEvent::Rejected { from: peer.from, reason });
-        }
-    }
-
-    /// Tells a peer that speaks our protocol why it is closed, if its socket takes it at once.
-    fn say_goodbye(&self, peer: &mut Peer, reason: &CloseReason) {
-        let mut last_words = Vec::new();
-        match reason {
-            CloseReason::Protocol(DecodeError::Version { .. }) => encode_hello(&self.config.hello, &mut last_words),
-            CloseReason::Protocol(_) | CloseReason::Silent(_) if peer.up => {
-                encode_error(&reason.to_string(), &mut last_words);
-            }
-            _ => return,
-        }
-        if peer.stream.out.is_empty() {
-            // A courtesy: the connection ends whether it arrives or not.
-            let _ = peer.stream.socket.write(&last_words);
         }
     }
 

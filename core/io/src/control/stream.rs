@@ -3,11 +3,11 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 
-use mio::net::TcpStream;
 use tcpcopy_wire::Timestamp;
-use tcpcopy_wire::control::{Decoder, Message, Role, encode_pong};
+use tcpcopy_wire::control::{Decoder, Greeting, Hello, Message, NONCE_LEN, Role, Secret, encode_pong};
 
 use super::CloseReason;
+use super::transport::{TlsFault, Transport};
 
 /// Bytes read at once.
 pub(super) const READ_SIZE: usize = 64 << 10;
@@ -56,7 +56,7 @@ impl OutBuffer {
     /// Sends a batch of responses, as far as the socket takes it at once; keeps the rest.
     pub(super) fn send(
         &mut self,
-        socket: &mut TcpStream,
+        socket: &mut Transport,
         now: Timestamp,
         batch: &[u8],
         responses: u64,
@@ -68,6 +68,9 @@ impl OutBuffer {
             self.total_in += written as u64;
             self.total_written += written as u64;
             if rest.is_empty() {
+                if socket.holds_bytes() {
+                    self.blocked_since.get_or_insert(now);
+                }
                 return Ok(());
             }
             self.blocked_since = Some(now);
@@ -79,10 +82,12 @@ impl OutBuffer {
     }
 
     /// Writes as much as the socket takes. Bytes may move within the buffer.
-    pub(super) fn flush(&mut self, socket: &mut TcpStream, now: Timestamp) -> io::Result<()> {
-        if self.is_empty() {
+    pub(super) fn flush(&mut self, socket: &mut Transport, now: Timestamp) -> io::Result<()> {
+        if self.is_empty() && !socket.holds_bytes() {
+            self.blocked_since = None;
             return Ok(());
         }
+        let sent = socket.sent();
         let written = write_some(socket, &self.bytes[self.written..])?;
         self.written += written;
         self.total_written += written as u64;
@@ -90,13 +95,16 @@ impl OutBuffer {
             self.batches.pop_front();
         }
         if self.is_empty() {
-            self.blocked_since = None;
             self.bytes.clear();
             self.bytes.shrink_to(KEPT_CAPACITY);
             self.written = 0;
-            return Ok(());
+            if !socket.holds_bytes() {
+                self.blocked_since = None;
+                return Ok(());
+            }
         }
-        if written > 0 || self.blocked_since.is_none() {
+        // What TLS has taken over is not on its way yet: what counts is what the socket takes.
+        if socket.sent() > sent || self.blocked_since.is_none() {
             self.blocked_since = Some(now);
         }
         if self.written > self.bytes.len() / 2 {
@@ -104,6 +112,14 @@ impl OutBuffer {
             self.written = 0;
         }
         Ok(())
+    }
+
+    /// Takes everything out that waits.
+    pub(super) fn take(&mut self) -> Vec<u8> {
+        let bytes = self.bytes.split_off(self.written);
+        self.bytes.clear();
+        self.written = 0;
+        bytes
     }
 
     /// Lets `append` add bytes that belong to no batch of responses.
@@ -115,8 +131,9 @@ impl OutBuffer {
 }
 
 /// Writes until everything is written or the socket is full.
-fn write_some(socket: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
+fn write_some(socket: &mut Transport, bytes: &[u8]) -> io::Result<usize> {
     let mut at = 0;
+    socket.flush()?;
     while at < bytes.len() {
         match socket.write(&bytes[at..]) {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
@@ -132,8 +149,10 @@ fn write_some(socket: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
 /// A connection.
 #[derive(Debug)]
 pub(super) struct Stream {
-    pub(super) socket: TcpStream,
-    pub(super) decoder: Decoder,
+    pub(super) socket: Transport,
+    decoder: Decoder,
+    /// Until the other end has said hello and, where there is a secret, proved itself.
+    greeting: Option<Box<Greeting>>,
     /// A message that has arrived in part.
     inbound: Vec<u8>,
     pub(super) out: OutBuffer,
@@ -146,20 +165,57 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn new(socket: TcpStream, role: Role, now: Timestamp) -> Self {
-        Self {
+    /// A connection that begins; `hello` is what this end says.
+    ///
+    /// # Errors
+    /// When the system has no random numbers to give.
+    pub(super) fn new(
+        socket: Transport,
+        role: Role,
+        hello: &Hello,
+        secret: Option<&Secret>,
+        now: Timestamp,
+    ) -> io::Result<Self> {
+        let secret = match secret {
+            None => None,
+            Some(secret) => {
+                let mut nonce = [0; NONCE_LEN];
+                getrandom::fill(&mut nonce)?;
+                Some((secret.clone(), nonce))
+            }
+        };
+        let greeting = Greeting::new(role, hello, secret);
+        let mut decoder = Decoder::new(role);
+        decoder.take_proof_only(greeting.demands_proof());
+        Ok(Self {
             socket,
-            decoder: Decoder::new(role),
+            decoder,
+            greeting: Some(Box::new(greeting)),
             inbound: Vec::new(),
             out: OutBuffer::default(),
             since: now,
             last_received: now,
             received_anything: false,
             hung_up: false,
+        })
+    }
+
+    /// Puts what this end says first into the buffer: tcpcopy's hello. intercept waits for that.
+    pub(super) fn begin(&mut self) {
+        if let Some(greeting) = &self.greeting {
+            self.out.append(|bytes| greeting.begin(bytes));
         }
     }
 
-    /// Reads what has come and hands each message to `on_message`, with the buffer for answers. Pings are answered here.
+    /// Appends this end's hello, for an other end that has to see it before the connection ends.
+    pub(super) fn own_hello(&self, bytes: &mut Vec<u8>) {
+        if let Some(greeting) = &self.greeting {
+            bytes.extend_from_slice(greeting.own_hello());
+        }
+    }
+
+    /// Reads what has come and hands each message to `on_message`, with the buffer for answers. The first is the other end's hello, once that has shown
+    /// that it is who it should be. Pings are answered here.
     ///
     /// # Errors
     /// Why the connection cannot go on.
@@ -177,22 +233,28 @@ impl Stream {
                 Ok(n) => n,
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(Received::Everything),
                 Err(e) if e.kind() == ErrorKind::Interrupted => continue,
-                Err(e) => return Err(CloseReason::io(&e)),
+                Err(e) => return Err(close_reason(&e)),
             };
             self.last_received = now;
+            if let (false, Some(greeting)) = (self.received_anything, &mut self.greeting)
+                && let Some(channel) = self.socket.binding()
+            {
+                greeting.bind(&channel);
+            }
             self.received_anything = true;
             let fresh = &scratch[..came];
             if self.inbound.is_empty() {
-                let used = read_messages(&mut self.decoder, fresh, &mut self.out, on_message)?;
+                let used = read_messages(&mut self.decoder, &mut self.greeting, fresh, &mut self.out, on_message)?;
                 self.inbound.extend_from_slice(&fresh[used..]);
             } else {
                 // At most one frame is waiting in part, so this stays below a frame and a read.
                 self.inbound.extend_from_slice(fresh);
-                let used = read_messages(&mut self.decoder, &self.inbound, &mut self.out, on_message)?;
+                let inbound = &self.inbound;
+                let used = read_messages(&mut self.decoder, &mut self.greeting, inbound, &mut self.out, on_message)?;
                 self.inbound.drain(..used);
             }
             // A short read has emptied the socket (epoll(7)); asking again would only cost a system call.
-            if came < scratch.len() && !self.hung_up {
+            if came < scratch.len() && !self.hung_up && self.socket.short_read_is_last() {
                 return Ok(Received::Everything);
             }
             budget = budget.saturating_sub(came);
@@ -203,8 +265,21 @@ impl Stream {
     }
 }
 
+/// A text that goes into a log: whoever sent it does not begin lines there, nor control a terminal.
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+fn close_reason(e: &io::Error) -> CloseReason {
+    match e.get_ref().and_then(|inner| inner.downcast_ref::<TlsFault>()) {
+        Some(fault) => CloseReason::Tls(fault.clone()),
+        None => CloseReason::io(e),
+    }
+}
+
 fn read_messages(
     decoder: &mut Decoder,
+    greeting: &mut Option<Box<Greeting>>,
     bytes: &[u8],
     out: &mut OutBuffer,
     on_message: &mut dyn FnMut(Message<'_>, &mut OutBuffer),
@@ -213,8 +288,19 @@ fn read_messages(
     while let Some((message, len)) = decoder.next(&bytes[at..]).map_err(CloseReason::Protocol)? {
         match message {
             Message::Ping(stamp) => out.append(|bytes| encode_pong(stamp, bytes)),
-            Message::Error(text) => return Err(CloseReason::Refused(text.to_owned())),
-            message => on_message(message, out),
+            Message::Error(text) => return Err(CloseReason::Refused(one_line(text))),
+            message => match greeting {
+                None => on_message(message, out),
+                Some(beginning) => {
+                    let mut hello = Ok(None);
+                    out.append(|answer| hello = beginning.take(&message, &bytes[at..at + len], answer));
+                    if let Some(hello) = hello.map_err(CloseReason::Greeting)? {
+                        *greeting = None;
+                        decoder.take_proof_only(false);
+                        on_message(Message::Hello(hello), out);
+                    }
+                }
+            },
         }
         at += len;
     }

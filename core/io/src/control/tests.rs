@@ -1,6 +1,10 @@
 //! Both ends over loopback. Nothing here depends on how fast the machine is: each test waits for what it expects, and
 //! time that has to pass is passed by moving the clock that the code is given.
 
+mod floods;
+mod security;
+mod tls;
+
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};

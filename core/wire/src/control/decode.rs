@@ -8,14 +8,17 @@ use byteorder::{BigEndian, ByteOrder};
 
 use super::frame::{
     DATAGRAM_FIXED_LEN, FRAME_HEADER_LEN, HELLO_BODY_LEN, HELLO_HEAD_LEN, Kind, MAGIC, MAX_ERROR_LEN,
-    MAX_HELLO_BODY_LEN, MAY_BE_IGNORED, RESPONSE_FIXED_LEN, ROUTE_ADD_V4_LEN, ROUTE_ADD_V6_LEN, ROUTE_PAYLOAD_LEN,
-    ROUTE_REMOVE_LEN, STATS_LEN, VERSION,
+    MAX_HELLO_BODY_LEN, MAY_BE_IGNORED, NONCE_LEN, PROOF_LEN, RESPONSE_FIXED_LEN, ROUTE_ADD_V4_LEN, ROUTE_ADD_V6_LEN,
+    ROUTE_PAYLOAD_LEN, ROUTE_REMOVE_LEN, STATS_LEN, VERSION,
 };
 use super::{DatagramResponse, FlowId, Hello, LinkStats, Payload, ResponseHeader};
 use crate::address::{Endpoint, Flow, Port};
 use crate::ip::Transport;
 use crate::seq::SeqNumber;
 use crate::tcp::{Flags, MAX_OPTIONS_LEN};
+
+/// The type of the first record of a TLS connection (RFC 8446, 5.1).
+const TLS_HANDSHAKE: u8 = 0x16;
 
 /// Which end of the link reads. Each accepts only what the other one may send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +52,10 @@ pub enum Message<'a> {
     Pong(u64),
     /// Why the sender is about to close.
     Error(&'a str),
+    /// Random bytes that the proofs of both ends are about.
+    Challenge([u8; NONCE_LEN]),
+    /// Shows that the sender knows the secret.
+    Proof([u8; PROOF_LEN]),
     /// A frame of a type that this version does not know and need not know.
     Skipped {
         /// The type.
@@ -97,6 +104,16 @@ pub enum DecodeError {
         /// Who got it.
         role: Role,
     },
+    /// Something else than a proof from an end that has not proved who it is.
+    Unproved {
+        /// The type.
+        kind: u8,
+    },
+    /// A part of a proof that nobody asked for.
+    Unasked {
+        /// What came.
+        kind: Kind,
+    },
     /// A frame whose length does not suit what it carries.
     Length {
         /// What it carries.
@@ -124,6 +141,11 @@ impl fmt::Display for DecodeError {
                 }
                 if came.iter().all(|b| *b == 0) {
                     f.write_str(", as that of version 1.x does; both ends must be of one generation")
+                } else if came[0] == TLS_HANDSHAKE {
+                    f.write_str(
+                        ", as TLS does, which intercept does not serve here: give intercept --tls-cert and --tls-key, or \
+                         leave --tls-ca out at tcpcopy",
+                    )
                 } else if came.iter().all(|b| b.is_ascii_graphic() || *b == b' ') {
                     write!(f, " ({:?})", String::from_utf8_lossy(came))
                 } else {
@@ -147,6 +169,10 @@ impl fmt::Display for DecodeError {
                 };
                 write!(f, "{kind} sent to {role}, which never receives them")
             }
+            Self::Unproved { kind } => {
+                write!(f, "a frame of type {kind:#04x} from an end that has not proved that it knows the secret")
+            }
+            Self::Unasked { kind } => write!(f, "a {kind} that nobody asked for"),
             Self::Length { kind, len } => write!(f, "a frame of {kind} with an impossible length of {len} bytes"),
             Self::OptionsLength { len } => write!(f, "a response with {len} bytes of TCP options; 40 are possible"),
             Self::Text => f.write_str("an error whose text is not UTF-8"),
@@ -161,17 +187,24 @@ impl std::error::Error for DecodeError {}
 pub struct Decoder {
     role: Role,
     greeted: bool,
+    proof_only: bool,
 }
 
 impl Decoder {
     /// A decoder at the start of a connection, at the end `role`.
     pub const fn new(role: Role) -> Self {
-        Self { role, greeted: false }
+        Self { role, greeted: false, proof_only: false }
     }
 
     /// Whether the hello has been read.
     pub const fn is_greeted(&self) -> bool {
         self.greeted
+    }
+
+    /// Whether nothing is taken after the hello but what proves that the other end knows the secret, and errors. Other
+    /// frames are refused by their first byte, so that a stranger cannot make this end keep the beginning of a long one.
+    pub const fn take_proof_only(&mut self, proof_only: bool) {
+        self.proof_only = proof_only;
     }
 
     /// The message that `bytes` begin with, and how many of them it takes; `None` when more bytes are needed. A message
@@ -210,6 +243,13 @@ impl Decoder {
     #[inline]
     fn check_header(&self, kind_byte: u8, reserved: u8) -> Result<Option<Kind>, DecodeError> {
         let kind = Kind::from_byte(kind_byte);
+        match kind {
+            Some(Kind::Error) => {}
+            Some(Kind::Challenge | Kind::Proof) if self.proof_only => {}
+            Some(kind @ (Kind::Challenge | Kind::Proof)) => return Err(DecodeError::Unasked { kind }),
+            _ if self.proof_only => return Err(DecodeError::Unproved { kind: kind_byte }),
+            _ => {}
+        }
         match (kind, self.role) {
             (None, _) if kind_byte & MAY_BE_IGNORED != 0 => return Ok(None),
             (None, _) => return Err(DecodeError::UnknownKind { kind: kind_byte }),
@@ -276,6 +316,8 @@ fn check_length(kind: Kind, len: usize) -> Result<(), DecodeError> {
         Kind::Stats => len >= STATS_LEN,
         Kind::Ping | Kind::Pong => len == 8,
         Kind::Error => len <= MAX_ERROR_LEN,
+        Kind::Challenge => len == NONCE_LEN,
+        Kind::Proof => len == PROOF_LEN,
     };
     if possible { Ok(()) } else { Err(DecodeError::Length { kind, len }) }
 }
@@ -307,7 +349,13 @@ fn decode_body(kind: Kind, body: &[u8]) -> Result<Message<'_>, DecodeError> {
         Kind::Ping => Message::Ping(BigEndian::read_u64(body)),
         Kind::Pong => Message::Pong(BigEndian::read_u64(body)),
         Kind::Error => Message::Error(std::str::from_utf8(body).map_err(|_| DecodeError::Text)?),
+        Kind::Challenge => Message::Challenge(fixed(kind, body)?),
+        Kind::Proof => Message::Proof(fixed(kind, body)?),
     })
+}
+
+fn fixed<const N: usize>(kind: Kind, body: &[u8]) -> Result<[u8; N], DecodeError> {
+    body.try_into().map_err(|_| DecodeError::Length { kind, len: body.len() })
 }
 
 /// The entries of a frame of routes to add.

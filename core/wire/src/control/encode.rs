@@ -6,8 +6,8 @@ use byteorder::{BigEndian, ByteOrder};
 
 use super::frame::{
     DATAGRAM_FIXED_LEN, EVERYTHING, FRAME_HEADER_LEN, HELLO_BODY_LEN, HELLO_HEAD_LEN, Kind, MAGIC, MAX_BODY_LEN,
-    MAX_ERROR_LEN, MAX_RECORD_PAYLOAD, RESPONSE_FIXED_LEN, ROUTE_ADD_V4_LEN, ROUTE_ADD_V6_LEN, ROUTE_PAYLOAD_LEN,
-    ROUTE_REMOVE_LEN, STATS_LEN, VERSION,
+    MAX_ERROR_LEN, MAX_RECORD_PAYLOAD, NONCE_LEN, PROOF_LEN, RESPONSE_FIXED_LEN, ROUTE_ADD_V4_LEN, ROUTE_ADD_V6_LEN,
+    ROUTE_PAYLOAD_LEN, ROUTE_REMOVE_LEN, STATS_LEN, VERSION,
 };
 use super::{DatagramResponse, Hello, LinkStats, Payload, ResponseHeader, RouteChange};
 use crate::address::{Endpoint, Flow};
@@ -58,6 +58,16 @@ pub fn encode_error(text: &str, out: &mut Vec<u8>) {
         end -= 1;
     }
     frame(Kind::Error, &text.as_bytes()[..end], out);
+}
+
+/// Appends a challenge.
+pub fn encode_challenge(nonce: &[u8; NONCE_LEN], out: &mut Vec<u8>) {
+    frame(Kind::Challenge, nonce, out);
+}
+
+/// Appends a proof.
+pub fn encode_proof(proof: &[u8; PROOF_LEN], out: &mut Vec<u8>) {
+    frame(Kind::Proof, proof, out);
 }
 
 fn frame(kind: Kind, body: &[u8], out: &mut Vec<u8>) {

@@ -37,6 +37,15 @@ pub const DATAGRAM_FIXED_LEN: usize = 12;
 pub const FEATURE_PAYLOAD: u32 = 1;
 /// Feature: routes of UDP flows, and datagrams.
 pub const FEATURE_UDP: u32 = 2;
+/// Feature: the sender has a secret. Both ends have it, or the connection ends: each proves that it knows the secret, with
+/// [`Kind::Challenge`] and [`Kind::Proof`], before anything else is taken.
+pub const FEATURE_AUTHENTICATION: u32 = 4;
+/// Feature, from intercept to a tcpcopy that it refuses: it serves TLS and nothing else.
+pub const FEATURE_TLS_ONLY: u32 = 8;
+/// Bytes of a challenge: random, never the same twice.
+pub const NONCE_LEN: usize = 32;
+/// Bytes of a proof.
+pub const PROOF_LEN: usize = 32;
 /// Most payload in one record of a response, in bytes; what has more is written as several.
 pub const MAX_RECORD_PAYLOAD: usize = 32 << 10;
 /// Bytes of the statistics of this version. Longer ones are read as far as they are known.
@@ -74,6 +83,10 @@ pub enum Kind {
     Pong = 0x21,
     /// Why the sender is about to close, in words.
     Error = 0x22,
+    /// Random bytes that the proofs of both ends are about.
+    Challenge = 0x30,
+    /// Shows that the sender knows the secret.
+    Proof = 0x31,
 }
 
 impl Kind {
@@ -93,6 +106,8 @@ impl Kind {
             0x20 => Self::Ping,
             0x21 => Self::Pong,
             0x22 => Self::Error,
+            0x30 => Self::Challenge,
+            0x31 => Self::Proof,
             _ => return None,
         })
     }
@@ -114,6 +129,8 @@ impl fmt::Display for Kind {
             Self::Ping => "ping",
             Self::Pong => "pong",
             Self::Error => "error",
+            Self::Challenge => "challenge",
+            Self::Proof => "proof",
         })
     }
 }

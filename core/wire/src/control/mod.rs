@@ -8,16 +8,21 @@
 mod decode;
 mod encode;
 mod frame;
+mod greeting;
 #[cfg(test)]
 mod tests;
 
 pub use decode::{Datagrams, DecodeError, Decoder, Message, Responses, Role, RouteAdds, RoutePayloads, RouteRemoves};
-pub use encode::{BatchEncoder, encode_error, encode_hello, encode_ping, encode_pong, encode_stats};
-pub use frame::{
-    DATAGRAM_FIXED_LEN, EVERYTHING, FEATURE_PAYLOAD, FEATURE_UDP, FRAME_HEADER_LEN, HELLO_BODY_LEN, HELLO_HEAD_LEN,
-    Kind, MAGIC, MAX_BODY_LEN, MAX_ERROR_LEN, MAX_HELLO_BODY_LEN, MAX_RECORD_PAYLOAD, MAY_BE_IGNORED,
-    RESPONSE_FIXED_LEN, ROUTE_ADD_V4_LEN, ROUTE_ADD_V6_LEN, ROUTE_PAYLOAD_LEN, ROUTE_REMOVE_LEN, STATS_LEN, VERSION,
+pub use encode::{
+    BatchEncoder, encode_challenge, encode_error, encode_hello, encode_ping, encode_pong, encode_proof, encode_stats,
 };
+pub use frame::{
+    DATAGRAM_FIXED_LEN, EVERYTHING, FEATURE_AUTHENTICATION, FEATURE_PAYLOAD, FEATURE_TLS_ONLY, FEATURE_UDP,
+    FRAME_HEADER_LEN, HELLO_BODY_LEN, HELLO_HEAD_LEN, Kind, MAGIC, MAX_BODY_LEN, MAX_ERROR_LEN, MAX_HELLO_BODY_LEN,
+    MAX_RECORD_PAYLOAD, MAY_BE_IGNORED, NONCE_LEN, PROOF_LEN, RESPONSE_FIXED_LEN, ROUTE_ADD_V4_LEN, ROUTE_ADD_V6_LEN,
+    ROUTE_PAYLOAD_LEN, ROUTE_REMOVE_LEN, STATS_LEN, VERSION,
+};
+pub use greeting::{Greeting, GreetingError, MIN_SECRET_LEN, Secret, ShortSecret};
 
 use std::time::Duration;
 
@@ -119,7 +124,7 @@ pub struct DatagramResponse<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Hello {
     /// What the sender can do beyond this version; a feature is used when both ends have its bit: [`FEATURE_PAYLOAD`],
-    /// [`FEATURE_UDP`].
+    /// [`FEATURE_UDP`]. [`Greeting`] sets [`FEATURE_AUTHENTICATION`] by itself.
     pub features: u32,
     /// From tcpcopy: how long intercept keeps a route for which no response comes, in whole seconds on the wire. Zero
     /// leaves it to intercept. intercept sends zero.
