@@ -1,5 +1,7 @@
 //! What the kernel of a lab's host counts.
 
+use std::fs;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -75,6 +77,44 @@ impl<'a> ResetWatch<'a> {
                 && self.from.as_ref().is_none_or(|network| line.contains(network.as_str()))
         });
         // -A INPUT … -c <packets> <bytes>
+        let counted = rule.and_then(|rule| rule.split(" -c ").nth(1)?.split_whitespace().next()?.parse().ok());
+        counted.unwrap_or_else(|| panic!("no counter in the rules of iptables:\n{rules}"))
+    }
+}
+
+/// RSTs that the TCP of a host has sent since the host was made (RFC 4022, tcpOutRsts), over IPv4 and IPv6.
+pub fn resets_sent(host: &Host) -> u64 {
+    let table = host.run(|| fs::read_to_string("/proc/thread-self/net/snmp")).expect("a thread").expect("the counters");
+    // A line of names, then one of numbers.
+    let mut lines = table.lines().filter_map(|line| line.strip_prefix("Tcp:"));
+    let (names, numbers) = (lines.next().expect("names"), lines.next().expect("numbers"));
+    let at = names.split_whitespace().position(|name| name == "OutRsts").expect("OutRsts");
+    numbers.split_whitespace().nth(at).and_then(|number| number.parse().ok()).expect("a number")
+}
+
+/// Counts the packets of one protocol that reach a host from one address, from the start of the watch.
+pub struct PacketWatch<'a> {
+    host: &'a Host,
+    from: IpAddr,
+}
+
+impl<'a> PacketWatch<'a> {
+    /// Packets of `protocol` (`tcp`, `udp`) from this address.
+    pub fn from(host: &'a Host, protocol: &str, from: IpAddr) -> Self {
+        let watch = Self { host, from };
+        let arguments = ["-I", "INPUT", "-p", protocol, "-s", &from.to_string()];
+        watch.host.output(watch.program(), &arguments).expect("iptables (package iptables)");
+        watch
+    }
+
+    fn program(&self) -> &'static str {
+        if self.from.is_ipv4() { "iptables" } else { "ip6tables" }
+    }
+
+    /// The number so far.
+    pub fn count(&self) -> u64 {
+        let rules = self.host.output(self.program(), &["-v", "-S", "INPUT"]).expect("the rules of iptables");
+        let rule = rules.lines().find(|line| line.contains(&format!("-s {}/", self.from)));
         let counted = rule.and_then(|rule| rule.split(" -c ").nth(1)?.split_whitespace().next()?.parse().ok());
         counted.unwrap_or_else(|| panic!("no counter in the rules of iptables:\n{rules}"))
     }

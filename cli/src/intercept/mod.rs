@@ -2,6 +2,8 @@
 
 pub mod arguments;
 pub mod options;
+pub mod passlist;
+pub mod queue;
 mod report;
 mod run;
 #[cfg(test)]

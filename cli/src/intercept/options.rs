@@ -10,7 +10,9 @@ use tcpcopy_io::capture::check_filter;
 use tcpcopy_io::control::DEFAULT_PORT;
 
 use super::arguments::Arguments;
+use super::queue::QueueOptions;
 use crate::exit::Failure;
+use crate::grammar::{OptionName, Part, SyntaxError};
 use crate::security::{self, SecurityFiles};
 use crate::values::{absolute, devices, in_range, log_level};
 
@@ -20,14 +22,18 @@ const MAX_SECONDS: u32 = 365 * 86_400;
 /// The form of a filter, for messages.
 const FILTER_EXAMPLE: &str = "-F 'tcp and src host 10.0.0.2 and src port 8080'";
 
+const TARGET: OptionName = OptionName { name: "-o (--target)", example: "-o 8080 or -o 10.0.0.2:8080,[fd00::2]:8080" };
+
 /// Checked options.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
+    /// The queue to read, where intercept runs on the test server itself; nothing is captured then.
+    pub queue: Option<QueueOptions>,
     /// The capture filter.
     pub filter: String,
-    /// Devices to capture on.
+    /// Devices to capture on; none with a queue.
     pub devices: Vec<String>,
-    /// Size of each capture's ring, in bytes.
+    /// Size of each capture's ring or of the queue's buffer, in bytes.
     pub buffer_bytes: usize,
     /// Address to listen on; `None`: every one.
     pub bind: Option<IpAddr>,
@@ -73,15 +79,15 @@ impl Options {
     /// # Errors
     /// The first thing that cannot be; all are wrong usage.
     pub fn check(arguments: Arguments) -> Result<Self, Failure> {
-        let filter = arguments.filter.unwrap_or_default();
-        if filter.trim().is_empty() {
-            return Err(Failure::usage(format!(
-                "-F (--filter) is missing: it says which packets are the test server's\nit is written like this: \
-                 {FILTER_EXAMPLE}\nall options: intercept -h"
-            )));
-        }
-        check_filter(&filter)
-            .map_err(|e| Failure::usage(format!("in -F (--filter): {e}\nit is written like this: {FILTER_EXAMPLE}")))?;
+        let port = arguments.port.unwrap_or(DEFAULT_PORT);
+        let queue = QueueOptions::check(&arguments, port)?;
+        let (filter, devices) = match queue {
+            Some(_) => (String::new(), Vec::new()),
+            None => {
+                (filter(arguments.filter, &arguments.target.join(","))?, devices("-i (--device)", &arguments.device)?)
+            }
+        };
+        let buffer = arguments.buffer.unwrap_or(if queue.is_some() { 32 } else { 8 });
         let bind = match arguments.bind.as_deref().map(str::trim) {
             None => None,
             Some(text) => Some(text.trim_start_matches('[').trim_end_matches(']').parse().map_err(|_| {
@@ -98,13 +104,14 @@ impl Options {
         let stats_interval = in_range("--stats-interval", arguments.stats_interval.unwrap_or(30), 0..=MAX_SECONDS)?;
         let default_log = arguments.daemon.then(|| PathBuf::from("error_intercept.log"));
         Ok(Self {
+            queue,
             filter,
-            devices: devices("-i (--device)", &arguments.device)?,
-            buffer_bytes: in_range("-B (--buffer)", arguments.buffer.unwrap_or(8), 1..=2047)? as usize * MB,
+            devices,
+            buffer_bytes: in_range("-B (--buffer)", buffer, 1..=2047)? as usize * MB,
             bind,
-            port: arguments.port.unwrap_or(DEFAULT_PORT),
             allow: security::allow(&arguments.allow.join(",")).map_err(Failure::usage)?,
             security,
+            port,
             initial_routes: hash_size as usize,
             responses_per_write: (combined > 0).then_some(u64::from(combined)),
             log: arguments.log.or(default_log).map(|path| absolute("-l (--log)", &path)).transpose()?,
@@ -114,4 +121,41 @@ impl Options {
             daemon: arguments.daemon,
         })
     }
+}
+
+/// The capture filter, as it is given or made from targets.
+fn filter(given: Option<String>, targets: &str) -> Result<String, Failure> {
+    let filter = given.unwrap_or_default();
+    match (filter.trim().is_empty(), targets.is_empty()) {
+        (false, false) => Err(Failure::usage(
+            "-F (--filter) and -o (--target) both say which packets are the test server's: leave one out",
+        )),
+        (true, true) => Err(Failure::usage(format!(
+            "-F (--filter) is missing: it says which packets are the test server's\nit is written like this: \
+             {FILTER_EXAMPLE}\non the test server itself, without -i, intercept reads NFQUEUE and needs none\nall options: \
+             intercept -h"
+        ))),
+        (true, false) => target_filter(targets).map_err(Failure::usage),
+        (false, true) => {
+            check_filter(&filter).map_err(|e| {
+                Failure::usage(format!("in -F (--filter): {e}\nit is written like this: {FILTER_EXAMPLE}"))
+            })?;
+            Ok(filter)
+        }
+    }
+}
+
+/// What comes over TCP from `[address:]port`, separated by commas.
+fn target_filter(targets: &str) -> Result<String, SyntaxError> {
+    let mut alternatives = Vec::new();
+    for part in Part::whole(TARGET, targets).list()? {
+        alternatives.push(match part.address_and_port()? {
+            (Some(address), port) => format!("src host {address} and src port {port}"),
+            (None, port) => format!("src port {port}"),
+        });
+    }
+    Ok(match &alternatives[..] {
+        [one] => format!("tcp and {one}"),
+        many => format!("tcp and (({}))", many.join(") or (")),
+    })
 }

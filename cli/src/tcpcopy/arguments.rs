@@ -18,7 +18,7 @@ use crate::config::{Text, is_off, one_or_many};
     styles = Styles::plain(),
     disable_help_flag = true,
     disable_version_flag = true,
-    override_usage = "tcpcopy -x MAP[,MAP...] -s INTERCEPT[,INTERCEPT...] [-c ADDRESSES] [options]\n       \
+    override_usage = "tcpcopy -x MAP[,MAP...] [-s INTERCEPT[,INTERCEPT...]] [-c ADDRESSES] [options]\n       \
         tcpcopy modules [--module-dir DIR]\n       \
         tcpcopy modules new NAME [DIR]\n       \
         tcpcopy demo [options]",
@@ -199,8 +199,9 @@ pub struct Arguments {
     pub loopback_source: Option<IpAddr>,
 
     /// Where intercept runs. Of several, each is told of every connection, and reports what it sees of it. `local`: the
-    /// target's responses come to this host, and tcpcopy captures them itself. Not needed where all maps are over UDP:
-    /// without it responses are not counted.
+    /// target's responses come to this host, and tcpcopy captures them itself. Without it intercept is looked for on the
+    /// targets themselves (intercept --nfqueue); where all maps are over UDP there need be none, but responses are not
+    /// counted then.
     #[arg(short = 's', long, value_name = "ADDR[:PORT][,...]|local", help_heading = "Intercept")]
     #[serde(deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
     pub intercept: Vec<String>,

@@ -144,7 +144,12 @@ impl Options {
         let (devices, replay) = capture_from(&arguments)?;
         let source_text = arguments.source.join(",");
         let workers = workers(&arguments, replay.is_some(), &source_text, &mut warnings)?;
-        let sources = sources(&source_text, &maps, workers, local, &mut warnings)?;
+        let sources = if source_text.is_empty() {
+            warnings.push(no_source_warning(arguments.intercept.is_empty()));
+            vec![SourcePool::default(); workers.into()]
+        } else {
+            sources(&source_text, &maps, workers, local, &mut warnings)?
+        };
         refuse_loops(&maps, if replay.is_some() { &[] } else { local })?;
         warn_of_no_effect(&arguments, &mut warnings);
         check_families(&maps, !arguments.source.is_empty())?;
@@ -255,16 +260,30 @@ fn missing(what: &str, option: &crate::grammar::OptionName) -> Failure {
     ))
 }
 
-/// The intercepts. Over UDP there need not be one: nothing waits for a response.
+/// The intercepts. Over TCP each target has one of its own unless others are named, as in the traditional set-up; over UDP
+/// there need not be one: nothing waits for a response.
 fn intercepts(text: &str, port: u16, maps: &[Map], warnings: &mut Vec<String>) -> Result<Vec<SocketAddr>, Failure> {
     if !text.is_empty() {
         return grammar::intercepts(text, port).map_err(Failure::usage);
     }
-    if maps.iter().any(|map| map.transport == Transport::Tcp) {
-        return Err(missing("where intercept runs", &grammar::INTERCEPT));
+    let mut on_targets: Vec<SocketAddr> = Vec::new();
+    for map in maps.iter().filter(|map| map.transport == Transport::Tcp) {
+        let address = SocketAddr::new(map.target.addr, port);
+        if !on_targets.contains(&address) {
+            on_targets.push(address);
+        }
     }
-    warnings.push("no -s: the target's responses are not counted".to_owned());
-    Ok(Vec::new())
+    if on_targets.is_empty() {
+        warnings.push("no -s: the target's responses are not counted".to_owned());
+    } else {
+        let list: Vec<String> = on_targets.iter().map(ToString::to_string).collect();
+        warnings.push(format!(
+            "no -s: intercept is taken to run on the target itself ({}), as `intercept --nfqueue 0 --setup PORT`; where the \
+             target's answers are routed to another host, name that one with -s",
+            list.join(", ")
+        ));
+    }
+    Ok(on_targets)
 }
 
 /// By what means devices are captured on.
@@ -462,6 +481,18 @@ fn traffic(arguments: &Arguments, maps: &[Map], workers: u16, warnings: &mut Vec
     })
 }
 
+fn no_source_warning(on_target: bool) -> String {
+    let who = if on_target {
+        "On the target intercept must take all answers from its port (intercept --setup PORT)"
+    } else {
+        "The target must route all of these to intercept"
+    };
+    format!(
+        "no -c: copies have their clients' addresses. {who}, and nothing on the way may deliver its answers to the real \
+         clients"
+    )
+}
+
 /// The source addresses, dealt out to the workers.
 fn sources(
     text: &str,
@@ -470,14 +501,6 @@ fn sources(
     local: &[IpAddr],
     warnings: &mut Vec<String>,
 ) -> Result<Vec<SourcePool>, Failure> {
-    if text.is_empty() {
-        warnings.push(
-            "no -c: copies have their clients' addresses. The target must route all of these to intercept, and \
-             nothing on the way may deliver its answers to the real clients"
-                .to_owned(),
-        );
-        return Ok(vec![SourcePool::default(); workers.into()]);
-    }
     let mut addresses = grammar::sources(text).map_err(Failure::usage)?;
     let is_target = |address: &IpAddr| maps.iter().any(|map| map.target.addr == *address);
     if addresses.iter().any(is_target) {

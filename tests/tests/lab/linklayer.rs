@@ -106,7 +106,7 @@ fn copied_from_a_mirror(bench: &Bench<'_>, tunnel: Tunnel, decap: &str, capture:
     let mut setup = Setup::new(bench.programs, bench.folder, &lab);
     setup.set("--decap", decap);
     setup.set("--capture", capture);
-    let log = copies_everything(bench, &lab, lab.online.ipv4.into(), || setup.start_on(&lab, monitor));
+    let log = copies_everything(bench, &lab, lab.online.ipv4.into(), || setup.start_with_tcpcopy_on(&lab, monitor));
     assert!(log.contains("taken out of tunnels"), "{log}");
 }
 
@@ -136,7 +136,7 @@ fn copied_from_a_port(bench: &Bench<'_>, kinds: &'static [u16], option: &[&str],
     setup.set("-i", MIRROR_PORT);
     setup.set("--capture", capture);
     setup.tcpcopy.extend(option.iter().map(|word| (*word).to_owned()));
-    copies_everything(bench, &lab, lab.online.ipv4.into(), || setup.start_on(&lab, monitor));
+    copies_everything(bench, &lab, lab.online.ipv4.into(), || setup.start_with_tcpcopy_on(&lab, monitor));
 }
 
 pub(crate) fn copied_from_a_plain_port(bench: &Bench<'_>) {
@@ -168,7 +168,7 @@ pub(crate) fn copied_from_fragments(bench: &Bench<'_>) {
     let _mirror = Mirror::start(&lab.online, monitor.ipv4, Tunnel::Vxlan(VXLAN_PORT));
     let mut setup = Setup::new(bench.programs, bench.folder, &lab);
     setup.set("--decap", "vxlan");
-    let mut copy = setup.start_on(&lab, monitor);
+    let mut copy = setup.start_with_tcpcopy_on(&lab, monitor);
     copy.wait_until_copying(&lab, lab.online.ipv4.into(), || target.requests());
     let before = target.requests();
     let server = SocketAddr::new(lab.online.ipv4.into(), PORT);
@@ -234,6 +234,6 @@ pub(crate) fn copied_from_the_kernels_vxlan(bench: &Bench<'_>) {
     let mut setup = Setup::new(bench.programs, bench.folder, &lab);
     setup.set("--decap", "vxlan");
     setup.set("-o", "eth0");
-    let log = copies_everything(bench, &lab, lab.online.ipv4.into(), || setup.start_on(&lab, monitor));
+    let log = copies_everything(bench, &lab, lab.online.ipv4.into(), || setup.start_with_tcpcopy_on(&lab, monitor));
     assert!(log.contains("taken out of tunnels"), "{log}");
 }

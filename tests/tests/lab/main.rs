@@ -15,6 +15,7 @@ mod programs;
 mod replay;
 mod security;
 mod source;
+mod traditional;
 mod udp;
 mod workloads;
 
@@ -74,6 +75,16 @@ fn main() -> ExitCode {
     suite.add("link layer: a mirror in fragments", Needs::Servers, linklayer::copied_from_fragments);
     suite.add("link layer: a mirror, captured and replayed", Needs::Tcpdump, linklayer::replayed_from_a_mirror);
     suite.add("link layer: a mirror by the kernel", Needs::Servers, linklayer::copied_from_the_kernels_vxlan);
+
+    suite.add("traditional: keepalive", Needs::Servers, traditional::keepalive);
+    suite.add("traditional: new connection per request", Needs::Servers, traditional::new_connections);
+    suite.add("traditional: IPv6", Needs::Servers, traditional::ipv6);
+    suite.add("traditional: who is answered", Needs::Servers, traditional::passlist);
+    suite.add("traditional: a killed intercept harms nobody", Needs::Servers, traditional::killed);
+    suite.add("traditional: UDP", Needs::Hosts, traditional::udp);
+    suite.add("traditional: MariaDB", Needs::MariaDb, mysql_copy::traditional);
+    suite.add("traditional: a full queue", Needs::Hosts, traditional::overflow);
+    suite.add("traditional: starts that fail say why", Needs::Hosts, traditional::failing_starts);
 
     suite.add("UDP: DNS, query by query", Needs::Dns, udp::dns);
     suite.add("UDP: datagrams of up to 60 KB", Needs::Hosts, udp::large_datagrams);

@@ -89,10 +89,13 @@ pub(crate) fn two_online_one_target(bench: &Bench<'_>) {
     let sent: Vec<Received> = servers.iter().flat_map(|server| without_probes(server.received())).collect();
     let mut result: Vec<_> = without_probes(target.received()).iter().map(|received| received.id).collect();
     let mut expected: Vec<_> = sent.iter().map(|received| received.id).collect();
-    (result.sort_unstable(), expected.sort_unstable());
+    result.sort_unstable();
+    expected.sort_unstable();
     assert_eq!(expected.len(), 2_000);
     assert!(result == expected, "{} of 2000 requests reached the target", result.len());
-    copies.into_iter().for_each(|copy| stop("tcpcopy", copy));
+    for copy in copies {
+        stop("tcpcopy", copy);
+    }
     stop("intercept", intercept);
 }
 
@@ -194,7 +197,8 @@ pub(crate) fn direct_routing(bench: &Bench<'_>) {
     let each: Vec<Vec<Received>> = reals.iter().map(|real| without_probes(real.received())).collect();
     let mut together: Vec<_> = each.iter().flatten().map(|received| received.id).collect();
     let mut expected: Vec<_> = without_probes(online.received()).iter().map(|received| received.id).collect();
-    (together.sort_unstable(), expected.sort_unstable());
+    together.sort_unstable();
+    expected.sort_unstable();
     assert!(together == expected, "{} of {} requests reached the real servers", together.len(), expected.len());
     assert!(
         each.iter().all(|real| real.len() > 100),

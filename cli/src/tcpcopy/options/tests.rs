@@ -118,6 +118,20 @@ fn what_concerns_udp_is_read() {
     assert_eq!(accept(&format!("{base} -r 0")).traffic.percentage, 100, "as in the C programs");
 }
 
+/// As in the manual: `./tcpcopy -x 80-192.168.0.2:8080`.
+#[test]
+fn without_an_address_intercept_is_on_the_targets() {
+    let o = accept("-x 80-192.168.0.2:8080");
+    assert_eq!(o.intercepts, ["192.168.0.2:36524".parse().unwrap()]);
+    let said = o.warnings.iter().find(|warning| warning.contains("no -s")).unwrap();
+    assert!(said.contains("192.168.0.2:36524") && said.contains("--nfqueue"), "{said}");
+
+    let maps = "80-10.0.0.2:80,81-10.0.0.2:81,82-10.0.0.4:82,83-[fd00::2]:83,udp:53-10.0.0.9:53";
+    let o = accept(&format!("-x {maps} -c 10.77.0.x,fd00:77::1 -p 7"));
+    let expected = ["10.0.0.2:7", "10.0.0.4:7", "[fd00::2]:7"].map(|address| address.parse().unwrap());
+    assert_eq!(o.intercepts, expected, "each once, and none where only UDP goes");
+}
+
 #[test]
 fn a_replay_is_read() {
     let base = "-x 80-10.0.0.2:8080 -s 10.0.0.3 -c 10.77.0.x";
@@ -240,7 +254,6 @@ fn what_cannot_be_is_refused() {
     let base = "-x 80-10.0.0.2:8080 -s 10.0.0.3 -c 10.77.0.x";
     for (line, word) in [
         ("-s 10.0.0.3", "-x (--map) is missing"),
-        ("-x 80-10.0.0.2:8080", "-s (--intercept) is missing"),
         (&format!("{base} -C 0"), "1 to 16"),
         (&format!("{base} -C 17"), "1 to 16"),
         (&format!("{base} -p 0"), "1 to 65535"),
@@ -276,7 +289,6 @@ fn what_cannot_be_is_refused() {
         ("-x 80-[fd00::2]:80 -s 10.0.0.3 -c 10.77.0.x", "0 IPv6 addresses for 1 workers"),
         ("-x 80-10.0.0.2:80 -s 10.0.0.3 -c 10.77.0.1 --workers 2", "1 IPv4 addresses for 2 workers"),
         ("-x 80-10.0.0.2:80 -s 10.0.0.3 -c 10.0.0.2", "0 IPv4 addresses"),
-        ("-x udp:53-10.0.0.2:53,80-10.0.0.2:80", "-s (--intercept) is missing"),
         ("-x udp:53-10.0.0.2:53 -n 0", "1 to 1023"),
         ("-x udp:53-10.0.0.2:53 -n 1024", "1 to 1023"),
         ("-x udp:53-10.0.0.2:53 -f 32", "0 to 31"),

@@ -262,7 +262,7 @@ impl Namespace {
 }
 
 /// The `PATH` of commands: an ordinary user's may leave out where `ip`, `iptables` and servers are.
-fn search_path() -> String {
+pub(crate) fn search_path() -> String {
     let path = std::env::var("PATH").unwrap_or_default();
     format!("{path}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin")
 }
