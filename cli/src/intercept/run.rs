@@ -115,8 +115,7 @@ impl Intercept {
                     buffer_bytes: options.buffer_bytes,
                     snaplen: SNAPLEN,
                     immediate: true,
-                    inbound_only: true,
-                    fanout: None,
+                    ..CaptureConfig::default()
                 },
                 capture: None,
                 readable: false,

@@ -7,13 +7,15 @@ use std::time::Duration;
 use log::LevelFilter;
 use tcpcopy_engine::copier::source::SourcePool;
 use tcpcopy_engine::{Map, Rate, SampleBy, Traffic};
-use tcpcopy_io::capture::{check_filter, device_names, file::STDIN};
+use tcpcopy_io::capture::{Method, check_filter, device_names, file::STDIN};
 use tcpcopy_wire::Transport;
+use tcpcopy_wire::decap::Decapsulation;
 
 use super::arguments::Arguments;
 use super::modules::{self, Catalogue, Chosen, Wishes};
+use super::output::{Output, output};
 use super::replay::Plan;
-use super::{filter, grammar};
+use super::{decap, filter, grammar};
 use crate::exit::Failure;
 use crate::security::SecurityFiles;
 use crate::values::{absolute, devices, in_range, log_level};
@@ -66,8 +68,18 @@ pub struct Options {
     pub filter: String,
     /// Capture what this host sends, too: some module sees what online answers.
     pub both_directions: bool,
+    /// By what means.
+    pub capture_method: Method,
+    /// The filter is made from the maps, and finds the same packets behind VLAN tags.
+    pub filter_behind_tags: bool,
+    /// Capture what is addressed to other hosts, too.
+    pub promiscuous: bool,
+    /// Tunnels out of which packets are taken.
+    pub decapsulation: Decapsulation,
     /// Size of each capture's ring, in bytes.
     pub buffer_bytes: usize,
+    /// Sending at the link layer, instead of by this host's routes.
+    pub output: Option<Output>,
     /// Largest packet sent, in bytes.
     pub mtu: u16,
     /// Largest segment announced, in bytes.
@@ -106,6 +118,7 @@ impl Options {
         let mut warnings = Vec::new();
         let map_text = arguments.map.join(",");
         let written = grammar::maps(&map_text).map_err(Failure::usage)?;
+        let output = output(&arguments.output_device, &written)?;
         let of_mysql = arguments.mysql_options();
         let mut options: Vec<String> = of_mysql.iter().map(|(key, value, _)| format!("mysql.{key}={value}")).collect();
         options.extend(arguments.proto_opt.iter().cloned());
@@ -145,6 +158,16 @@ impl Options {
 
         let sees_online = |map: &Map| modules[usize::from(map.module)].handle.about.sees_online;
         let both_directions = maps.iter().any(sees_online);
+        let mirror = decap::mirror(&arguments, &devices, workers, replay.is_some(), &mut warnings)?;
+        let capture_method = capture_method(arguments.capture.as_deref(), replay.is_some())?;
+        if let Some(map) = maps.iter().find(|map| sees_online(map) && mirror.tunnels.is_on() && workers > 1) {
+            return Err(Failure::usage(format!(
+                "in --workers: module `{}` needs both directions of a session in one worker, and tunnels (--decap) may lead \
+                 them to different ones; give --workers 1",
+                modules[usize::from(map.module)].handle.about.name
+            )));
+        }
+        let filter_behind_tags = arguments.filter.is_none();
         let filter = match arguments.filter {
             Some(filter) if filter.trim().is_empty() => {
                 return Err(Failure::usage(
@@ -162,7 +185,10 @@ impl Options {
             }
             // The engine looks at every packet of a file itself, and counts what it does not want.
             None if replay.is_some() => String::new(),
-            None => filter::from_maps(maps.iter().map(|map| (map, sees_online(map)))),
+            None => {
+                let of_maps = filter::from_maps(maps.iter().map(|map| (map, sees_online(map))));
+                decap::with_tunnels(&of_maps, &mirror.tunnels)
+            }
         };
         let replay = replay.map(|plan| Plan { filter: filter.clone(), ..plan });
         check_filter(&filter).map_err(|e| {
@@ -200,6 +226,11 @@ impl Options {
             replay,
             filter,
             both_directions,
+            capture_method,
+            filter_behind_tags,
+            promiscuous: mirror.promiscuous,
+            decapsulation: mirror.tunnels,
+            output,
             buffer_bytes: in_range("-B (--buffer)", arguments.buffer.unwrap_or(32), 1..=2047)? as usize * MB,
             mtu,
             mss: in_range("-D (--mss)", arguments.mss.unwrap_or(1460), 88..=65_495)?,
@@ -253,6 +284,16 @@ fn intercepts(text: &str, port: u16, maps: &[Map], warnings: &mut Vec<String>) -
         ));
     }
     Ok(on_targets)
+}
+
+/// By what means devices are captured on.
+fn capture_method(text: Option<&str>, replays: bool) -> Result<Method, Failure> {
+    match text {
+        Some(_) if replays => Err(Failure::usage("--capture is for devices; -i names a file: leave --capture out")),
+        None | Some("pcap") => Ok(Method::Pcap),
+        Some("raw") => Ok(Method::Raw),
+        Some(other) => Err(Failure::usage(format!("in --capture: `{other}` is neither pcap nor raw"))),
+    }
 }
 
 /// Time in which `-g` grows to everything.

@@ -5,6 +5,7 @@
 
 mod bad_days;
 mod harness;
+mod linklayer;
 mod many;
 mod modules;
 mod mysql;
@@ -50,6 +51,30 @@ fn main() -> ExitCode {
     suite.add("replay: three passes, without an intercept", Needs::Tcpdump, replay::passes);
     suite.add("replay: a damaged capture", Needs::Tcpdump, replay::damaged);
     suite.add("two labs at once", Needs::Hosts, workloads::two_labs_at_once);
+
+    suite.add("link layer: -o, the next hop found", Needs::Servers, linklayer::sent_as_frames);
+    suite.add("link layer: -o, MAC addresses given", Needs::Servers, linklayer::sent_to_given_addresses);
+    suite.add("link layer: --capture raw", Needs::Servers, linklayer::captured_by_a_packet_socket);
+    suite.add("link layer: all of it over IPv6", Needs::Servers, linklayer::all_of_it_over_ipv6);
+    suite.add("link layer: a mirror in VXLAN", Needs::Servers, linklayer::copied_from_vxlan);
+    suite.add(
+        "link layer: a mirror in VXLAN, another port",
+        Needs::Servers,
+        linklayer::copied_from_vxlan_on_another_port,
+    );
+    suite.add("link layer: a mirror in GRE", Needs::Servers, linklayer::copied_from_gre);
+    suite.add("link layer: a mirror in ERSPAN", Needs::Servers, linklayer::copied_from_erspan);
+    suite.add("link layer: a mirror on a port", Needs::Servers, linklayer::copied_from_a_plain_port);
+    suite.add("link layer: a mirror on a port, VLAN", Needs::Servers, linklayer::copied_from_a_vlan);
+    suite.add("link layer: a mirror on a port, QinQ", Needs::Servers, linklayer::copied_from_qinq);
+    suite.add(
+        "link layer: a mirror on a port, QinQ, raw",
+        Needs::Servers,
+        linklayer::copied_from_qinq_by_a_packet_socket,
+    );
+    suite.add("link layer: a mirror in fragments", Needs::Servers, linklayer::copied_from_fragments);
+    suite.add("link layer: a mirror, captured and replayed", Needs::Tcpdump, linklayer::replayed_from_a_mirror);
+    suite.add("link layer: a mirror by the kernel", Needs::Servers, linklayer::copied_from_the_kernels_vxlan);
 
     suite.add("traditional: keepalive", Needs::Servers, traditional::keepalive);
     suite.add("traditional: new connection per request", Needs::Servers, traditional::new_connections);

@@ -366,3 +366,89 @@ fn what_is_possible_but_odd_is_said() {
     let o = accept("-x 80-10.0.0.2:80 -s 10.0.0.3 -c 10.0.0.2,10.0.0.7");
     assert_eq!(o.sources[0].addresses().map(|a| a.to_string()).collect::<Vec<_>>(), ["10.0.0.7"]);
 }
+
+#[test]
+fn what_concerns_mirrors_is_read() {
+    let base = "-x 80-10.0.0.2:8080 -s 10.0.0.3 -c 10.77.0.x -i eth1";
+    let o = accept(base);
+    assert_eq!((o.decapsulation, o.promiscuous, o.filter_behind_tags), (Decapsulation::default(), false, true));
+
+    let o = accept(&format!("{base} --decap vxlan:8472 --decap erspan"));
+    assert_eq!((o.decapsulation.vxlan, o.decapsulation.erspan, o.decapsulation.gre), (vec![8472], true, false));
+    assert!(o.promiscuous);
+    assert_eq!(
+        o.filter,
+        "(tcp and (dst port 80)) or (udp dst port 8472) or (ip proto 47) or (ip6 proto 47) or \
+         (ip proto 17 and ip[6:2] & 0x1fff != 0) or (ip6[6] = 44 and ip6[40] = 17)",
+        "the outer packets pass"
+    );
+    assert_eq!(o.warnings, Vec::<String>::new());
+
+    assert_eq!(o.capture_method, Method::Pcap);
+    assert_eq!(accept(&format!("{base} --capture raw")).capture_method, Method::Raw);
+    assert!(check(&format!("{base} --capture pfring")).unwrap_err().contains("`pfring` is neither pcap nor raw"));
+
+    // A mirror without a tunnel.
+    for option in ["--promiscuous", "--decap vlan"] {
+        let o = accept(&format!("{base} {option}"));
+        assert_eq!((o.promiscuous, o.decapsulation.is_on(), o.filter.as_str()), (true, false, "tcp and (dst port 80)"));
+        let o = accept(&format!("{base} -i any {option}").replace("-i eth1 ", ""));
+        assert!(o.warnings.iter().any(|warning| warning.contains("`any` cannot show")), "{:?}", o.warnings);
+    }
+    let o = accept(&format!("{base} --decap gre -F tcp --workers 2"));
+    assert_eq!((o.filter.as_str(), o.filter_behind_tags), ("tcp", false), "as it was given");
+    assert_eq!(o.warnings.len(), 2, "{:?}", o.warnings);
+    let file: Arguments = toml::from_str(
+        "map = '80-10.0.0.2:8080'\nintercept = '10.0.0.3'\ndecap = ['gre', 'vxlan']\npromiscuous = true",
+    )
+    .unwrap();
+    let o = Options::check(file, &catalogue(), LOCAL).unwrap();
+    assert!(o.decapsulation.gre && o.decapsulation.vxlan == [4789]);
+    let mysql = "-x mysql:3306-10.0.0.2:3306 -s 10.0.0.3 -c 10.77.0.x -u a@b --decap vxlan --workers 2";
+    assert!(check(mysql).unwrap_err().contains("module `mysql` needs both directions"));
+
+    // A mirror that was written to a file.
+    let o = accept("-x 80-10.0.0.2:8080 -s 10.0.0.3 -c 10.77.0.x -i ./mirror.pcap --decap vxlan");
+    assert!(o.decapsulation.is_on() && o.replay.is_some() && !o.promiscuous && o.filter.is_empty());
+    for option in ["--promiscuous", "--capture raw"] {
+        let message = check(&format!("-x 80-10.0.0.2:8080 -s 10.0.0.3 -i ./mirror.pcap {option}")).unwrap_err();
+        assert!(message.contains("is for devices"), "{message}");
+    }
+    assert!(check(&format!("{base} --decap ipip")).unwrap_err().contains("in --decap: `ipip` is no tunnel"));
+}
+
+#[test]
+fn what_concerns_the_link_layer_is_read() {
+    let base = "-s 10.0.0.3 -c 10.77.0.x";
+    assert_eq!(accept(&format!("{base} -x 80-10.0.0.2:8080")).output, None);
+    let short = accept(&format!(
+        "{base} -x 80@02:00:00:00:00:01-10.0.0.2:80,81-10.0.0.2:81@02:00:00:00:00:02,80-10.0.0.4:80 -o eth1,eth2"
+    ));
+    let output = short.output.clone().unwrap();
+    assert_eq!(output.devices, ["eth1", "eth2"]);
+    let targets: Vec<_> = output
+        .targets
+        .iter()
+        .map(|t| (t.addr.to_string(), t.source.map(|mac| mac.0[5]), t.next_hop.map(|mac| mac.0[5])))
+        .collect();
+    assert_eq!(targets, [("10.0.0.2".to_owned(), Some(1), Some(2)), ("10.0.0.4".to_owned(), None, None)]);
+    let file: Arguments = toml::from_str(
+        "map = '80@02:00:00:00:00:01-10.0.0.2:80,81-10.0.0.2:81@02:00:00:00:00:02,80-10.0.0.4:80'\n\
+         intercept = '10.0.0.3'\nsource = '10.77.0.x'\noutput-device = ['eth1', 'eth2']",
+    )
+    .unwrap();
+    assert_eq!(Options::check(file, &catalogue(), LOCAL).unwrap().output, short.output);
+
+    for (line, words) in [
+        ("-x 80-10.0.0.2:80@02:00:00:00:00:02", "give the device with -o"),
+        ("-x 80-10.0.0.2:80 -o any", "`any` is not a device to send on"),
+        ("-x 80-127.0.0.1:8080 -o eth0", "no device leads"),
+        (
+            "-x 80-10.0.0.2:80@02:00:00:00:00:02,81-10.0.0.2:81@02:00:00:00:00:03 -o eth0",
+            "two maps to 10.0.0.2 have different MAC addresses",
+        ),
+    ] {
+        let message = check(&format!("{base} {line}")).unwrap_err();
+        assert!(message.contains(words), "{line}: {message}");
+    }
+}
