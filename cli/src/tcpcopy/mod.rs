@@ -547,5 +547,17 @@ impl Running {
     }
 }
 
+/// Whether a command line is taken; otherwise why not.
+#[cfg(test)]
+pub(crate) fn check_words(words: &[String]) -> Result<(), String> {
+    let to_text = |early| match early {
+        Early::Clap(e) => e.to_string(),
+        Early::Failure(failure) => failure.message,
+    };
+    let arguments = parse(words.iter().cloned()).map_err(to_text)?;
+    let catalogue = Catalogue::new::<&str>(BuiltIn::shipped(), &[]).map_err(|failure| failure.message)?;
+    Options::check(arguments, &catalogue, &[]).map(drop).map_err(|failure| failure.message)
+}
+
 #[cfg(test)]
 mod tests;
