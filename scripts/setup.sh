@@ -54,6 +54,7 @@ fi
 if [ "$purpose" = test ]; then
     need g++ has c++
     need nginx has nginx
+    need openssl has openssl
     need wrk has wrk
     need iptables has iptables
     need tcpdump has tcpdump

@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
 
+use ipnet::IpNet;
+
 use tcpcopy_wire::Port;
 
 /// An option as messages name it, with an example of its right form.
@@ -223,6 +225,20 @@ fn not_an_address(text: &str) -> String {
     } else {
         format!("`{text}` is not an IP address; names are not looked up")
     }
+}
+
+/// Reads an address, or a network: `10.0.0.9` or `10.1.0.0/16`.
+///
+/// # Errors
+/// When it is neither.
+pub fn network(part: Part<'_>) -> Result<IpNet, SyntaxError> {
+    let Some((address, length)) = part.split_once('/') else { return Ok(IpNet::from(part.address()?)) };
+    let address: IpAddr = address.address()?;
+    let longest = if address.is_ipv4() { 32 } else { 128 };
+    let length: Option<u8> = length.text().parse().ok().filter(|length| *length <= longest);
+    let length =
+        length.ok_or_else(|| part.error(format!("the length of a network is a number from 0 to {longest}")))?;
+    IpNet::new(address, length).map_err(|e| part.error(e.to_string()))
 }
 
 /// Whether a character is one of the dashes that pages make out of `-`.

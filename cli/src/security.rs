@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +10,7 @@ use tcpcopy_io::control::{Identity, TlsClient, TlsServer};
 use tcpcopy_wire::control::Secret;
 
 use crate::exit::Failure;
-use crate::grammar::{OptionName, Part, SyntaxError};
+use crate::grammar::{OptionName, Part, SyntaxError, network};
 use crate::values::absolute;
 
 /// Bytes of a secret's file that are read at most.
@@ -155,18 +154,10 @@ pub fn allow(text: &str) -> Result<Vec<IpNet>, SyntaxError> {
     networks.into_iter().map(network).collect()
 }
 
-fn network(part: Part<'_>) -> Result<IpNet, SyntaxError> {
-    let Some((address, length)) = part.split_once('/') else { return Ok(IpNet::from(part.address()?)) };
-    let address: IpAddr = address.address()?;
-    let longest = if address.is_ipv4() { 32 } else { 128 };
-    let length: Option<u8> = length.text().parse().ok().filter(|length| *length <= longest);
-    let length = length.ok_or_else(|| part.error(format!("behind the `/` there is a number from 0 to {longest}")))?;
-    IpNet::new(address, length).map_err(|e| part.error(e.to_string()))
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs::{self, Permissions};
+    use std::net::IpAddr;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;

@@ -81,7 +81,7 @@ fn options_of_the_c_programs_are_named_with_what_takes_their_place() {
         ("--offline", "-i FILE"),
         ("--with-resp-payload", "at run time"),
         ("--enable-mysql", "--proto mysql"),
-        ("--with-nfqueue=/opt/nfqueue", "--nfqueue"),
+        ("--with-nfqueue=/opt/nfqueue", "--nfqueue 0"),
     ] {
         let (code, _, err) = tree.configure(&[option]);
         assert_eq!(code, Some(0), "{option}: {err}");

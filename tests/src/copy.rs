@@ -68,6 +68,18 @@ impl<'a> Setup<'a> {
         setup
     }
 
+    /// The command lines of a traditional copy: intercept on the target itself, no assistant, no route, and copies with
+    /// their clients' own addresses. `server`: the target's address.
+    pub fn traditional(programs: &'a Programs, folder: &'a Path, server: IpAddr) -> Self {
+        let map = format!("{PORT}-{}", SocketAddr::new(server, PORT));
+        Self {
+            programs,
+            folder,
+            tcpcopy: ["-x", &map, "-i", "eth0"].map(str::to_owned).to_vec(),
+            intercept: ["--nfqueue", "7", "--setup", &PORT.to_string()].map(str::to_owned).to_vec(),
+        }
+    }
+
     /// Gives an option of tcpcopy that takes a value another one, or adds it.
     pub fn set(&mut self, option: &str, value: &str) {
         match self.tcpcopy.iter().position(|word| word == option) {
@@ -87,17 +99,35 @@ impl<'a> Setup<'a> {
 
     /// Starts intercept, and waits until it listens.
     pub fn start_intercept(&self, host: &Host) -> Process {
+        self.start_intercept_at(host, INTERCEPT_PORT)
+    }
+
+    /// Starts intercept, whose options name this port, and waits until it listens.
+    pub fn start_intercept_at(&self, host: &Host, port: u16) -> Process {
         let mut intercept = start(host, &self.programs.intercept, &self.intercept, &self.intercept_log());
         wait_until(&mut intercept, "intercept listens", self.folder, |process| {
-            process.sees_listener(INTERCEPT_PORT) && process.captures() > 0
+            process.sees_listener(port) && (process.captures() > 0 || self.reads_queue(host, process))
         });
         intercept
+    }
+
+    /// Whether intercept reads a queue, and has made its rules.
+    fn reads_queue(&self, host: &Host, process: &Process) -> bool {
+        let queues = fs::read_to_string(format!("/proc/{}/net/netfilter/nfnetlink_queue", process.id()));
+        let has_rules = || {
+            let rules = host.output("iptables", &["-S", "OUTPUT"]).expect("the rules of iptables");
+            rules.contains(&format!("tcpcopy-intercept-{}-", process.id()))
+        };
+        let sets_up = self.intercept.iter().any(|word| word == "--setup");
+        queues.is_ok_and(|queues| !queues.is_empty()) && (!sets_up || has_rules())
     }
 
     /// Starts tcpcopy, and waits until it captures and is connected, if there is an intercept.
     pub fn start_tcpcopy(&self, host: &Host) -> Process {
         let mut tcpcopy = start(host, &self.programs.tcpcopy, &self.tcpcopy, &self.tcpcopy_log());
-        let is_alone = !self.tcpcopy.iter().any(|word| word == "-s");
+        let has = |wanted: &dyn Fn(&str) -> bool| self.tcpcopy.iter().any(|word| wanted(word));
+        let is_alone = !has(&|word| word == "-s") && has(&|word| word.starts_with("udp:"));
+        let is_alone = is_alone || self.tcpcopy.windows(2).any(|words| words[0] == "-s" && words[1] == "local");
         wait_until(&mut tcpcopy, "tcpcopy is connected", self.folder, |process| {
             (is_alone || process.connections_to(INTERCEPT_PORT) > 0) && process.captures() > 0
         });
@@ -114,17 +144,31 @@ impl<'a> Setup<'a> {
         self.folder.join("intercept.log")
     }
 
-    /// Starts both.
+    /// Starts both, intercept on the assistant.
     pub fn start(&self, lab: &Lab) -> Copy {
-        let intercept = self.start_intercept(&lab.assistant);
-        let tcpcopy = self.start_tcpcopy(&lab.online);
+        self.start_between(&lab.online, &lab.assistant)
+    }
+
+    /// Starts both, intercept on this host.
+    pub fn start_with_intercept_on(&self, lab: &Lab, host: &Host) -> Copy {
+        self.start_between(&lab.online, host)
+    }
+
+    /// Starts both, tcpcopy on this host.
+    pub fn start_with_tcpcopy_on(&self, lab: &Lab, host: &Host) -> Copy {
+        self.start_between(host, &lab.assistant)
+    }
+
+    fn start_between(&self, copying: &Host, intercepting: &Host) -> Copy {
+        let intercept = self.start_intercept(intercepting);
+        let tcpcopy = self.start_tcpcopy(copying);
         Copy { tcpcopy, intercept, tcpcopy_log: self.tcpcopy_log() }
     }
 }
 
 /// Both programs, running.
 pub struct Copy {
-    /// tcpcopy, on online.
+    /// tcpcopy, on online if nothing else is said.
     pub tcpcopy: Process,
     /// intercept, on the assistant.
     pub intercept: Process,

@@ -16,13 +16,17 @@ use crate::config::{is_off, one_or_many};
     styles = Styles::plain(),
     disable_help_flag = true,
     disable_version_flag = true,
-    override_usage = "intercept -F FILTER [-i DEVICE[,DEVICE...]] [options]",
+    override_usage = "intercept -F FILTER [-i DEVICE[,DEVICE...]] [options]\n       \
+        intercept [--nfqueue N] [--setup PORT[,PORT...]] [-x ADDR[,ADDR...]] [options]",
     after_help = "Examples, on the host to which the test server 10.0.0.2 routes its answers to 10.77.0.0/24:\n\n  \
         intercept -i eth0 -F 'tcp and src host 10.0.0.2 and src port 8080'\n  \
         intercept -i eth0 -F 'src host 10.0.0.2 and (tcp src port 8080 or udp src port 53)'\n\n\
         The second is for copies over TCP and UDP. Over IPv6, answers above the MTU hide their ports from a filter; \
         `or (ip6[6] = 44 and ip6[40] = 17)` behind it lets them in.\n\n\
         That host must not forward these answers (sysctl net.ipv4.ip_forward=0).\n\n\
+        Example, on the test server itself, with no other host and no route; 10.0.0.9 can still use the server on port \
+        8080:\n\n  \
+        intercept --nfqueue 0 --setup 8080 -x 10.0.0.9\n\n\
         Exit codes: 0 done, 1 failure while running, 2 wrong options, 3 no permission."
 )]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
@@ -37,10 +41,38 @@ pub struct Arguments {
     #[serde(deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
     pub device: Vec<String>,
 
-    /// Size of the capture buffer of each device, in MB [default: 8].
+    /// Capture what comes over TCP from these ports, of this address or of any, in the place of -F.
+    #[arg(short = 'o', long, value_name = "[ADDR:]PORT[,...]", help_heading = "Capture")]
+    #[serde(deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    pub target: Vec<String>,
+
+    /// Size of the capture buffer of each device, or of the queue's buffer, in MB [default: 8, for a queue 32].
     #[arg(short = 'B', long, value_name = "MB", help_heading = "Capture")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub buffer: Option<u32>,
+
+    /// Run on the test server itself, and read its answers from this NFQUEUE, 0 to 65535: what is for the copies is
+    /// reported and dropped. A full queue lets answers through. Without -F, -o and -i this is what intercept does
+    /// [default: 0].
+    #[arg(long, value_name = "N", help_heading = "On the test server (NFQUEUE)")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nfqueue: Option<u16>,
+
+    /// Ports whose answers go to the queue, of TCP or with udp: in front of UDP: makes the rules of iptables at the start
+    /// and removes them at the end, after a kill at the next start. Without this the log says what to type.
+    #[arg(long, value_name = "PORT[,PORT...]", help_heading = "On the test server (NFQUEUE)")]
+    #[serde(deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    pub setup: Vec<String>,
+
+    /// Addresses and networks that the test server answers all the same: for those who administer or use it meanwhile.
+    #[arg(short = 'x', long, value_name = "ADDR[,ADDR...]", help_heading = "On the test server (NFQUEUE)")]
+    #[serde(deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    pub passlist: Vec<String>,
+
+    /// Packets that may wait in the queue [default: 8192].
+    #[arg(short = 'q', long, value_name = "N", help_heading = "On the test server (NFQUEUE)")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue_length: Option<u32>,
 
     /// Port that tcpcopy connects to [default: 36524].
     #[arg(short = 'p', long, value_name = "PORT", help_heading = "Tcpcopy")]

@@ -9,10 +9,12 @@ use log::LevelFilter;
 use tcpcopy_engine::relay::LegacyConfig;
 use tcpcopy_io::capture::check_filter;
 use tcpcopy_io::control::{DEFAULT_PORT, Single};
-use tcpcopy_wire::control::{LegacyFormat, RecordKind};
 
 use super::arguments::Arguments;
+use super::legacy;
+use super::queue::QueueOptions;
 use crate::exit::Failure;
+use crate::grammar::{OptionName, Part, SyntaxError};
 use crate::security::{self, SecurityFiles};
 use crate::values::{absolute, devices, in_range, log_level};
 
@@ -22,14 +24,18 @@ const MAX_SECONDS: u32 = 365 * 86_400;
 /// The form of a filter, for messages.
 const FILTER_EXAMPLE: &str = "-F 'tcp and src host 10.0.0.2 and src port 8080'";
 
+const TARGET: OptionName = OptionName { name: "-o (--target)", example: "-o 8080 or -o 10.0.0.2:8080,[fd00::2]:8080" };
+
 /// Checked options.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
+    /// The queue to read, where intercept runs on the test server itself; nothing is captured then.
+    pub queue: Option<QueueOptions>,
     /// The capture filter.
     pub filter: String,
-    /// Devices to capture on.
+    /// Devices to capture on; none with a queue.
     pub devices: Vec<String>,
-    /// Size of each capture's ring, in bytes.
+    /// Size of each capture's ring or of the queue's buffer, in bytes.
     pub buffer_bytes: usize,
     /// Address to listen on; `None`: every one.
     pub bind: Option<IpAddr>,
@@ -79,15 +85,16 @@ impl Options {
     /// # Errors
     /// The first thing that cannot be; all are wrong usage.
     pub fn check(arguments: Arguments) -> Result<Self, Failure> {
-        let filter = arguments.filter.clone().unwrap_or_default();
-        if filter.trim().is_empty() {
-            return Err(Failure::usage(format!(
-                "-F (--filter) is missing: it says which packets are the test server's\nit is written like this: \
-                 {FILTER_EXAMPLE}\nall options: intercept -h"
-            )));
-        }
-        check_filter(&filter)
-            .map_err(|e| Failure::usage(format!("in -F (--filter): {e}\nit is written like this: {FILTER_EXAMPLE}")))?;
+        let port = arguments.port.unwrap_or(DEFAULT_PORT);
+        let queue = QueueOptions::check(&arguments, port)?;
+        let (filter, devices) = match queue {
+            Some(_) => (String::new(), Vec::new()),
+            None => (
+                filter(arguments.filter.clone(), &arguments.target.join(","))?,
+                devices("-i (--device)", &arguments.device)?,
+            ),
+        };
+        let buffer = arguments.buffer.unwrap_or(if queue.is_some() { 32 } else { 8 });
         let bind = match arguments.bind.as_deref().map(str::trim) {
             None => None,
             Some(text) => Some(text.trim_start_matches('[').trim_end_matches(']').parse().map_err(|_| {
@@ -98,22 +105,23 @@ impl Options {
         };
         let hash_size = in_range("-s (--hash-size)", arguments.hash_size.unwrap_or(65_536), 1..=1 << 22)?;
         let combined = in_range("-n (--combined)", arguments.combined.unwrap_or(0), 0..=15)?;
-        let (single, legacy) = legacy(&arguments, combined)?;
+        let (single, legacy) = legacy::config(&arguments, combined)?;
         let (certificate, key, authority) = (arguments.tls_cert, arguments.tls_key, arguments.tls_ca);
         let security =
             SecurityFiles::check(arguments.secret_file, certificate, key, authority, None)?.check_for_server()?;
         let stats_interval = in_range("--stats-interval", arguments.stats_interval.unwrap_or(30), 0..=MAX_SECONDS)?;
         let default_log = arguments.daemon.then(|| PathBuf::from("error_intercept.log"));
         Ok(Self {
+            queue,
             filter,
-            devices: devices("-i (--device)", &arguments.device)?,
-            buffer_bytes: in_range("-B (--buffer)", arguments.buffer.unwrap_or(8), 1..=2047)? as usize * MB,
+            devices,
+            buffer_bytes: in_range("-B (--buffer)", buffer, 1..=2047)? as usize * MB,
             bind,
-            port: arguments.port.unwrap_or(DEFAULT_PORT),
             allow: security::allow(&arguments.allow.join(",")).map_err(Failure::usage)?,
             security,
             legacy,
             single,
+            port,
             initial_routes: hash_size as usize,
             responses_per_write: (combined > 0).then_some(u64::from(combined)),
             log: arguments.log.or(default_log).map(|path| absolute("-l (--log)", &path)).transpose()?,
@@ -125,38 +133,39 @@ impl Options {
     }
 }
 
-/// How tcpcopys of the C programs are served: what there was decided when the programs were built.
-fn legacy(arguments: &Arguments, combined: u8) -> Result<(Option<Single>, LegacyConfig), Failure> {
-    if arguments.legacy_payload && arguments.legacy_separate {
-        return Err(Failure::usage(
-            "--legacy-payload and --legacy-separate exclude each other: no tcpcopy was ever built for both",
-        ));
+/// The capture filter, as it is given or made from targets.
+fn filter(given: Option<String>, targets: &str) -> Result<String, Failure> {
+    let filter = given.unwrap_or_default();
+    match (filter.trim().is_empty(), targets.is_empty()) {
+        (false, false) => Err(Failure::usage(
+            "-F (--filter) and -o (--target) both say which packets are the test server's: leave one out",
+        )),
+        (true, true) => Err(Failure::usage(format!(
+            "-F (--filter) is missing: it says which packets are the test server's\nit is written like this: \
+             {FILTER_EXAMPLE}\non the test server itself, without -i, intercept reads NFQUEUE and needs none\nall options: \
+             intercept -h"
+        ))),
+        (true, false) => target_filter(targets).map_err(Failure::usage),
+        (false, true) => {
+            check_filter(&filter).map_err(|e| {
+                Failure::usage(format!("in -F (--filter): {e}\nit is written like this: {FILTER_EXAMPLE}"))
+            })?;
+            Ok(filter)
+        }
     }
-    if arguments.refuse_newcomers && !arguments.single {
-        return Err(Failure::usage(
-            "-c (--refuse-newcomers) is of no use without --single: any number of tcpcopys is served",
-        ));
+}
+
+/// What comes over TCP from `[address:]port`, separated by commas.
+fn target_filter(targets: &str) -> Result<String, SyntaxError> {
+    let mut alternatives = Vec::new();
+    for part in Part::whole(TARGET, targets).list()? {
+        alternatives.push(match part.address_and_port()? {
+            (Some(address), port) => format!("src host {address} and src port {port}"),
+            (None, port) => format!("src port {port}"),
+        });
     }
-    let security = [
-        ("--secret-file", arguments.secret_file.is_some()),
-        ("--tls-cert", arguments.tls_cert.is_some() || arguments.tls_ca.is_some()),
-    ];
-    let given = [
-        ("--single", arguments.single),
-        ("--legacy-payload", arguments.legacy_payload),
-        ("--legacy-separate", arguments.legacy_separate),
-    ];
-    if let (Some((option, _)), Some((wall, _))) =
-        (given.iter().find(|(_, given)| *given), security.iter().find(|(_, given)| *given))
-    {
-        return Err(Failure::usage(format!(
-            "{option} is for tcpcopys of the C programs, which {wall} keeps out: they know neither secrets nor TLS; leave \
-             one of the two out, and let only their addresses in with --allow"
-        )));
-    }
-    let policy = if arguments.refuse_newcomers { Single::Oldest } else { Single::Newest };
-    let records = if arguments.legacy_payload { RecordKind::WithPayload } else { RecordKind::Headers };
-    let format = LegacyFormat { records, combined: !arguments.legacy_separate };
-    let single = arguments.single.then_some(policy);
-    Ok((single, LegacyConfig { format, max_batch: combined.into(), single: single.is_some() }))
+    Ok(match &alternatives[..] {
+        [one] => format!("tcp and {one}"),
+        many => format!("tcp and (({}))", many.join(") or (")),
+    })
 }

@@ -20,8 +20,10 @@ use tcpcopy_io::control::{BindError, ControlServer, PeerEvent, ServerConfig};
 use tcpcopy_io::process::{self, SIGHUP, Signals};
 use tcpcopy_wire::Timestamp;
 use tcpcopy_wire::control::{Hello, Payload};
+use tcpcopy_wire::link::LinkType;
 
 use super::options::Options;
+use super::queue::QueueSource;
 use super::report;
 use crate::exit::{Exit, Failure};
 use crate::logging::Log;
@@ -47,6 +49,7 @@ const REJECTION_TOLD_EVERY: Duration = Duration::from_secs(10);
 const SIGNALS: Token = Token(0);
 /// Captures have the tokens from here; there are far fewer devices than that.
 const FIRST_CAPTURE: usize = 1;
+const QUEUE: Token = Token(FIRST_PEER.0 - 1);
 const FIRST_PEER: Token = Token(1 << 16);
 
 /// One device.
@@ -83,6 +86,8 @@ pub(super) struct Intercept {
     signals: Signals,
     clock: MonotonicClock,
     sources: Vec<Source>,
+    /// Where responses come from in the traditional set-up; there are no sources then.
+    queue: Option<QueueSource>,
     desk: Desk,
     /// How much of each packet's payload the captures take.
     captured_payload: Payload,
@@ -111,8 +116,7 @@ impl Intercept {
                     buffer_bytes: options.buffer_bytes,
                     snaplen: SNAPLEN,
                     immediate: true,
-                    inbound_only: true,
-                    fanout: None,
+                    ..CaptureConfig::default()
                 },
                 capture: None,
                 readable: false,
@@ -133,6 +137,13 @@ impl Intercept {
             ..ServerConfig::default()
         };
         let server = ControlServer::bind(config, poll.registry(), FIRST_PEER).map_err(bind_failure)?;
+        let control_port = server.local_addr().map_or(options.port, |address| address.port());
+        let queue = match &options.queue {
+            Some(queue) => {
+                Some(QueueSource::open(queue, control_port, SNAPLEN, options.buffer_bytes, poll.registry(), QUEUE)?)
+            }
+            None => None,
+        };
         let relay = Relay::new(RelayConfig {
             initial_routes: options.initial_routes,
             seed: RandomState::new().hash_one(std::process::id()),
@@ -140,12 +151,11 @@ impl Intercept {
             ..RelayConfig::default()
         });
         if let Ok(address) = server.local_addr() {
-            log::info!(
-                "intercept {}: listening on {address}, capturing on {} with the filter `{}`",
-                env!("CARGO_PKG_VERSION"),
-                options.devices.join(", "),
-                options.filter
-            );
+            let source = match &options.queue {
+                Some(queue) => format!("reading NFQUEUE {}", queue.number),
+                None => format!("capturing on {} with the filter `{}`", options.devices.join(", "), options.filter),
+            };
+            log::info!("intercept {}: listening on {address}, {source}", env!("CARGO_PKG_VERSION"));
         }
         let open_warning = server.config().lets_everyone_in().then(|| ServerConfig::open_warning(options.port));
         if let Some(conditions) = options.conditions() {
@@ -157,6 +167,7 @@ impl Intercept {
             signals,
             clock,
             sources,
+            queue,
             desk: Desk {
                 relay,
                 outbox: RelayOutbox::new(),
@@ -189,6 +200,11 @@ impl Intercept {
             for event in &events {
                 match event.token() {
                     SIGNALS => signalled = true,
+                    QUEUE => {
+                        if let Some(queue) = &mut self.queue {
+                            queue.readable = true;
+                        }
+                    }
                     token if self.desk.server.owns(token) => {
                         let Desk { relay, outbox, server, told, .. } = &mut self.desk;
                         server.handle_event(event, now, &mut |e| on_peer(&e, now, relay, outbox, told));
@@ -218,7 +234,7 @@ impl Intercept {
 
     /// How long to wait for events.
     fn patience(&self) -> Option<Duration> {
-        if self.sources.iter().any(|s| s.readable) {
+        if self.sources.iter().any(|s| s.readable) || self.queue.as_ref().is_some_and(|q| q.readable) {
             return Some(Duration::ZERO);
         }
         let reopen = self.sources.iter().filter_map(|s| s.reopen_at);
@@ -228,20 +244,17 @@ impl Intercept {
     }
 
     fn read_captures(&mut self, now: Timestamp) {
+        if let Some(queue) = self.queue.as_mut().filter(|q| q.readable) {
+            let desk = &mut self.desk;
+            queue.drain(DRAIN_BUDGET, |bytes, wire_len| desk.take(now, LinkType::Raw, bytes, wire_len));
+        }
         for source in self.sources.iter_mut().filter(|s| s.readable) {
             let Some(capture) = &mut source.capture else {
                 source.readable = false;
                 continue;
             };
             let (link, desk) = (capture.link_type(), &mut self.desk);
-            let drained = capture.drain(DRAIN_BUDGET, |bytes, wire_len| {
-                desk.relay.handle(now, RelayInput::Frame { link, bytes, wire_len }, &mut desk.outbox);
-                let responses = desk.outbox.responses();
-                if desk.responses_per_write.is_some_and(|most| responses >= most) || desk.outbox.bytes() >= FLUSH_BYTES
-                {
-                    desk.flush(now);
-                }
-            });
+            let drained = capture.drain(DRAIN_BUDGET, |bytes, wire_len| desk.take(now, link, bytes, wire_len));
             match drained {
                 Ok(drained) => source.readable = drained.more,
                 Err(e) => {
@@ -267,6 +280,13 @@ impl Intercept {
             Payload::Full => WHOLE_SNAPLEN,
         };
         log::info!("a tcpcopy wants the payload of responses: capturing up to {snaplen} bytes of a packet from now on");
+        if let Some(queue) = &mut self.queue
+            && let Err(e) = queue.set_copy_bytes(snaplen)
+        {
+            log::error!(
+                "the queue still gives {SNAPLEN} bytes of a packet: {e}; sessions that need payload wait in vain"
+            );
+        }
         for (index, source) in self.sources.iter_mut().enumerate() {
             source.config.snaplen = snaplen;
             let Some(mut old) = source.capture.take() else { continue };
@@ -337,6 +357,9 @@ impl Intercept {
         for source in &mut self.sources {
             total += source.stats();
         }
+        if let Some(queue) = &mut self.queue {
+            total += queue.capture_stats();
+        }
         total
     }
 
@@ -344,6 +367,9 @@ impl Intercept {
         let captures = self.capture_stats();
         for line in report::lines(self.desk.relay.stats(), &self.desk.server.stats(), &captures) {
             log::info!("{line}");
+        }
+        if let Some(queue) = &mut self.queue {
+            log::info!("{}", queue.report());
         }
     }
 
@@ -366,6 +392,10 @@ impl Intercept {
     /// Relays what has been captured, and takes leave.
     fn stop(&mut self) {
         let now = self.clock.now();
+        if let Some(queue) = &mut self.queue {
+            queue.close_rules();
+            queue.readable = true;
+        }
         for source in &mut self.sources {
             source.readable = true;
         }
@@ -410,6 +440,16 @@ impl Source {
 }
 
 impl Desk {
+    /// Hands a frame to the relay, and writes when enough has come together.
+    #[inline]
+    fn take(&mut self, now: Timestamp, link: LinkType, bytes: &[u8], wire_len: usize) {
+        self.relay.handle(now, RelayInput::Frame { link, bytes, wire_len }, &mut self.outbox);
+        let responses = self.outbox.responses();
+        if self.responses_per_write.is_some_and(|most| responses >= most) || self.outbox.bytes() >= FLUSH_BYTES {
+            self.flush(now);
+        }
+    }
+
     /// Sends what the relay has for its peers.
     #[inline]
     fn flush(&mut self, now: Timestamp) {

@@ -30,6 +30,63 @@ fn the_manuals_command_line_is_understood() {
 }
 
 #[test]
+fn command_lines_from_documents_work_unchanged() {
+    let pcap = [
+        "-l /var/log/intercept.log -b 2.2.2.2 -i eth1 -F",
+        "-i eth0 -l intercept.log -P /var/run/intercept.pid -F",
+        "-F",
+    ];
+    for line in pcap {
+        let words: Vec<&str> = line.split(' ').chain(["tcp and src port 80", "-d"]).collect();
+        let options = check(&words).unwrap_or_else(|e| panic!("{line}: {e}"));
+        assert_eq!((options.queue, options.filter.as_str()), (None, "tcp and src port 80"), "{line}");
+    }
+    for line in ["", "-d", "-b 192.168.0.1", "-x 192.168.0.3,192.168.0.4", "-x 127.0.0.1 -d", "-q 4096"] {
+        let options = check(&line.split_whitespace().collect::<Vec<_>>()).unwrap_or_else(|e| panic!("{line}: {e}"));
+        assert_eq!(options.queue.map(|queue| queue.number), Some(0), "{line}");
+    }
+}
+
+/// The traditional set-up, as the manual has it.
+#[test]
+fn without_a_filter_the_queue_is_read() {
+    let queue = |words: &[&str]| check(words).unwrap().queue.unwrap();
+    let bare = queue(&[]);
+    assert_eq!((bare.number, bare.understood, bare.length), (0, true, 8192));
+    assert!(bare.passlist.is_empty() && bare.setup.is_empty());
+    assert!(queue(&["-b", "192.168.0.1"]).understood);
+
+    let manual = check(&["-x", "127.0.0.1", "-d"]).unwrap();
+    assert!(manual.devices.is_empty() && manual.filter.is_empty() && manual.buffer_bytes == 32 << 20);
+    assert!(manual.queue.unwrap().passlist.contains("127.0.0.1".parse().unwrap()));
+    let two = queue(&["-x", "192.168.0.3,192.168.0.4", "-q", "1"]);
+    assert!(two.length == 1 && two.passlist.contains("192.168.0.4".parse().unwrap()));
+
+    let all = queue(&["--nfqueue", "65535", "--setup", "80,udp:53", "-q", "2048"]);
+    assert_eq!((all.number, all.understood, all.length, all.setup.len()), (65_535, false, 2048, 2));
+    let file: Arguments =
+        toml::from_str("nfqueue = 65535\nsetup = ['80', 'udp:53']\nqueue-length = 2048\npasslist = '10.0.0.0/8'")
+            .unwrap();
+    let from_file = Options::check(file).unwrap().queue.unwrap();
+    assert_eq!((from_file.number, &from_file.setup, from_file.length), (65_535, &all.setup, 2048));
+    assert!(from_file.passlist.contains("10.9.9.9".parse().unwrap()));
+}
+
+/// The C program's `-o`.
+#[test]
+fn a_filter_is_made_from_targets() {
+    let filter = |targets: &str| {
+        let options = check(&["-o", targets]).unwrap();
+        assert_eq!((options.queue, options.devices), (None, vec!["any".to_owned()]));
+        tcpcopy_io::capture::check_filter(&options.filter).unwrap();
+        options.filter
+    };
+    assert_eq!(filter("10.0.0.161:18080"), "tcp and src host 10.0.0.161 and src port 18080");
+    assert_eq!(filter("80"), "tcp and src port 80");
+    assert_eq!(filter("80,[fd00::2]:81"), "tcp and ((src port 80) or (src host fd00::2 and src port 81))");
+}
+
+#[test]
 fn each_option_has_a_long_name_that_the_file_takes_too() {
     let words = [
         ("device", "eth0"),
@@ -63,7 +120,8 @@ fn each_option_has_a_long_name_that_the_file_takes_too() {
 #[test]
 fn what_cannot_be_is_refused_with_the_option_and_an_example() {
     for (words, said) in [
-        (&[][..], &["-F", "is missing", "src port"][..]),
+        (&["-i", "eth0"][..], &["-F", "is missing", "src port", "NFQUEUE"][..]),
+        (&["-F", " "], &["-F", "is missing"]),
         (&["-F", "tcp and and"], &["-F", "tcp and and", "syntax", "src port"]),
         (&["-F", "tcp", "-b", "10.0.0"], &["-b", "`10.0.0`", "-b 10.0.0.3"]),
         (&["-F", "tcp", "-n", "16"], &["-n", "0 to 15"]),
@@ -71,7 +129,16 @@ fn what_cannot_be_is_refused_with_the_option_and_an_example() {
         (&["-F", "tcp", "-p", "70000"], &["70000"]),
         (&["-F", "tcp", "-i", "any,eth0"], &["-i", "any"]),
         (&["-F", "tcp", "-l", "/"], &["-l", "`/`"]),
-        (&["-F", "tcp", "-x", "1"], &["-x"]),
+        (&["-F", "tcp", "-x", "10.0.0.9"], &["-x", "-F", "contradict", "leave one out"]),
+        (&["-i", "eth0", "--nfqueue", "1"], &["--nfqueue", "-i", "contradict"]),
+        (&["-o", "8080", "--setup", "8080"], &["--setup", "-o", "contradict"]),
+        (&["-F", "tcp", "-q", "2048"], &["-q", "-F", "contradict"]),
+        (&["-F", "tcp", "-o", "80"], &["-F", "-o", "leave one out"]),
+        (&["-o", "10.0.0.2"], &["-o", "the port is missing"]),
+        (&["-x", "10.0.0.300"], &["-x", "not an IPv4 address"]),
+        (&["-q", "0"], &["-q", "1 to"]),
+        (&["--nfqueue", "65536"], &["65536"]),
+        (&["--setup", "7", "-p", "7"], &["--setup", "intercept itself listens"]),
     ] {
         let message = check(words).unwrap_err();
         assert!(said.iter().all(|part| message.contains(part)), "{words:?}: {message}");

@@ -4,7 +4,6 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::builder::Styles;
-use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, Parser};
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +18,7 @@ use crate::config::{Text, is_off, one_or_many};
     styles = Styles::plain(),
     disable_help_flag = true,
     disable_version_flag = true,
-    override_usage = "tcpcopy -x MAP[,MAP...] -s INTERCEPT[,INTERCEPT...] [-c ADDRESSES] [options]\n       \
+    override_usage = "tcpcopy -x MAP[,MAP...] [-s INTERCEPT[,INTERCEPT...]] [-c ADDRESSES] [options]\n       \
         tcpcopy modules [--module-dir DIR]\n       \
         tcpcopy modules new NAME [DIR]\n       \
         tcpcopy demo [options]",
@@ -200,8 +199,9 @@ pub struct Arguments {
     pub loopback_source: Option<IpAddr>,
 
     /// Where intercept runs. Of several, each is told of every connection, and reports what it sees of it. `local`: the
-    /// target's responses come to this host, and tcpcopy captures them itself. Not needed where all maps are over UDP:
-    /// without it responses are not counted.
+    /// target's responses come to this host, and tcpcopy captures them itself. Without it intercept is looked for on the
+    /// targets themselves (intercept --nfqueue); where all maps are over UDP there need be none, but responses are not
+    /// counted then.
     #[arg(short = 's', long, value_name = "ADDR[:PORT][,...]|local", help_heading = "Intercept")]
     #[serde(deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
     pub intercept: Vec<String>,
@@ -286,6 +286,32 @@ pub struct Arguments {
     #[arg(short = 'B', long, value_name = "MB", help_heading = "Capture")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub buffer: Option<u32>,
+
+    /// How to capture: by libpcap, with a ring shared with the kernel, or by a raw packet socket of tcpcopy's own, where
+    /// libpcap is too old or in the way. With raw, -F cannot ask for a VLAN's number [default: pcap].
+    #[arg(long, value_name = "pcap|raw", help_heading = "Capture")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capture: Option<String>,
+
+    /// Tunnels in which a switch or cloud delivers mirrored traffic, and out of which it is copied: vxlan[:PORT], gre, erspan
+    /// (types I to III), geneve[:PORT]; vlan where there is none. VLAN tags are always understood. The device is captured
+    /// on as with --promiscuous.
+    #[arg(long, value_name = "TUNNEL[,TUNNEL...]", help_heading = "Capture")]
+    #[serde(deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    pub decap: Vec<String>,
+
+    /// Also take packets that are addressed to other hosts: where -i is the receiving end of a switch's mirror.
+    #[arg(long, help_heading = "Capture")]
+    #[serde(skip_serializing_if = "is_off")]
+    pub promiscuous: bool,
+
+    /// Send whole frames on these devices, past this host's routes' and firewall's sight, to the next hop that the routes
+    /// name. In -x the MAC address of device and next hop may be given:
+    /// 80@02:00:00:00:00:01-10.0.0.2:80@02:00:00:00:00:02. Of several devices each target has the one that its route
+    /// or the first address names.
+    #[arg(short = 'o', long, value_name = "DEVICE[,DEVICE...]", help_heading = "Sending")]
+    #[serde(deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    pub output_device: Vec<String>,
 
     /// Largest IP packet to send, in bytes; larger ones are cut into segments that fit [default: 1500].
     #[arg(short = 'M', long, value_name = "BYTES", help_heading = "Sending")]
@@ -394,17 +420,4 @@ impl Arguments {
         .filter_map(|(key, value, name)| Some((key, value?, name)))
         .collect()
     }
-}
-
-/// Options of the C programs that do not exist here yet, and what they do.
-const NOT_YET: &[(&str, &str)] = &[("-o", "sending at the link layer")];
-
-/// Says more than clap does about an option of the C programs.
-pub fn not_yet(error: &clap::Error) -> Option<String> {
-    if error.kind() != ErrorKind::UnknownArgument {
-        return None;
-    }
-    let Some(ContextValue::String(given)) = error.get(ContextKind::InvalidArg) else { return None };
-    let (option, what) = NOT_YET.iter().find(|(option, _)| given == option)?;
-    Some(format!("{option} ({what}) is not there yet in this version; leave it out, or see tcpcopy -h"))
 }

@@ -1,11 +1,13 @@
 //! The program `tcpcopy`: from its arguments to its exit code.
 
 pub mod arguments;
+pub mod decap;
 pub mod filter;
 pub mod grammar;
 mod legacy;
 pub mod modules;
 pub mod options;
+pub mod output;
 pub mod progress;
 pub mod replay;
 pub mod report;
@@ -28,6 +30,7 @@ use tcpcopy_io::capture::{self, Capture, CaptureConfig, CaptureError, Fanout};
 use tcpcopy_io::clock::MonotonicClock;
 use tcpcopy_io::control::LinksConfig;
 use tcpcopy_io::process::{self, Daemonized, PidFile, Readiness, SIGHUP, Signals, StartReport};
+use tcpcopy_io::transmit::link::LinkPaths;
 use tcpcopy_io::transmit::{TransmitError, Transmitter};
 use tcpcopy_module_api::ModuleHandle;
 use tcpcopy_wire::control::{FEATURE_PAYLOAD, FEATURE_UDP, Hello};
@@ -126,10 +129,9 @@ fn read_options(arguments: impl IntoIterator<Item = String>, built_in: BuiltIn) 
 /// The arguments as they are written.
 fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Arguments, Early> {
     let arguments = config::mend(arguments);
-    Arguments::try_parse_from(&arguments).map_err(|e| match arguments::not_yet(&e) {
-        Some(message) => Failure::usage(message).into(),
-        None if e.kind() == ErrorKind::MissingRequiredArgument => Failure::usage(e.render()).into(),
-        None => Early::Clap(e),
+    Arguments::try_parse_from(&arguments).map_err(|e| match e.kind() {
+        ErrorKind::MissingRequiredArgument => Failure::usage(e.render()).into(),
+        _ => Early::Clap(e),
     })
 }
 
@@ -171,6 +173,8 @@ struct Running {
     workers: Vec<(Handle, JoinHandle<io::Result<()>>)>,
     reports: Receiver<Report>,
     counters: Vec<Snapshot>,
+    /// The worker that replays has nothing more to do.
+    replay_is_over: bool,
     _pid_file: Option<PidFile>,
 }
 
@@ -200,13 +204,19 @@ fn start(options: &Options) -> Result<Option<Running>, Failure> {
     let (secret, tls) = (options.security.read_secret()?, options.security.client()?);
     let clock = MonotonicClock::start();
     let mut workers = Vec::new();
+    let paths = options
+        .output
+        .as_ref()
+        .map(|output| LinkPaths::find(&output.devices, &output.targets))
+        .transpose()
+        .map_err(transmit_failure)?;
     for number in 0..usize::from(options.workers) {
         let ipv6 = |map: &tcpcopy_engine::Map| map.target.addr.is_ipv6();
-        let transmitter = Transmitter::open(!options.maps.iter().all(ipv6), options.maps.iter().any(ipv6), SEND_BUFFER)
-            .map_err(|e| match e {
-                TransmitError::NoPermission => Failure::new(Exit::Permission, e),
-                TransmitError::Open { .. } => Failure::new(Exit::Failure, e),
-            })?;
+        let transmitter = match &paths {
+            Some(paths) => Transmitter::open_link(paths, SEND_BUFFER),
+            None => Transmitter::open(!options.maps.iter().all(ipv6), options.maps.iter().any(ipv6), SEND_BUFFER),
+        };
+        let transmitter = transmitter.map_err(transmit_failure)?;
         let features = FEATURE_PAYLOAD | FEATURE_UDP;
         let hello = Hello { features, route_ttl: options.idle_timeout, ..Hello::default() };
         let mut links = LinksConfig::new(options.intercepts.clone(), options.links_per_intercept, hello);
@@ -266,7 +276,17 @@ fn start(options: &Options) -> Result<Option<Running>, Failure> {
     }
     log_start(options);
     let counters = vec![Snapshot::default(); threads.len()];
-    Ok(Some(Running { poll, signals, workers: threads, reports, counters, _pid_file: pid_file }))
+    Ok(Some(Running { poll, signals, workers: threads, reports, counters, replay_is_over: false, _pid_file: pid_file }))
+}
+
+fn transmit_failure(e: TransmitError) -> Failure {
+    let exit = match e {
+        TransmitError::NoPermission => Exit::Permission,
+        TransmitError::Device { .. } => Exit::Usage,
+        TransmitError::NoPath { .. } => Exit::Unreachable,
+        TransmitError::Open { .. } => Exit::Failure,
+    };
+    Failure::new(exit, e)
 }
 
 /// Wakes the main thread when its worker ends, however it ends.
@@ -298,6 +318,7 @@ fn engine_config(options: &Options, worker: usize) -> CopierConfig {
         seed: RandomState::new().build_hasher().finish(),
         modules: options.modules.iter().map(|module| module.handle.clone()).collect(),
         traffic: options.traffic.clone(),
+        decapsulation: options.decapsulation.clone(),
         ..CopierConfig::new(options.maps.clone(), module)
     }
 }
@@ -319,7 +340,10 @@ fn open_captures(options: &Options, workers: &mut [(Worker, Handle)]) -> Result<
                 immediate: false,
                 // Where the target is on this host, what it sends may only go out.
                 inbound_only: side == Side::Clients && !options.both_directions,
+                promiscuous: side == Side::Clients && options.promiscuous,
+                behind_tags: side == Side::Clients && options.filter_behind_tags,
                 fanout,
+                method: options.capture_method,
             };
             let capture = Capture::open(&config).map_err(|e| {
                 let exit = match e {
@@ -356,6 +380,9 @@ fn log_start(options: &Options) {
             module.origin
         );
     }
+    if let Some(output) = &options.output {
+        log::info!("sending at the link layer of {}", output.devices.join(", "));
+    }
     match &options.replay {
         Some(plan) => {
             let files: Vec<String> = plan.files.iter().map(|path| path.display().to_string()).collect();
@@ -374,7 +401,7 @@ impl Running {
         let mut events = Events::with_capacity(16);
         let mut progress = options.replay.is_some().then(|| ProgressDisplay::new(options.daemon));
         let tick = options.stats_interval.map_or(LONGEST_TICK, |interval| interval.min(LONGEST_TICK));
-        let tick = progress.as_ref().map_or(tick, |progress| tick.min(progress.every()));
+        let tick = if progress.is_some() { tick.min(ProgressDisplay::every()) } else { tick };
         let mut next_tick = Instant::now() + tick;
         let mut next_statistics = options.stats_interval.map(|interval| Instant::now() + interval);
         let mut before = Snapshot::default();
@@ -395,12 +422,15 @@ impl Running {
             if signals.iter().any(|signal| *signal != SIGHUP) {
                 break;
             }
+            while let Ok(report) = self.reports.try_recv() {
+                self.take(report);
+            }
+            if self.replay_is_over {
+                drop(progress);
+                self.print_summary(options);
+                return Ok(());
+            }
             if self.workers.iter().any(|(_, thread)| thread.is_finished()) {
-                if options.replay.is_some() && self.has_ended_well() {
-                    drop(progress);
-                    self.print_summary(options);
-                    return Ok(());
-                }
                 return Err(self.worker_failure(options));
             }
             let now = Instant::now();
@@ -432,17 +462,10 @@ impl Running {
         Ok(())
     }
 
-    /// Whether the workers have ended because there was nothing more to do; their last reports are in then.
-    fn has_ended_well(&mut self) -> bool {
-        for (_, thread) in std::mem::take(&mut self.workers) {
-            if !matches!(thread.join(), Ok(Ok(()))) {
-                return false;
-            }
-        }
-        while let Ok(report) = self.reports.try_recv() {
-            self.counters[report.worker] = report.counters;
-        }
-        true
+    /// Takes a worker's report.
+    fn take(&mut self, report: Report) {
+        self.replay_is_over |= report.last && report.counters.replay.is_some();
+        self.counters[report.worker] = report.counters;
     }
 
     /// The table; of a replay, also what was found and what became of it.
@@ -470,7 +493,7 @@ impl Running {
         while missing > 0 {
             match self.reports.recv_timeout(Duration::from_millis(100)) {
                 Ok(report) => {
-                    self.counters[report.worker] = report.counters;
+                    self.take(report);
                     missing -= 1;
                 }
                 Err(_) if Instant::now() >= give_up => {
@@ -524,6 +547,18 @@ impl Running {
         self.print_table(options);
         Failure::new(Exit::Failure, reason)
     }
+}
+
+/// Whether a command line is taken; otherwise why not.
+#[cfg(test)]
+pub(crate) fn check_words(words: &[String]) -> Result<(), String> {
+    let to_text = |early| match early {
+        Early::Clap(e) => e.to_string(),
+        Early::Failure(failure) => failure.message,
+    };
+    let arguments = parse(words.iter().cloned()).map_err(to_text)?;
+    let catalogue = Catalogue::new::<&str>(BuiltIn::shipped(), &[]).map_err(|failure| failure.message)?;
+    Options::check(arguments, &catalogue, &[]).map(drop).map_err(|failure| failure.message)
 }
 
 #[cfg(test)]

@@ -7,14 +7,16 @@ use std::time::Duration;
 use log::LevelFilter;
 use tcpcopy_engine::copier::source::SourcePool;
 use tcpcopy_engine::{Map, Rate, SampleBy, Traffic};
-use tcpcopy_io::capture::{check_filter, device_names, file::STDIN};
+use tcpcopy_io::capture::{Method, check_filter, device_names, file::STDIN};
 use tcpcopy_io::control::Protocol;
 use tcpcopy_wire::Transport;
+use tcpcopy_wire::decap::Decapsulation;
 
 use super::arguments::Arguments;
 use super::modules::{self, Catalogue, Chosen, Wishes};
+use super::output::{Output, output};
 use super::replay::Plan;
-use super::{filter, grammar, legacy};
+use super::{decap, filter, grammar, legacy};
 use crate::exit::Failure;
 use crate::security::SecurityFiles;
 use crate::values::{absolute, devices, in_range, log_level};
@@ -69,8 +71,18 @@ pub struct Options {
     pub filter: String,
     /// Capture what this host sends, too: some module sees what online answers.
     pub both_directions: bool,
+    /// By what means.
+    pub capture_method: Method,
+    /// The filter is made from the maps, and finds the same packets behind VLAN tags.
+    pub filter_behind_tags: bool,
+    /// Capture what is addressed to other hosts, too.
+    pub promiscuous: bool,
+    /// Tunnels out of which packets are taken.
+    pub decapsulation: Decapsulation,
     /// Size of each capture's ring, in bytes.
     pub buffer_bytes: usize,
+    /// Sending at the link layer, instead of by this host's routes.
+    pub output: Option<Output>,
     /// Largest packet sent, in bytes.
     pub mtu: u16,
     /// Largest segment announced, in bytes.
@@ -109,6 +121,7 @@ impl Options {
         let mut warnings = Vec::new();
         let map_text = arguments.map.join(",");
         let written = grammar::maps(&map_text).map_err(Failure::usage)?;
+        let output = output(&arguments.output_device, &written)?;
         let of_mysql = arguments.mysql_options();
         let mut options: Vec<String> = of_mysql.iter().map(|(key, value, _)| format!("mysql.{key}={value}")).collect();
         options.extend(arguments.proto_opt.iter().cloned());
@@ -134,7 +147,12 @@ impl Options {
         let (devices, replay) = capture_from(&arguments)?;
         let source_text = arguments.source.join(",");
         let workers = workers(&arguments, replay.is_some(), &source_text, &mut warnings)?;
-        let sources = sources(&source_text, &maps, workers, local, &mut warnings)?;
+        let sources = if source_text.is_empty() {
+            warnings.push(no_source_warning(arguments.intercept.is_empty()));
+            vec![SourcePool::default(); workers.into()]
+        } else {
+            sources(&source_text, &maps, workers, local, &mut warnings)?
+        };
         refuse_loops(&maps, if replay.is_some() { &[] } else { local })?;
         warn_of_no_effect(&arguments, &mut warnings);
         check_families(&maps, !arguments.source.is_empty())?;
@@ -143,6 +161,16 @@ impl Options {
 
         let sees_online = |map: &Map| modules[usize::from(map.module)].handle.about.sees_online;
         let both_directions = maps.iter().any(sees_online);
+        let mirror = decap::mirror(&arguments, &devices, workers, replay.is_some(), &mut warnings)?;
+        let capture_method = capture_method(arguments.capture.as_deref(), replay.is_some())?;
+        if let Some(map) = maps.iter().find(|map| sees_online(map) && mirror.tunnels.is_on() && workers > 1) {
+            return Err(Failure::usage(format!(
+                "in --workers: module `{}` needs both directions of a session in one worker, and tunnels (--decap) may lead \
+                 them to different ones; give --workers 1",
+                modules[usize::from(map.module)].handle.about.name
+            )));
+        }
+        let filter_behind_tags = arguments.filter.is_none();
         let filter = match arguments.filter.clone() {
             Some(filter) if filter.trim().is_empty() => {
                 return Err(Failure::usage(
@@ -160,7 +188,10 @@ impl Options {
             }
             // The engine looks at every packet of a file itself, and counts what it does not want.
             None if replay.is_some() => String::new(),
-            None => filter::from_maps(maps.iter().map(|map| (map, sees_online(map)))),
+            None => {
+                let of_maps = filter::from_maps(maps.iter().map(|map| (map, sees_online(map))));
+                decap::with_tunnels(&of_maps, &mirror.tunnels)
+            }
         };
         let replay = replay.map(|plan| Plan { filter: filter.clone(), ..plan });
         check_filter(&filter).map_err(|e| {
@@ -200,6 +231,11 @@ impl Options {
             replay,
             filter,
             both_directions,
+            capture_method,
+            filter_behind_tags,
+            promiscuous: mirror.promiscuous,
+            decapsulation: mirror.tunnels,
+            output,
             buffer_bytes: in_range("-B (--buffer)", arguments.buffer.unwrap_or(32), 1..=2047)? as usize * MB,
             mtu,
             mss: in_range("-D (--mss)", arguments.mss.unwrap_or(1460), 88..=65_495)?,
@@ -229,16 +265,40 @@ fn missing(what: &str, option: &crate::grammar::OptionName) -> Failure {
     ))
 }
 
-/// The intercepts. Over UDP there need not be one: nothing waits for a response.
+/// The intercepts. Over TCP each target has one of its own unless others are named, as in the traditional set-up; over UDP
+/// there need not be one: nothing waits for a response.
 fn intercepts(text: &str, port: u16, maps: &[Map], warnings: &mut Vec<String>) -> Result<Vec<SocketAddr>, Failure> {
     if !text.is_empty() {
         return grammar::intercepts(text, port).map_err(Failure::usage);
     }
-    if maps.iter().any(|map| map.transport == Transport::Tcp) {
-        return Err(missing("where intercept runs", &grammar::INTERCEPT));
+    let mut on_targets: Vec<SocketAddr> = Vec::new();
+    for map in maps.iter().filter(|map| map.transport == Transport::Tcp) {
+        let address = SocketAddr::new(map.target.addr, port);
+        if !on_targets.contains(&address) {
+            on_targets.push(address);
+        }
     }
-    warnings.push("no -s: the target's responses are not counted".to_owned());
-    Ok(Vec::new())
+    if on_targets.is_empty() {
+        warnings.push("no -s: the target's responses are not counted".to_owned());
+    } else {
+        let list: Vec<String> = on_targets.iter().map(ToString::to_string).collect();
+        warnings.push(format!(
+            "no -s: intercept is taken to run on the target itself ({}), as `intercept --nfqueue 0 --setup PORT`; where the \
+             target's answers are routed to another host, name that one with -s",
+            list.join(", ")
+        ));
+    }
+    Ok(on_targets)
+}
+
+/// By what means devices are captured on.
+fn capture_method(text: Option<&str>, replays: bool) -> Result<Method, Failure> {
+    match text {
+        Some(_) if replays => Err(Failure::usage("--capture is for devices; -i names a file: leave --capture out")),
+        None | Some("pcap") => Ok(Method::Pcap),
+        Some("raw") => Ok(Method::Raw),
+        Some(other) => Err(Failure::usage(format!("in --capture: `{other}` is neither pcap nor raw"))),
+    }
 }
 
 /// Time in which `-g` grows to everything.
@@ -426,6 +486,18 @@ fn traffic(arguments: &Arguments, maps: &[Map], workers: u16, warnings: &mut Vec
     })
 }
 
+fn no_source_warning(on_target: bool) -> String {
+    let who = if on_target {
+        "On the target intercept must take all answers from its port (intercept --setup PORT)"
+    } else {
+        "The target must route all of these to intercept"
+    };
+    format!(
+        "no -c: copies have their clients' addresses. {who}, and nothing on the way may deliver its answers to the real \
+         clients"
+    )
+}
+
 /// The source addresses, dealt out to the workers.
 fn sources(
     text: &str,
@@ -434,14 +506,6 @@ fn sources(
     local: &[IpAddr],
     warnings: &mut Vec<String>,
 ) -> Result<Vec<SourcePool>, Failure> {
-    if text.is_empty() {
-        warnings.push(
-            "no -c: copies have their clients' addresses. The target must route all of these to intercept, and \
-             nothing on the way may deliver its answers to the real clients"
-                .to_owned(),
-        );
-        return Ok(vec![SourcePool::default(); workers.into()]);
-    }
     let mut addresses = grammar::sources(text).map_err(Failure::usage)?;
     let is_target = |address: &IpAddr| maps.iter().any(|map| map.target.addr == *address);
     if addresses.iter().any(is_target) {

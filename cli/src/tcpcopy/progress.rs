@@ -7,8 +7,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::replay::Progress;
 
-/// Time between two looks of the bar.
-const BAR_EVERY: Duration = Duration::from_millis(250);
+/// Time between two looks: the bar moves, and the end is noticed.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Time between two lines.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
@@ -31,8 +31,8 @@ impl ProgressDisplay {
     }
 
     /// How often [`show`](Self::show) is to be called.
-    pub fn every(&self) -> Duration {
-        if self.bar.is_some() { BAR_EVERY } else { LINE_EVERY }
+    pub fn every() -> Duration {
+        LOOK_EVERY
     }
 
     /// Shows it.

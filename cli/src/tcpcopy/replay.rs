@@ -36,6 +36,8 @@ const BYTES_WAITING: u64 = 4 << 20;
 const BYTES_BEHIND: u64 = 64 << 20;
 /// Pause before it is looked again whether more may be handed on; mostly a response comes first.
 const PRESSURE_TICK: Duration = Duration::from_millis(5);
+/// Pause before it is looked again whether the reader has something.
+const READER_TICK: Duration = Duration::from_millis(100);
 /// At the end, what the target does not answer is waited for so long.
 const LAST_ANSWERS: Duration = Duration::from_secs(10);
 /// The same for datagrams, of which nobody knows whether they will be answered.
@@ -230,7 +232,8 @@ impl Replay {
     pub fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
         match self.state {
             State::Running if self.held_back => Some(now + PRESSURE_TICK),
-            State::Running => self.due,
+            // The reader wakes whoever waits for it; this is for a wake-up that gets lost.
+            State::Running => self.due.or(Some(now + READER_TICK)),
             State::Ending { .. } => Some(now + END_TICK),
             State::Over => None,
         }

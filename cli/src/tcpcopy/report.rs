@@ -161,6 +161,23 @@ fn udp_lines(snapshot: &Snapshot) -> Vec<String> {
     lines
 }
 
+/// Why packets could not be taken out of their tunnel.
+const TUNNEL_DROPS: [PacketDrop; 4] =
+    [PacketDrop::TunnelCut, PacketDrop::TunnelUnknown, PacketDrop::TunnelFragment, PacketDrop::TunnelTooDeep];
+
+fn tunnel_line(ledger: &Ledger) -> Option<String> {
+    let drops = TUNNEL_DROPS.map(|reason| (reason.text(), ledger.packets_dropped[reason as usize]));
+    let seen =
+        ledger.packets_decapsulated + ledger.tunnel_fragments + drops.iter().map(|(_, count)| count).sum::<u64>();
+    (seen > 0).then(|| {
+        let not_taken = with_reasons(drops.into_iter());
+        format!(
+            "tunnels: packets taken out of them {}, not taken out {not_taken}; fragments {}, incomplete packets {}",
+            ledger.packets_decapsulated, ledger.tunnel_fragments, ledger.tunnels_incomplete
+        )
+    })
+}
+
 /// What each module counted: `module words: lines 3, not a word 20 bytes dropped`.
 fn module_lines(modules: &ModuleCounters) -> Vec<String> {
     let mut lines: Vec<(&str, String)> = Vec::new();
@@ -255,6 +272,7 @@ pub fn statistics(snapshot: &Snapshot) -> Vec<String> {
             snapshot.links
         ),
     ];
+    lines.extend(tunnel_line(l));
     if let Some(multiplier) = multiplier(l) {
         lines.push(format!("multiplier: {multiplier}"));
     }
@@ -382,6 +400,13 @@ pub fn warnings(before: &Snapshot, now: &Snapshot) -> Vec<String> {
             "{lost} packets were lost because the capture buffer was full: make it larger with -B, or use --workers"
         ));
     }
+    let incomplete = now.ledger.tunnels_incomplete.saturating_sub(before.ledger.tunnels_incomplete);
+    if incomplete > 0 {
+        warnings.push(format!(
+            "{incomplete} mirrored packets came in IP fragments of which some were missing: give the way from the mirror to \
+             this host an MTU that is larger than the mirrored network's by the tunnel's headers (50 bytes for VXLAN)"
+        ));
+    }
     if now.links_up < now.links {
         warnings.push(format!("{} of {} links to intercept are down", now.links - now.links_up, now.links));
     }
@@ -402,16 +427,16 @@ pub fn table(snapshot: &Snapshot) -> String {
         }
     };
     let dropped = |counts: &[u64]| counts.iter().sum::<u64>();
-    rows(
-        "packets",
-        ("captured", l.packets_captured),
-        &[
-            ("multiplied: taken for further copies", l.packets_multiplied),
-            ("used", l.packets_used),
-            ("dropped", dropped(&l.packets_dropped)),
-        ],
-        packet_drops(l).collect(),
-    );
+    let mut packet_parts = vec![
+        ("multiplied: taken for further copies", l.packets_multiplied),
+        ("used", l.packets_used),
+        ("dropped", dropped(&l.packets_dropped)),
+    ];
+    if l.packets_decapsulated > 0 {
+        packet_parts.insert(0, ("taken out of tunnels", l.packets_decapsulated));
+        packet_parts.insert(1, ("fragments of tunnels' packets", l.tunnel_fragments));
+    }
+    rows("packets", ("captured", l.packets_captured), &packet_parts, packet_drops(l).collect());
     rows(
         "bytes",
         ("captured", l.bytes_captured),

@@ -82,6 +82,8 @@ pub struct Report {
     pub worker: usize,
     /// Its counters.
     pub counters: Snapshot,
+    /// It ends now.
+    pub last: bool,
 }
 
 /// The main thread's end of a worker.
@@ -318,7 +320,7 @@ impl Worker {
             self.round(now);
             loop {
                 match self.orders.try_recv() {
-                    Ok(Order::Report) => self.report(reports, wake_main),
+                    Ok(Order::Report) => self.report(reports, wake_main, false),
                     Ok(Order::Stop) => self.stop(now),
                     Err(TryRecvError::Empty) => break,
                     // The main thread is gone: so is the reason to live.
@@ -333,7 +335,7 @@ impl Worker {
             }
             if self.stop_at.is_some_and(|at| self.engine.is_finished() || at <= now) {
                 self.links.flush(now);
-                self.report(reports, wake_main);
+                self.report(reports, wake_main, true);
                 return Ok(());
             }
         }
@@ -407,7 +409,7 @@ impl Worker {
         }
     }
 
-    fn report(&mut self, reports: &Sender<Report>, wake_main: &Waker) {
+    fn report(&mut self, reports: &Sender<Report>, wake_main: &Waker, last: bool) {
         let mut capture = CaptureStats::default();
         for device in &mut self.devices {
             capture += device.before;
@@ -429,7 +431,7 @@ impl Worker {
             replay: self.replay.as_ref().map(|replay| replay.progress().clone()),
         };
         // A main thread that has gone does not listen; the worker ends at its next look at the orders.
-        let _ = reports.send(Report { worker: self.number, counters });
+        let _ = reports.send(Report { worker: self.number, counters, last });
         let _ = wake_main.wake();
     }
 }

@@ -5,7 +5,10 @@
 pub mod capture;
 pub mod clock;
 pub mod control;
+mod device;
+pub mod firewall;
 pub mod modules;
 pub mod netns;
+pub mod nfqueue;
 pub mod process;
 pub mod transmit;

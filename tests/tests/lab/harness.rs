@@ -23,6 +23,8 @@ pub(crate) enum Needs {
     Servers,
     /// The same, nginx and wrk.
     Wrk,
+    /// The same, nginx and tcpdump.
+    Tcpdump,
     /// Hosts, nginx and openssl.
     OpenSsl,
     /// Hosts, and dnsmasq.
@@ -46,6 +48,7 @@ impl Needs {
             Self::Hosts => &["ip", "iptables"],
             Self::Servers => &["ip", "iptables", "nginx"],
             Self::Wrk => &["ip", "iptables", "nginx", "wrk"],
+            Self::Tcpdump => &["ip", "iptables", "nginx", "tcpdump"],
             Self::OpenSsl => &["ip", "iptables", "nginx", "openssl"],
             Self::Dns => &["ip", "dnsmasq"],
             Self::MariaDb | Self::Ed25519 | Self::MySql => &["ip", "sysbench"],

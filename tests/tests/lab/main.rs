@@ -6,13 +6,17 @@
 mod bad_days;
 mod harness;
 mod legacy;
+mod linklayer;
+mod many;
 mod modules;
 mod mysql;
 mod mysql_copy;
 mod own_modules;
 mod programs;
+mod replay;
 mod security;
 mod source;
+mod traditional;
 mod udp;
 mod workloads;
 
@@ -38,7 +42,50 @@ fn main() -> ExitCode {
     suite.add("workload 9: 2 % loss, new connection per request", Needs::Servers, workloads::loss_new_connections);
     suite.add("workload 11: 400 source ports used again and again", Needs::Servers, workloads::port_reuse);
     suite.add("IPv6", Needs::Servers, workloads::ipv6);
+    suite.add("many: two online servers, one target", Needs::Servers, many::two_online_one_target);
+    suite.add("many: two targets, two intercepts with their parts", Needs::Servers, many::two_targets_two_intercepts);
+    suite.add("many: real servers behind a director (LVS, direct routing)", Needs::Servers, many::direct_routing);
+    suite.add("many: each connection three times over", Needs::Servers, many::three_times_over);
+    suite.add("without an intercept: responses come to tcpcopy", Needs::Servers, many::no_assistant);
+
+    suite.add("replay: captures by their times, faster, and as fast as possible", Needs::Tcpdump, replay::files);
+    suite.add("replay: three passes, without an intercept", Needs::Tcpdump, replay::passes);
+    suite.add("replay: a damaged capture", Needs::Tcpdump, replay::damaged);
     suite.add("two labs at once", Needs::Hosts, workloads::two_labs_at_once);
+
+    suite.add("link layer: -o, the next hop found", Needs::Servers, linklayer::sent_as_frames);
+    suite.add("link layer: -o, MAC addresses given", Needs::Servers, linklayer::sent_to_given_addresses);
+    suite.add("link layer: --capture raw", Needs::Servers, linklayer::captured_by_a_packet_socket);
+    suite.add("link layer: all of it over IPv6", Needs::Servers, linklayer::all_of_it_over_ipv6);
+    suite.add("link layer: a mirror in VXLAN", Needs::Servers, linklayer::copied_from_vxlan);
+    suite.add(
+        "link layer: a mirror in VXLAN, another port",
+        Needs::Servers,
+        linklayer::copied_from_vxlan_on_another_port,
+    );
+    suite.add("link layer: a mirror in GRE", Needs::Servers, linklayer::copied_from_gre);
+    suite.add("link layer: a mirror in ERSPAN", Needs::Servers, linklayer::copied_from_erspan);
+    suite.add("link layer: a mirror on a port", Needs::Servers, linklayer::copied_from_a_plain_port);
+    suite.add("link layer: a mirror on a port, VLAN", Needs::Servers, linklayer::copied_from_a_vlan);
+    suite.add("link layer: a mirror on a port, QinQ", Needs::Servers, linklayer::copied_from_qinq);
+    suite.add(
+        "link layer: a mirror on a port, QinQ, raw",
+        Needs::Servers,
+        linklayer::copied_from_qinq_by_a_packet_socket,
+    );
+    suite.add("link layer: a mirror in fragments", Needs::Servers, linklayer::copied_from_fragments);
+    suite.add("link layer: a mirror, captured and replayed", Needs::Tcpdump, linklayer::replayed_from_a_mirror);
+    suite.add("link layer: a mirror by the kernel", Needs::Servers, linklayer::copied_from_the_kernels_vxlan);
+
+    suite.add("traditional: keepalive", Needs::Servers, traditional::keepalive);
+    suite.add("traditional: new connection per request", Needs::Servers, traditional::new_connections);
+    suite.add("traditional: IPv6", Needs::Servers, traditional::ipv6);
+    suite.add("traditional: who is answered", Needs::Servers, traditional::passlist);
+    suite.add("traditional: a killed intercept harms nobody", Needs::Servers, traditional::killed);
+    suite.add("traditional: UDP", Needs::Hosts, traditional::udp);
+    suite.add("traditional: MariaDB", Needs::MariaDb, mysql_copy::traditional);
+    suite.add("traditional: a full queue", Needs::Hosts, traditional::overflow);
+    suite.add("traditional: starts that fail say why", Needs::Hosts, traditional::failing_starts);
 
     suite.add("UDP: DNS, query by query", Needs::Dns, udp::dns);
     suite.add("UDP: datagrams of up to 60 KB", Needs::Hosts, udp::large_datagrams);

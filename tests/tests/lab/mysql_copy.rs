@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use tcpcopy_io::netns::{Lab, wait_for};
+use tcpcopy_io::netns::{Host, Lab, wait_for};
 use tcpcopy_tests::copy::{Copy, Setup};
 use tcpcopy_tests::settle;
 use tcpcopy_tests::sql::clients::{Login, Sysbench, command_line, pymysql};
-use tcpcopy_tests::sql::{Family, Plugin, Server};
+use tcpcopy_tests::sql::{Family, Plugin, SQL_PORT, Server};
 
 use crate::harness::Bench;
 
@@ -56,7 +56,18 @@ impl Pair {
 
     /// Starts the copy, and waits until it copies.
     fn copy(&self, bench: &Bench<'_>, more: &[(&str, &str)]) -> Copy {
-        let mut setup = Setup::sql(bench.programs, bench.folder, &self.lab);
+        self.copy_with(bench, Setup::sql(bench.programs, bench.folder, &self.lab), &self.lab.assistant, more)
+    }
+
+    /// The same with intercept on the target itself.
+    fn traditional_copy(&self, bench: &Bench<'_>) -> Copy {
+        let mut setup = Setup::traditional(bench.programs, bench.folder, self.lab.target.ipv4.into());
+        setup.set("-x", &format!("{SQL_PORT}-{}:{SQL_PORT}", self.lab.target.ipv4));
+        setup.intercept = ["--setup".to_owned(), SQL_PORT.to_string()].into();
+        self.copy_with(bench, setup, &self.lab.target, &[])
+    }
+
+    fn copy_with(&self, bench: &Bench<'_>, mut setup: Setup<'_>, host: &Host, more: &[(&str, &str)]) -> Copy {
         setup.set("--proto", "mysql");
         if !more.iter().any(|(option, _)| *option == "--mysql-skip-grant-tables") {
             setup.set("-u", &format!("load@{TARGET}"));
@@ -68,7 +79,7 @@ impl Pair {
                 setup.set(option, value);
             }
         }
-        let copy = setup.start(&self.lab);
+        let copy = setup.start_with_intercept_on(&self.lab, host);
         self.wait_until_copied(bench);
         copy
     }
@@ -110,11 +121,20 @@ fn assert_well(log: &str, bench: &Bench<'_>) {
 
 /// One thread after the other: all statements arrive, and leave the same rows.
 fn sysbench(bench: &Bench<'_>, families: [Family; 2], plugins: [Plugin; 2]) {
+    sysbench_copied_by(bench, families, plugins, |pair| pair.copy(bench, &[]));
+}
+
+fn sysbench_copied_by(
+    bench: &Bench<'_>,
+    families: [Family; 2],
+    plugins: [Plugin; 2],
+    start: impl FnOnce(&Pair) -> Copy,
+) {
     let pair = Pair::start(bench, families, plugins);
     let load = Sysbench { tables: 2, rows: 200, threads: 1, transactions: 100, prepared: true };
     load.prepare(&pair.lab.client, &pair.login());
     load.prepare(&pair.lab.client, &Login { server: pair.lab.target.ipv4.into(), password: TARGET, ..pair.login() });
-    let copy = pair.copy(bench, &[]);
+    let copy = start(&pair);
     for prepared in [true, false] {
         let before = pair.statuses();
         Sysbench { prepared, ..load }.run(&pair.lab.client, &pair.login());
@@ -133,6 +153,12 @@ fn sysbench(bench: &Bench<'_>, families: [Family; 2], plugins: [Plugin; 2]) {
 
 pub(crate) fn sysbench_mariadb(bench: &Bench<'_>) {
     sysbench(bench, [Family::MariaDb, Family::MariaDb], [Plugin::Native, Plugin::Native]);
+}
+
+/// The module needs payload, which the queue gives as well as a capture does.
+pub(crate) fn traditional(bench: &Bench<'_>) {
+    let of = [Family::MariaDb, Family::MariaDb];
+    sysbench_copied_by(bench, of, [Plugin::Native, Plugin::Native], |pair| pair.traditional_copy(bench));
 }
 
 pub(crate) fn sysbench_to_mysql(bench: &Bench<'_>) {

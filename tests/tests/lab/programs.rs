@@ -14,16 +14,17 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) fn wrong_options(bench: &Bench<'_>) {
     let (tcpcopy, intercept) = (&bench.programs.tcpcopy, &bench.programs.intercept);
     // Arguments, and what the message must contain.
-    let cases: [(&Path, &str, &str); 10] = [
+    let cases: [(&Path, &str, &str); 11] = [
         (tcpcopy, "", "-x"),
         (tcpcopy, "--no-such-option", "--no-such-option"),
         (tcpcopy, "-x 80 -s 10.0.0.4", "-x"),
         (tcpcopy, "-x 80-10.0.0.3:99999 -s 10.0.0.4", "99999"),
-        (tcpcopy, "-x 80-10.0.0.3:80", "-s"),
+        (tcpcopy, "-x 80-10.0.0.3:80 -s", "--intercept"),
         (tcpcopy, "-x 80-10.0.0.3:80 -s 10.0.0.400", "10.0.0.400"),
         (tcpcopy, "-x 80-10.0.0.3:80 -s 10.0.0.4 -c 10.78.0.y", "10.78.0.y"),
         (tcpcopy, "-x 80-10.0.0.3:80 -s 10.0.0.4 -C many", "many"),
         (intercept, "-i eth0", "-F"),
+        (intercept, "-F tcp -x 10.0.0.9", "contradict"),
         (intercept, "-F tcp -p 123456", "123456"),
     ];
     for (program, arguments, expected) in cases {

@@ -39,7 +39,7 @@ fn ipv4_map(lab: &Lab, to: SocketAddr) -> String {
 }
 
 /// A count in the table that tcpcopy prints at its end, the last one in the log: the row `name` of the section `title`; 0 when there is none.
-fn row(log: &str, title: &str, name: &str) -> u64 {
+pub(crate) fn row(log: &str, title: &str, name: &str) -> u64 {
     let is_title = |line: &&str| line.starts_with(title) && line.ends_with(|c: char| c.is_ascii_digit());
     let Some(start) = log.lines().collect::<Vec<_>>().iter().rposition(is_title) else { return 0 };
     let mut section = log.lines().skip(start).enumerate().take_while(|(n, line)| *n == 0 || line.starts_with(' '));

@@ -119,6 +119,20 @@ fn what_concerns_udp_is_read() {
     assert_eq!(accept(&format!("{base} -r 0")).traffic.percentage, 100, "as in the C programs");
 }
 
+/// As in the manual: `./tcpcopy -x 80-192.168.0.2:8080`.
+#[test]
+fn without_an_address_intercept_is_on_the_targets() {
+    let o = accept("-x 80-192.168.0.2:8080");
+    assert_eq!(o.intercepts, ["192.168.0.2:36524".parse().unwrap()]);
+    let said = o.warnings.iter().find(|warning| warning.contains("no -s")).unwrap();
+    assert!(said.contains("192.168.0.2:36524") && said.contains("--nfqueue"), "{said}");
+
+    let maps = "80-10.0.0.2:80,81-10.0.0.2:81,82-10.0.0.4:82,83-[fd00::2]:83,udp:53-10.0.0.9:53";
+    let o = accept(&format!("-x {maps} -c 10.77.0.x,fd00:77::1 -p 7"));
+    let expected = ["10.0.0.2:7", "10.0.0.4:7", "[fd00::2]:7"].map(|address| address.parse().unwrap());
+    assert_eq!(o.intercepts, expected, "each once, and none where only UDP goes");
+}
+
 #[test]
 fn a_replay_is_read() {
     let base = "-x 80-10.0.0.2:8080 -s 10.0.0.3 -c 10.77.0.x";
@@ -137,7 +151,8 @@ fn a_replay_is_read() {
         "map = '80-10.0.0.2:80'\nintercept = '10.0.0.3'\ndevice = 'a.pcap'\nspeed = 0.5\nworkers = 'auto'",
     )
     .unwrap();
-    assert_eq!(Options::check(file, &catalogue(), LOCAL).unwrap().replay.unwrap().speed, 0.5);
+    let speed = Options::check(file, &catalogue(), LOCAL).unwrap().replay.unwrap().speed;
+    assert!((speed - 0.5).abs() < f64::EPSILON);
 }
 
 #[test]
@@ -240,7 +255,6 @@ fn what_cannot_be_is_refused() {
     let base = "-x 80-10.0.0.2:8080 -s 10.0.0.3 -c 10.77.0.x";
     for (line, word) in [
         ("-s 10.0.0.3", "-x (--map) is missing"),
-        ("-x 80-10.0.0.2:8080", "-s (--intercept) is missing"),
         (&format!("{base} -C 0"), "1 to 16"),
         (&format!("{base} -C 17"), "1 to 16"),
         (&format!("{base} -p 0"), "1 to 65535"),
@@ -276,7 +290,6 @@ fn what_cannot_be_is_refused() {
         ("-x 80-[fd00::2]:80 -s 10.0.0.3 -c 10.77.0.x", "0 IPv6 addresses for 1 workers"),
         ("-x 80-10.0.0.2:80 -s 10.0.0.3 -c 10.77.0.1 --workers 2", "1 IPv4 addresses for 2 workers"),
         ("-x 80-10.0.0.2:80 -s 10.0.0.3 -c 10.0.0.2", "0 IPv4 addresses"),
-        ("-x udp:53-10.0.0.2:53,80-10.0.0.2:80", "-s (--intercept) is missing"),
         ("-x udp:53-10.0.0.2:53 -n 0", "1 to 1023"),
         ("-x udp:53-10.0.0.2:53 -n 1024", "1 to 1023"),
         ("-x udp:53-10.0.0.2:53 -f 32", "0 to 31"),
@@ -399,5 +412,91 @@ fn what_the_c_programs_link_cannot_do_is_refused_by_name() {
     assert!(payload.contains("mysql") && payload.contains("legacy-payload"), "{payload}");
     for alone in ["-x 80-10.0.0.2:8080 -s local --single", "-x udp:53-10.0.0.2:53 --intercept-protocol 2"] {
         assert!(check(alone).unwrap_err().contains("-s (--intercept)"), "{alone}");
+    }
+}
+
+#[test]
+fn what_concerns_mirrors_is_read() {
+    let base = "-x 80-10.0.0.2:8080 -s 10.0.0.3 -c 10.77.0.x -i eth1";
+    let o = accept(base);
+    assert_eq!((o.decapsulation, o.promiscuous, o.filter_behind_tags), (Decapsulation::default(), false, true));
+
+    let o = accept(&format!("{base} --decap vxlan:8472 --decap erspan"));
+    assert_eq!((o.decapsulation.vxlan, o.decapsulation.erspan, o.decapsulation.gre), (vec![8472], true, false));
+    assert!(o.promiscuous);
+    assert_eq!(
+        o.filter,
+        "(tcp and (dst port 80)) or (udp dst port 8472) or (ip proto 47) or (ip6 proto 47) or \
+         (ip proto 17 and ip[6:2] & 0x1fff != 0) or (ip6[6] = 44 and ip6[40] = 17)",
+        "the outer packets pass"
+    );
+    assert_eq!(o.warnings, Vec::<String>::new());
+
+    assert_eq!(o.capture_method, Method::Pcap);
+    assert_eq!(accept(&format!("{base} --capture raw")).capture_method, Method::Raw);
+    assert!(check(&format!("{base} --capture pfring")).unwrap_err().contains("`pfring` is neither pcap nor raw"));
+
+    // A mirror without a tunnel.
+    for option in ["--promiscuous", "--decap vlan"] {
+        let o = accept(&format!("{base} {option}"));
+        assert_eq!((o.promiscuous, o.decapsulation.is_on(), o.filter.as_str()), (true, false, "tcp and (dst port 80)"));
+        let o = accept(&format!("{base} -i any {option}").replace("-i eth1 ", ""));
+        assert!(o.warnings.iter().any(|warning| warning.contains("`any` cannot show")), "{:?}", o.warnings);
+    }
+    let o = accept(&format!("{base} --decap gre -F tcp --workers 2"));
+    assert_eq!((o.filter.as_str(), o.filter_behind_tags), ("tcp", false), "as it was given");
+    assert_eq!(o.warnings.len(), 2, "{:?}", o.warnings);
+    let file: Arguments = toml::from_str(
+        "map = '80-10.0.0.2:8080'\nintercept = '10.0.0.3'\ndecap = ['gre', 'vxlan']\npromiscuous = true",
+    )
+    .unwrap();
+    let o = Options::check(file, &catalogue(), LOCAL).unwrap();
+    assert!(o.decapsulation.gre && o.decapsulation.vxlan == [4789]);
+    let mysql = "-x mysql:3306-10.0.0.2:3306 -s 10.0.0.3 -c 10.77.0.x -u a@b --decap vxlan --workers 2";
+    assert!(check(mysql).unwrap_err().contains("module `mysql` needs both directions"));
+
+    // A mirror that was written to a file.
+    let o = accept("-x 80-10.0.0.2:8080 -s 10.0.0.3 -c 10.77.0.x -i ./mirror.pcap --decap vxlan");
+    assert!(o.decapsulation.is_on() && o.replay.is_some() && !o.promiscuous && o.filter.is_empty());
+    for option in ["--promiscuous", "--capture raw"] {
+        let message = check(&format!("-x 80-10.0.0.2:8080 -s 10.0.0.3 -i ./mirror.pcap {option}")).unwrap_err();
+        assert!(message.contains("is for devices"), "{message}");
+    }
+    assert!(check(&format!("{base} --decap ipip")).unwrap_err().contains("in --decap: `ipip` is no tunnel"));
+}
+
+#[test]
+fn what_concerns_the_link_layer_is_read() {
+    let base = "-s 10.0.0.3 -c 10.77.0.x";
+    assert_eq!(accept(&format!("{base} -x 80-10.0.0.2:8080")).output, None);
+    let short = accept(&format!(
+        "{base} -x 80@02:00:00:00:00:01-10.0.0.2:80,81-10.0.0.2:81@02:00:00:00:00:02,80-10.0.0.4:80 -o eth1,eth2"
+    ));
+    let output = short.output.clone().unwrap();
+    assert_eq!(output.devices, ["eth1", "eth2"]);
+    let targets: Vec<_> = output
+        .targets
+        .iter()
+        .map(|t| (t.addr.to_string(), t.source.map(|mac| mac.0[5]), t.next_hop.map(|mac| mac.0[5])))
+        .collect();
+    assert_eq!(targets, [("10.0.0.2".to_owned(), Some(1), Some(2)), ("10.0.0.4".to_owned(), None, None)]);
+    let file: Arguments = toml::from_str(
+        "map = '80@02:00:00:00:00:01-10.0.0.2:80,81-10.0.0.2:81@02:00:00:00:00:02,80-10.0.0.4:80'\n\
+         intercept = '10.0.0.3'\nsource = '10.77.0.x'\noutput-device = ['eth1', 'eth2']",
+    )
+    .unwrap();
+    assert_eq!(Options::check(file, &catalogue(), LOCAL).unwrap().output, short.output);
+
+    for (line, words) in [
+        ("-x 80-10.0.0.2:80@02:00:00:00:00:02", "give the device with -o"),
+        ("-x 80-10.0.0.2:80 -o any", "`any` is not a device to send on"),
+        ("-x 80-127.0.0.1:8080 -o eth0", "no device leads"),
+        (
+            "-x 80-10.0.0.2:80@02:00:00:00:00:02,81-10.0.0.2:81@02:00:00:00:00:03 -o eth0",
+            "two maps to 10.0.0.2 have different MAC addresses",
+        ),
+    ] {
+        let message = check(&format!("{base} {line}")).unwrap_err();
+        assert!(message.contains(words), "{line}: {message}");
     }
 }

@@ -5,12 +5,14 @@ mod fragments;
 mod rate;
 pub mod source;
 mod table;
+mod tunnels;
 mod udp;
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use tcpcopy_wire::control::{DatagramResponse, ResponseHeader};
+use tcpcopy_wire::decap::{Frame, TunnelError};
 use tcpcopy_wire::ip::{IpFragment, IpPacket, PROTOCOL_TCP, PROTOCOL_UDP};
 use tcpcopy_wire::link::LinkType;
 use tcpcopy_wire::tcp::{Flags, MIN_HEADER_LEN};
@@ -30,6 +32,7 @@ use config::{CopierConfig, Map};
 use fragments::{Fate, Reassembler};
 use rate::RateLimit;
 use table::SessionTable;
+use tunnels::Tunnels;
 use udp::UdpCopier;
 
 /// After [`Input::Stop`], sessions have this long to close.
@@ -89,6 +92,8 @@ pub struct Copier {
     udp: UdpCopier,
     /// A module wants to see what online sends.
     sees_online: bool,
+    /// Packets may come in tunnels.
+    tunnels: Option<Tunnels>,
     pool: QueuePool,
     ip_id: u16,
     /// Sessions whose gate waits for the end of a burst of responses.
@@ -144,6 +149,7 @@ impl Copier {
             table: SessionTable::new(config.seed),
             ip_id: config.seed as u16,
             udp: UdpCopier::new(&config),
+            tunnels: Tunnels::new(&config),
             limit: config.traffic.max_rate.map(RateLimit::new),
             fragments: Reassembler::new(config.seed, MIN_HEADER_LEN),
             sees_online: (0..config.maps.len()).any(|map| config.about(map as u16).sees_online),
@@ -194,7 +200,8 @@ impl Copier {
     /// When [`Input::Timeout`] is due; `None` while nothing waits.
     pub fn next_deadline(&self) -> Option<Timestamp> {
         let fragments = self.fragments.next_deadline();
-        [self.wheel.next_deadline(), self.stop_at, self.udp.next_deadline(&self.config), fragments]
+        let tunnels = self.tunnels.as_ref().and_then(Tunnels::next_deadline);
+        [self.wheel.next_deadline(), self.stop_at, self.udp.next_deadline(&self.config), fragments, tunnels]
             .into_iter()
             .flatten()
             .min()
@@ -225,12 +232,19 @@ impl Copier {
         let waiting = self.ledger.pending_bytes as usize;
         let delayed = self.ledger.responses_delayed as usize * DelayLine::RESPONSE_BYTES;
         let sessions = self.ledger.sessions_alive as usize * SessionTable::SESSION_BYTES;
-        sessions + waiting + waiting / 4 + delayed + self.udp.memory() + self.fragments.memory()
+        let tunnels = self.tunnels.as_ref().map_or(0, Tunnels::memory);
+        sessions + waiting + waiting / 4 + delayed + self.udp.memory() + self.fragments.memory() + tunnels
     }
 
     /// Whether a frame is of a client that a map is for, going by its addresses.
     pub fn concerns(&self, link: LinkType, bytes: &[u8], wire_len: usize) -> bool {
-        match Packet::from_frame(link, bytes, wire_len) {
+        let outer = Frame { link, bytes, wire_len };
+        let inner = if self.tunnels.is_some() { self.config.decapsulation.innermost(outer) } else { Ok(None) };
+        let frame = match inner {
+            Ok(inner) => inner.unwrap_or(outer),
+            Err(error) => return error == TunnelError::Fragment,
+        };
+        match Packet::from_frame(frame.link, frame.bytes, frame.wire_len) {
             Ok(Packet::Tcp(segment)) => self.map_for(&segment).is_ok(),
             Ok(Packet::Udp(datagram)) => {
                 let takes = |map: &Map| map.transport == Transport::Udp && map.takes(datagram.src, datagram.dst);
@@ -249,7 +263,18 @@ impl Copier {
     #[inline]
     fn on_frame(&mut self, now: Timestamp, link: LinkType, bytes: &[u8], wire_len: usize, out: &mut Outbox) {
         self.ledger.packets_captured += 1;
-        match Packet::from_frame(link, bytes, wire_len) {
+        let frame = Frame { link, bytes, wire_len };
+        if self.tunnels.is_some() {
+            self.on_mirrored_frame(now, frame, out);
+        } else {
+            self.on_plain_frame(now, frame, out);
+        }
+    }
+
+    /// A frame that is in no tunnel, or not any more.
+    #[inline]
+    fn on_plain_frame(&mut self, now: Timestamp, frame: Frame<'_>, out: &mut Outbox) {
+        match Packet::from_frame(frame.link, frame.bytes, frame.wire_len) {
             Ok(Packet::Tcp(segment)) => self.on_segment(now, &segment, out),
             Ok(other) => self.on_other_packet(now, &other, out),
             Err(error) => {
@@ -740,6 +765,9 @@ impl Copier {
         self.due = due;
         let ledger = &mut self.ledger;
         self.fragments.expire(Some(now), |_| ledger.tcp_incomplete += 1);
+        if let Some(tunnels) = &mut self.tunnels {
+            tunnels.expire(now, ledger);
+        }
         if self.config.preserve_rtt {
             // What was delayed has been read long ago.
             self.on_drained(now, out);

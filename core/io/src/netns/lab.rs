@@ -43,6 +43,15 @@ impl Host {
         batch(self, &[address_line(address)])
     }
 
+    /// Runs `ip` (iproute2) with these arguments.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn ip(&self, arguments: &str) -> Result<String, NetnsError> {
+        let arguments: Vec<&str> = arguments.split_whitespace().collect();
+        self.output("ip", &arguments)
+    }
+
     /// Runs `iptables` (for IPv6, `ip6tables`) with these arguments.
     ///
     /// # Errors
@@ -74,6 +83,8 @@ pub struct Lab {
     pub target: Host,
     /// Where intercept runs.
     pub assistant: Host,
+    /// Others, on the same switch. They have no routes of their own.
+    pub more: Vec<Host>,
     switch: Namespace,
 }
 
@@ -83,12 +94,22 @@ impl Lab {
     /// # Errors
     /// Which step failed, and why.
     pub fn new() -> Result<Self, NetnsError> {
+        Self::with(&[])
+    }
+
+    /// Builds the hosts, and others with these names.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with(more: &[&'static str]) -> Result<Self, NetnsError> {
         let switch = Namespace::new()?;
+        let more = more.iter().zip(5..).map(|(name, number)| Host::new(name, number));
         let lab = Self {
             client: Host::new("client", 1)?,
             online: Host::new("online", 2)?,
             target: Host::new("target", 3)?,
             assistant: Host::new("assistant", 4)?,
+            more: more.collect::<Result<_, _>>()?,
             switch,
         };
         let mut lines = vec!["link add br0 type bridge stp_state 0 forward_delay 0".to_owned()];
@@ -117,9 +138,19 @@ impl Lab {
         Ok(lab)
     }
 
-    /// The four hosts.
-    pub fn hosts(&self) -> [&Host; 4] {
-        [&self.client, &self.online, &self.target, &self.assistant]
+    /// A cable between two hosts, past the switch: a device of this name, without addresses, on both.
+    ///
+    /// # Errors
+    /// Which step failed, and why.
+    pub fn cable(&self, from: &Host, to: &Host, device: &str) -> Result<(), NetnsError> {
+        let up = format!("link set {device} up");
+        batch(from, &[format!("link add {device} type veth peer name {device} netns {}", to.path()), up.clone()])?;
+        batch(to, &[up])
+    }
+
+    /// All hosts.
+    pub fn hosts(&self) -> impl Iterator<Item = &Host> {
+        [&self.client, &self.online, &self.target, &self.assistant].into_iter().chain(&self.more)
     }
 
     /// Packets that the devices of all hosts and of the switch have dropped since it was built: where programs are slower

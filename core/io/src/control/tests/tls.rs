@@ -7,6 +7,8 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tcpcopy_wire::control::{GreetingError, Role};
 use tempfile::TempDir;
 
+use super::super::stream::OutBuffer;
+use super::super::transport::Transport;
 use super::security::{another_secret, assert_works, secret, until_both_refuse};
 use super::*;
 
@@ -261,25 +263,62 @@ fn a_peer_that_does_not_read_over_tls_is_closed_in_the_end() {
     assert!((28_000..=30_000).contains(&undelivered), "{undelivered}");
 }
 
-/// TLS may have taken over what the socket has not: that, too, must go out, and count as waiting.
+/// Two ends of one connection, after their handshake.
+fn pair(authority: &Authority) -> (Transport, Transport) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (far, _) = listener.accept().unwrap();
+    let mio_socket = |socket: TcpStream| {
+        socket.set_nonblocking(true).unwrap();
+        mio::net::TcpStream::from_std(socket)
+    };
+    let mut tcpcopy = client(authority, None, None).connect(mio_socket(near), Ipv4Addr::LOCALHOST.into()).unwrap();
+    let mut intercept = server(authority, false).accept(mio_socket(far)).unwrap();
+    tcpcopy.flush().unwrap();
+    let begun = Instant::now();
+    while tcpcopy.binding().is_none() || intercept.binding().is_none() {
+        assert!(begun.elapsed() < PATIENCE, "the handshake has no end");
+        for end in [&mut intercept, &mut tcpcopy] {
+            assert_eq!(end.read(&mut [0; 100]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+        }
+    }
+    assert_eq!(tcpcopy.binding(), intercept.binding());
+    (tcpcopy, intercept)
+}
+
 #[test]
-fn what_tls_holds_back_goes_out_when_there_is_room() {
+fn the_two_ends_of_a_connection_share_what_no_other_has() {
     let authority = Authority::new();
-    let mut b = Bench::new().serve(|c| c.tls = Some(server(&authority, false)));
-    let to = [b.address()];
-    b = b.connect(&to, 1, |c| c.tls = Some(client(&authority, None, None)));
-    b.until_link_up();
-    let links = b.links.take();
-    let mut sent = 0u64;
-    let now = b.now();
-    while sent < 100_000 {
-        b.server.as_mut().unwrap().send(PeerId(0), &responses(500), 500, now).unwrap();
-        sent += 500;
+    let (one, other) = (pair(&authority), pair(&authority));
+    assert_ne!(one.0.binding(), other.0.binding());
+}
+
+/// TLS may have taken over what the socket has not: that, too, counts as waiting, and goes out when there is room.
+#[test]
+fn what_tls_holds_back_is_not_forgotten() {
+    let (mut tcpcopy, mut intercept) = pair(&Authority::new());
+    let (mut out, mut sent) = (OutBuffer::default(), 0);
+    let now = Timestamp::from_millis(5);
+    while !intercept.holds_bytes() {
+        out.send(&mut intercept, now, &[1; 100], 1).unwrap();
+        sent += 100;
     }
-    b.links = links;
-    for _ in 0..sent {
-        b.until("a response", |s| matches!(s, Seen::Response(..)).then_some(()));
+    assert!(out.is_empty());
+    assert_eq!(out.blocked_since, Some(now));
+    let (mut received, mut buffer) = (0, [0; 4096]);
+    let begun = Instant::now();
+    while received < sent {
+        assert!(begun.elapsed() < PATIENCE, "{received} of {sent} bytes came");
+        match tcpcopy.read(&mut buffer) {
+            Ok(n) => received += n,
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
+                out.flush(&mut intercept, now + Duration::from_millis(1)).unwrap();
+            }
+            Err(e) => panic!("{e}"),
+        }
     }
+    out.flush(&mut intercept, now).unwrap();
+    assert_eq!((received, out.blocked_since), (sent, None));
 }
 
 #[test]
