@@ -380,6 +380,9 @@ fn capture_from(arguments: &Arguments) -> Result<(Vec<String>, Option<Plan>), Fa
         }
     };
     let passes = in_range("-T (--passes)", arguments.passes.unwrap_or(1), 1..=1_000_000)?;
+    if arguments.daemon && files.contains(&STDIN) {
+        return Err(Failure::usage("in -i (--device): a daemon (-d) has no standard input; leave -d out"));
+    }
     if passes > 1 && files.contains(&STDIN) {
         return Err(Failure::usage("in -T (--passes): standard input can be read but once"));
     }

@@ -274,6 +274,7 @@ fn what_cannot_be_is_refused() {
         (&format!("{base} -i ./110.pcap -a fast"), "no number from 0.001"),
         (&format!("{base} -i ./110.pcap -T 0"), "1 to 1000000"),
         (&format!("{base} -i - -T 2"), "standard input can be read but once"),
+        (&format!("{base} -i - -d"), "a daemon (-d) has no standard input"),
         (&format!("{base} -i a.pcap --as-fast-as-possible -a 2"), "no use for the file's times"),
         (&format!("{base} -a 2"), "-a (--speed) is for the replay of a file"),
         (&format!("{base} -i eth0 -I 5"), "-I (--cut-gaps) is for the replay of a file"),

@@ -577,6 +577,9 @@ impl Copier {
             timestamps: segment.tcp.options().timestamps.is_some(),
         };
         let Some(id) = self.begin(now, segment, (map, copy), isn, true, offer, None, out) else { return };
+        if let Some(limit) = self.limit.as_mut().filter(|_| !self.table[id].is_over()) {
+            limit.carry(now, u64::from(segment.payload_len));
+        }
         let mut cx = context!(self, now, out);
         self.table[id].on_client_segment(&mut cx, segment);
         self.settle(now, id, out);
