@@ -84,8 +84,9 @@ pub(super) fn protocol(
                  legacy-payload"
             )),
             RecordKind::WithPayload => warnings.push(format!(
-                "{OPTION} legacy-payload: of a response of more than {MAX_RECORD_DATA} bytes the payload is missing. Sessions \
-                 in which module `{name}` wants to see such a one are given up"
+                "{OPTION} legacy-payload: of a packet with more than {MAX_RECORD_DATA} bytes of payload there is none. Sessions in \
+                 which module `{name}` wants to see it are given up, unless the target sends shorter packets: give -D \
+                 {MAX_RECORD_DATA}, and see to it that neither the target nor intercept's host merges packets (GSO, GRO)"
             )),
         }
     }
