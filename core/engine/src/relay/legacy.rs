@@ -7,6 +7,7 @@ use std::time::Duration;
 use tcpcopy_wire::control::{
     FlowId, LegacyFormat, MAX_RECORD_DATA, Payload, RecordEncoder, RecordKind, ResponseHeader,
 };
+use tcpcopy_wire::tcp::Flags;
 use tcpcopy_wire::{Flow, Transport};
 
 use super::outbox::Encoder;
@@ -32,6 +33,10 @@ impl LegacyConfig {
         }
     }
 }
+
+/// How long a route is kept, in seconds, once the target has closed its connection and while nothing more comes. These peers
+/// remove none, and a busy one would fill the table within the time for which one that is merely idle is kept.
+pub(super) const CLOSED_KEPT_SECS: u32 = 60;
 
 /// Whether a flow can be written as an address of the C programs' link.
 fn has_form(transport: Transport, flow: &Flow) -> bool {
@@ -62,6 +67,15 @@ impl Relay {
     pub(super) fn wish_by_itself(&mut self, peer: PeerId, id: FlowId) {
         if self.peers[peer.0 as usize].legacy {
             self.routes.set_payload(peer, id, self.config.legacy.payload());
+        }
+    }
+
+    /// Takes note of a FIN or RST.
+    #[inline]
+    pub(super) fn watch_for_close(&mut self, peer: PeerId, transport: Transport, flow: &Flow, flags: Flags) {
+        let closes = flags.contains(Flags::FIN) || flags.contains(Flags::RST);
+        if closes && self.peers[peer.0 as usize].legacy {
+            self.routes.set_closing(transport, flow);
         }
     }
 

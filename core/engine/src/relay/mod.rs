@@ -43,8 +43,8 @@
 //! session. A peer that has not said in its hello that it knows of payload is sent none.
 //!
 //! **The C programs.** Their tcpcopy is served, too, by routes that have the peer's number and an id that is nobody's
-//! business; its responses are records of their link. What has no route goes, with [`LegacyConfig::single`], to one of
-//! those peers without. See `legacy`.
+//! business; its responses are records of their link. It removes no routes: once the target has closed, one is kept for a
+//! minute only. What has no route goes, with [`LegacyConfig::single`], to one of those peers without. See `legacy`.
 //!
 //! **Memory.** No peer has more than half of the routes that there may be. A route costs 64 bytes, a quarter more for room to grow, and two index entries of 5 bytes at a load
 //! between 7/16 and 7/8: at most 103 bytes, whether anything happens on it or not.
@@ -353,6 +353,7 @@ impl Relay {
         self.stats.responses += 1;
         if let Some((peer, id, payload)) = self.routes.find_and_touch(transport, flow, seconds(now)) {
             self.stats.matched += 1;
+            self.watch_for_close(peer, transport, flow, response.flags);
             response.id = id;
             response.payload = payload.of(response.payload);
             if payload == Payload::Full && transport == Transport::Tcp {
@@ -509,9 +510,10 @@ impl Relay {
         let shortest = self.peers.iter().filter(|p| p.up).map(|p| p.route_ttl_secs).min().unwrap_or(1);
         let steps = (shortest / 8).clamp(1, SWEEP_STEPS);
         let Self { routes, peers, stats, .. } = self;
-        routes.sweep(steps, |route_peer, last_used| {
+        routes.sweep(steps, |route_peer, last_used, closing| {
             let p = &mut peers[route_peer.0 as usize];
-            let idle = seconds(now).saturating_sub(last_used) > p.route_ttl_secs;
+            let ttl = if closing { p.route_ttl_secs.min(legacy::CLOSED_KEPT_SECS) } else { p.route_ttl_secs };
+            let idle = seconds(now).saturating_sub(last_used) > ttl;
             if idle {
                 p.routes_alive -= 1;
                 stats.routes_expired += 1;

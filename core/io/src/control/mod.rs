@@ -132,8 +132,8 @@ impl fmt::Display for CloseReason {
             ),
             Self::Occupied => f.write_str("there is a tcpcopy already, and -c keeps newcomers out as long as it is there"),
             Self::TurnedAway => f.write_str(
-                "closed by intercept at once: its --allow does not have this host's address, or it has too many \
-                 connections already; its log says which",
+                "closed by intercept at once: its --allow does not have this host's address, it has too many connections \
+                 already, or it is one of version 1.x, for which there is --intercept-protocol legacy; its log says which",
             ),
             Self::Refused(text) => write!(f, "refused by the other end: {text}"),
             Self::NoHello(after) => write!(

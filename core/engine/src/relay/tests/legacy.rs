@@ -115,6 +115,41 @@ fn an_idle_route_of_an_old_peer_ends_as_nothing_else_would_end_it() {
     assert_eq!(b.relay.stats().routes_orphaned, 1);
 }
 
+/// Nobody removes it; an hour of closed connections would fill the table.
+#[test]
+fn a_route_of_an_old_peer_ends_soon_after_the_target_has_closed() {
+    let mut b = Bench::legacy(LegacyConfig::default());
+    b.legacy_up(0);
+    b.up(1, 3600, 0);
+    for n in [1, 2, 3, 4] {
+        b.add(0, n.into(), flow(n));
+    }
+    b.add(1, 5, flow(5));
+    for (n, flags) in [(1, Flags::FIN | Flags::ACK), (2, Flags::RST), (3, Flags::ACK), (4, Flags::FIN), (5, Flags::RST)]
+    {
+        let mut packet = response(flow(n), 1, 0);
+        packet[33] = flags.0;
+        b.give(RelayInput::Frame { link: LinkType::Raw, bytes: &packet, wire_len: packet.len() });
+    }
+    // The client of one still sends, and the target acknowledges.
+    for _ in 0..4 {
+        b.wait(Duration::from_secs(50));
+        b.respond(flow(4), 2, 0);
+    }
+    assert_eq!(
+        (b.relay.stats().routes_expired, b.relay.stats().routes_alive),
+        (2, 3),
+        "3 is open, 4 half-closed, 5 not ours"
+    );
+    b.wait(Duration::from_secs(130));
+    assert_eq!((b.relay.stats().routes_expired, b.relay.stats().routes_alive), (3, 2));
+    // A port that is used again is a new route.
+    b.add(0, 6, flow(1));
+    b.wait(Duration::from_secs(200));
+    b.respond(flow(1), 1, 0);
+    assert_eq!(b.relay.stats().routes_alive, 3);
+}
+
 #[test]
 fn what_has_no_form_for_an_old_peer_is_no_route_of_it() {
     let mut b = Bench::legacy(LegacyConfig { single: true, ..LegacyConfig::default() });
