@@ -373,7 +373,7 @@ pub fn replay_summary(snapshot: &Snapshot) -> Vec<String> {
         bytes_in_words(l.bytes_captured + l.bytes_multiplied),
         bytes_in_words(l.bytes_copied),
         bytes_in_words(of_bytes + l.pending_bytes),
-        if of_bytes > 0 { format!(" ({} bytes)", NonZero(byte_drops(l))) } else { String::new() }
+        if of_bytes > 0 { format!(" ({})", NonZero(byte_drops(l))) } else { String::new() }
     ));
     lines.push(format!(
         "packets: in the files {}, of clients {}, of no use {}",
@@ -510,6 +510,9 @@ pub fn table(snapshot: &Snapshot) -> String {
             }
         }
     }
+    if let Some(multiplier) = multiplier(l) {
+        writeln!(text, "multiplier: {multiplier}").expect("strings take all");
+    }
     if let Err(imbalance) = l.check() {
         text.push_str(&imbalance);
         text.push('\n');
@@ -609,6 +612,41 @@ mod tests {
         let text = warnings(&before, &now).join("\n");
         assert!(text.contains("5 connections for 7 active") && text.contains("4 packets were lost"), "{text}");
         assert!(text.contains("1 of 2 links"), "{text}");
+    }
+
+    #[test]
+    fn the_multiplier_is_told_where_there_is_one() {
+        let mut s = sample();
+        assert!(!table(&s).contains("multiplier:"), "{}", table(&s));
+        (s.ledger.sessions_seen, s.ledger.sessions_multiplied, s.ledger.sessions_without_source) = (297, 197, 3);
+        let told = "multiplier: 2.97 copies of each connection begun, without a free source 3";
+        assert!(table(&s).contains(told) && statistics(&s).contains(&told.to_owned()), "{}", table(&s));
+    }
+
+    #[test]
+    fn a_replay_says_what_was_found_and_what_became_of_it() {
+        let mut s = sample();
+        assert_eq!(replay_summary(&s), Vec::<String>::new(), "there is none");
+        s.replay = Some(Progress { ending: true, frames: 12, ..Progress::default() });
+        (s.ledger.sessions_seen, s.ledger.sessions_completed, s.ledger.syns_not_sampled) = (10, 8, 5);
+        s.ledger.end_session(SessionEnd::CaptureCut);
+        s.ledger.end_session(SessionEnd::CaptureHole);
+        (s.ledger.requests, s.ledger.requests_copied) = (30, 28);
+        (s.ledger.bytes_captured, s.ledger.bytes_copied) = (20_000, 12_000);
+        s.ledger.drop_bytes(ByteDrop::SessionEnded, 8_000);
+        assert_eq!(
+            replay_summary(&s),
+            [
+                "sessions: found 15, replayed 8, skipped or ended early 7 (5 not in the sample, 1 hole in the capture, \
+                 1 packet cut by the capture)",
+                "requests: found 30, replayed 28, skipped 2",
+                "bytes: found 20.0 kB, replayed 12.0 kB, skipped 8000 bytes (8000 waiting when their session ended)",
+                "packets: in the files 12, of clients 0, of no use 3 (2 no map matches, 1 nothing new (retransmission, \
+                 keepalive or captured twice))",
+            ]
+        );
+        s.replay = Some(Progress { pass: (1, 2), read: (1, 4), frames: 12, ..Progress::default() });
+        assert!(replay_summary(&s)[0].starts_with("the replay was ended before its end: pass 1 of 2, 25 % read"));
     }
 
     #[test]

@@ -682,6 +682,8 @@ impl Session {
                 }
                 self.pump(cx, false);
             }
+            // It is not the order to stop that it fails for.
+            Phase::Live if self.target.is_unanswered() => self.end_early(cx, SessionEnd::TargetUnreachable),
             Phase::Waiting | Phase::Live => self.end_early(cx, SessionEnd::Stopped),
         }
     }
