@@ -125,6 +125,7 @@ fn main() -> ExitCode {
     suite.add("legacy link: separate records", Needs::Servers, legacy::separate);
     suite.add("legacy link: with payload", Needs::Servers, legacy::with_payload);
     suite.add("legacy link: without routes", Needs::Servers, legacy::single);
+    suite.add("legacy link: intercept restarts under load", Needs::Hosts, bad_days::intercept_restart_legacy);
     suite.add("legacy link: MariaDB", Needs::MariaDb, mysql_copy::over_the_legacy_link);
     suite.add("security: who does not belong is told why", Needs::OpenSsl, security::refusals);
     suite.add("security: an open intercept warns once", Needs::Hosts, security::open_intercept);
