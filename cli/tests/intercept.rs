@@ -350,8 +350,13 @@ fn old_tcpcopy(record_len: usize, combined: bool, announced: bool) -> Result<(),
             if announced {
                 link.write_all(&add).ok()?;
             }
-            let record = read_records(&mut link, record_len, combined).ok()?.swap_remove(0);
-            (record[22..24] == port).then_some((client, server, record))
+            // What is left of the attempts before comes first.
+            loop {
+                let records = read_records(&mut link, record_len, combined).ok()?;
+                if let Some(record) = records.into_iter().find(|record| record[22..24] == port) {
+                    return Some((client, server, record));
+                }
+            }
         })
         .ok_or("no record of a SYN-ACK")?;
     let tcp_len = usize::from(first[32] >> 4) * 4;
