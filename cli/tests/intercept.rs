@@ -3,6 +3,7 @@
 //!
 //! Runs as root, or in a user namespace; where neither is possible the tests are reported as ignored.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::{Error, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -17,9 +18,9 @@ use tcpcopy_io::clock::MonotonicClock;
 use tcpcopy_io::control::{ControlLinks, LinkEvent, LinksConfig};
 use tcpcopy_io::netns::{self, Namespace, Process, wait_for};
 use tcpcopy_io::process::{SIGHUP, SIGTERM};
-use tcpcopy_wire::Flow;
 use tcpcopy_wire::control::{FlowId, Hello, RouteChange};
 use tcpcopy_wire::tcp::Flags;
+use tcpcopy_wire::{Flow, SeqNumber};
 
 const INTERCEPT: &str = env!("CARGO_BIN_EXE_intercept");
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -75,8 +76,8 @@ fn stop(mut process: Process) -> Result<String, Failed> {
     Ok(log)
 }
 
-/// A response: id, flags, payload length, length of the options.
-type Response = (u64, Flags, u32, usize);
+/// A response: id, flags, payload length, options, sequence number.
+type Response = (u64, Flags, u32, Vec<u8>, SeqNumber);
 
 /// A tcpcopy's end of one link.
 struct Copier {
@@ -113,7 +114,7 @@ impl Copier {
             let mut sink = |e: LinkEvent<'_>| match e {
                 LinkEvent::Up { .. } => *ups += 1,
                 LinkEvent::Response { header: h, .. } => {
-                    responses.push((h.id.0, h.flags, h.payload_len, h.options.len()));
+                    responses.push((h.id.0, h.flags, h.payload_len, h.options.to_vec(), h.seq));
                 }
                 _ => {}
             };
@@ -135,9 +136,17 @@ impl Copier {
         Ok(())
     }
 
-    /// Bytes of payload reported for a session.
+    /// Bytes of payload reported for a session, those that the target sent again not counted again.
     fn bytes(&self, id: u64) -> u32 {
-        self.responses.iter().filter(|r| r.0 == id).map(|r| r.2).sum()
+        let of_session = || self.responses.iter().filter(|r| r.0 == id);
+        let Some(syn_ack) = of_session().find(|r| r.1.contains(Flags::SYN)) else { return 0 };
+        of_session().map(|r| (r.4 + r.2).distance_from(syn_ack.4) - 1).max().unwrap_or(0).max(0) as u32
+    }
+
+    /// A packet with data that was reported more than once: what is sent again has another timestamp.
+    fn reported_twice(&self) -> Option<&Response> {
+        let mut seen = HashSet::new();
+        self.responses.iter().find(|r| r.2 > 0 && !seen.insert((r.0, r.4.0, r.2, &r.3)))
     }
 }
 
@@ -166,8 +175,8 @@ fn responses_are_reported(device: &str) -> Result<(), Failed> {
                 attempt().ok()
             })
             .ok_or("no early response is released")?;
-        let (id, flags, len, options) = copier.responses[0];
-        if (id, flags, len) != (7, Flags::SYN | Flags::ACK, 0) || options < 4 {
+        let (id, flags, len, options, _) = &copier.responses[0];
+        if (*id, *flags, *len) != (7, Flags::SYN | Flags::ACK, 0) || options.len() < 4 {
             return Err(format!("not the SYN-ACK: {:?}", copier.responses).into());
         }
         let mut answer = vec![0; 100_000];
@@ -180,6 +189,9 @@ fn responses_are_reported(device: &str) -> Result<(), Failed> {
         copier.until("the FIN", |c| c.responses.iter().any(|r| r.1.contains(Flags::FIN)))?;
         if copier.bytes(7) != 100_000 {
             return Err(format!("{} bytes reported", copier.bytes(7)).into());
+        }
+        if let Some(twice) = copier.reported_twice() {
+            return Err(format!("reported twice: {twice:?}").into());
         }
         Ok(())
     })??;
