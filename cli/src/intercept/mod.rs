@@ -1,6 +1,7 @@
 //! The program intercept: options, start, and the loop that brings captured responses to the tcpcopys that wait.
 
 pub mod arguments;
+mod legacy;
 pub mod options;
 pub mod passlist;
 pub mod queue;

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use log::LevelFilter;
+use tcpcopy_engine::relay::LegacyConfig;
 use tcpcopy_io::capture::check_filter;
-use tcpcopy_io::control::DEFAULT_PORT;
+use tcpcopy_io::control::{DEFAULT_PORT, Single};
 
 use super::arguments::Arguments;
+use super::legacy;
 use super::queue::QueueOptions;
 use crate::exit::Failure;
 use crate::grammar::{OptionName, Part, SyntaxError};
@@ -43,6 +45,10 @@ pub struct Options {
     pub allow: Vec<IpNet>,
     /// What they must show.
     pub security: SecurityFiles,
+    /// How tcpcopys of the C programs are served.
+    pub legacy: LegacyConfig,
+    /// Which of them, when they register no routes.
+    pub single: Option<Single>,
     /// Routes for which there is room at once.
     pub initial_routes: usize,
     /// Responses in one write at most; `None`: whatever is there.
@@ -83,9 +89,10 @@ impl Options {
         let queue = QueueOptions::check(&arguments, port)?;
         let (filter, devices) = match queue {
             Some(_) => (String::new(), Vec::new()),
-            None => {
-                (filter(arguments.filter, &arguments.target.join(","))?, devices("-i (--device)", &arguments.device)?)
-            }
+            None => (
+                filter(arguments.filter.clone(), &arguments.target.join(","))?,
+                devices("-i (--device)", &arguments.device)?,
+            ),
         };
         let buffer = arguments.buffer.unwrap_or(if queue.is_some() { 32 } else { 8 });
         let bind = match arguments.bind.as_deref().map(str::trim) {
@@ -98,6 +105,7 @@ impl Options {
         };
         let hash_size = in_range("-s (--hash-size)", arguments.hash_size.unwrap_or(65_536), 1..=1 << 22)?;
         let combined = in_range("-n (--combined)", arguments.combined.unwrap_or(0), 0..=15)?;
+        let (single, legacy) = legacy::config(&arguments, combined)?;
         let (certificate, key, authority) = (arguments.tls_cert, arguments.tls_key, arguments.tls_ca);
         let security =
             SecurityFiles::check(arguments.secret_file, certificate, key, authority, None)?.check_for_server()?;
@@ -111,6 +119,8 @@ impl Options {
             bind,
             allow: security::allow(&arguments.allow.join(",")).map_err(Failure::usage)?,
             security,
+            legacy,
+            single,
             port,
             initial_routes: hash_size as usize,
             responses_per_write: (combined > 0).then_some(u64::from(combined)),

@@ -31,6 +31,7 @@ pub(super) fn lines(relay: &RelayStats, server: &ServerStats, captures: &Capture
             server.up,
             server.accepted,
             when_not_zero(&[
+                ("without routes", relay.routeless),
                 ("routes refused", relay.routes_refused),
                 ("routes above one link's share", relay.routes_over_share),
                 ("rejected as garbage", server.garbage),

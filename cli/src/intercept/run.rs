@@ -6,6 +6,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
@@ -132,6 +133,7 @@ impl Intercept {
             allow: options.allow.clone(),
             secret: options.security.read_secret()?,
             tls: options.security.server()?,
+            single: options.single,
             ..ServerConfig::default()
         };
         let server = ControlServer::bind(config, poll.registry(), FIRST_PEER).map_err(bind_failure)?;
@@ -145,6 +147,7 @@ impl Intercept {
         let relay = Relay::new(RelayConfig {
             initial_routes: options.initial_routes,
             seed: RandomState::new().hash_one(std::process::id()),
+            legacy: options.legacy,
             ..RelayConfig::default()
         });
         if let Ok(address) = server.local_addr() {
@@ -466,18 +469,30 @@ impl Desk {
     }
 }
 
+impl Told {
+    /// Says once that anyone is let in, when somebody from elsewhere is.
+    fn warn_if_open(&mut self, from: SocketAddr) {
+        if !from.ip().is_loopback()
+            && let Some(warning) = self.open_warning.take()
+        {
+            log::warn!("{warning}");
+        }
+    }
+}
+
 fn on_peer(event: &PeerEvent<'_>, now: Timestamp, relay: &mut Relay, outbox: &mut RelayOutbox, told: &mut Told) {
     match *event {
         PeerEvent::Route { peer, change } => relay.handle(now, RelayInput::Route { peer, change }, outbox),
         PeerEvent::Up { peer, from, hello } => {
             log::info!("tcpcopy at {from} connected (link {})", peer.0);
-            if !from.ip().is_loopback()
-                && let Some(warning) = told.open_warning.take()
-            {
-                log::warn!("{warning}");
-            }
+            told.warn_if_open(from);
             let Hello { route_ttl, max_batch, features } = hello;
             relay.handle(now, RelayInput::PeerUp { peer, route_ttl, max_batch, features }, outbox);
+        }
+        PeerEvent::LegacyUp { peer, from } => {
+            log::info!("tcpcopy of the C programs at {from} connected (link {})", peer.0);
+            told.warn_if_open(from);
+            relay.handle(now, RelayInput::LegacyPeerUp { peer }, outbox);
         }
         PeerEvent::Gone { peer, from, reason, undelivered } => {
             log::warn!("tcpcopy at {from} is gone (link {}): {reason}", peer.0);

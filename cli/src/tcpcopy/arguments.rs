@@ -222,6 +222,19 @@ pub struct Arguments {
     #[serde(alias = "lonely", skip_serializing_if = "is_off")]
     pub keep_trying: bool,
 
+    /// What to speak with intercept: 2, the link of this release; legacy, that of the C programs (tcpcopy and intercept 1.0
+    /// and later, over IPv4), where intercept is one of those; legacy-payload, where that was built with
+    /// --with-resp-payload, as MySQL needs [default: 2, with --single legacy].
+    #[arg(long, value_name = "2|legacy|legacy-payload", help_heading = "Intercept")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub intercept_protocol: Option<Text>,
+
+    /// Tell intercept of no connection: it was started (a C program: built) with --single, and reports every response that
+    /// it sees to this tcpcopy.
+    #[arg(long, help_heading = "Intercept")]
+    #[serde(skip_serializing_if = "is_off")]
+    pub single: bool,
+
     /// Prove to intercept that both know the same secret, and have it prove the same: the first line of this file, 16 bytes or
     /// more. The file must be readable by its owner only.
     #[arg(long, value_name = "FILE", help_heading = "Intercept")]

@@ -4,6 +4,7 @@ pub mod arguments;
 pub mod decap;
 pub mod filter;
 pub mod grammar;
+mod legacy;
 pub mod modules;
 pub mod options;
 pub mod output;
@@ -220,6 +221,7 @@ fn start(options: &Options) -> Result<Option<Running>, Failure> {
         let hello = Hello { features, route_ttl: options.idle_timeout, ..Hello::default() };
         let mut links = LinksConfig::new(options.intercepts.clone(), options.links_per_intercept, hello);
         (links.secret, links.tls) = (secret.clone(), tls.clone());
+        links.protocol = options.intercept_protocol;
         let engine = engine_config(options, number);
         let captures =
             options.devices.len() + options.responses.as_ref().map_or(0, |responses| responses.devices.len());

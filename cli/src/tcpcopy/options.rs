@@ -8,6 +8,7 @@ use log::LevelFilter;
 use tcpcopy_engine::copier::source::SourcePool;
 use tcpcopy_engine::{Map, Rate, SampleBy, Traffic};
 use tcpcopy_io::capture::{Method, check_filter, device_names, file::STDIN};
+use tcpcopy_io::control::Protocol;
 use tcpcopy_wire::Transport;
 use tcpcopy_wire::decap::Decapsulation;
 
@@ -15,7 +16,7 @@ use super::arguments::Arguments;
 use super::modules::{self, Catalogue, Chosen, Wishes};
 use super::output::{Output, output};
 use super::replay::Plan;
-use super::{decap, filter, grammar};
+use super::{decap, filter, grammar, legacy};
 use crate::exit::Failure;
 use crate::security::SecurityFiles;
 use crate::values::{absolute, devices, in_range, log_level};
@@ -54,6 +55,8 @@ pub struct Options {
     pub intercepts: Vec<SocketAddr>,
     /// Where the target's responses are captured on this host, instead.
     pub responses: Option<Responses>,
+    /// What is spoken with them.
+    pub intercept_protocol: Protocol,
     /// Connections to each.
     pub links_per_intercept: u16,
     /// Who may be at the other end of these connections.
@@ -168,7 +171,7 @@ impl Options {
             )));
         }
         let filter_behind_tags = arguments.filter.is_none();
-        let filter = match arguments.filter {
+        let filter = match arguments.filter.clone() {
             Some(filter) if filter.trim().is_empty() => {
                 return Err(Failure::usage(
                     "in -F (--filter): the filter is empty; leave -F out to have it made from -x",
@@ -195,6 +198,7 @@ impl Options {
             Failure::usage(format!("in -F (--filter): {e}\nit is written like this: -F 'tcp and dst port 80'"))
         })?;
 
+        let intercept_protocol = legacy::protocol(&arguments, &maps, &modules, &intercepts, workers, &mut warnings)?;
         let (certificate, key) = (arguments.tls_cert, arguments.tls_key);
         let security =
             SecurityFiles::check(arguments.secret_file, certificate, key, arguments.tls_ca, arguments.tls_name)?
@@ -218,6 +222,7 @@ impl Options {
             no_wait: arguments.no_wait,
             preserve_rtt: arguments.preserve_rtt,
             intercepts,
+            intercept_protocol,
             responses,
             links_per_intercept: in_range("-C (--connections)", arguments.connections.unwrap_or(1), 1..=16)?,
             security,

@@ -286,7 +286,8 @@ pub fn statistics(snapshot: &Snapshot) -> Vec<String> {
 }
 
 /// One line for each intercept. Its counters of frames and drops are its own, so that each of its links says the same;
-/// those of responses belong to the link.
+/// those of responses belong to the link. One that has said nothing of itself, as those of the C programs never do, has
+/// none.
 fn relay_lines(relays: &[(SocketAddr, LinkStats)]) -> Vec<String> {
     let mut totals: Vec<(SocketAddr, LinkStats)> = Vec::new();
     for (address, stats) in relays {
@@ -304,6 +305,7 @@ fn relay_lines(relays: &[(SocketAddr, LinkStats)]) -> Vec<String> {
     }
     totals
         .into_iter()
+        .filter(|(_, s)| *s != LinkStats::default())
         .map(|(address, s)| {
             format!(
                 "intercept {address}: captured {}, lost in the buffer {}, without a route {}; sent here {}, lost on a full \

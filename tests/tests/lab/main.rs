@@ -5,6 +5,7 @@
 
 mod bad_days;
 mod harness;
+mod legacy;
 mod linklayer;
 mod many;
 mod modules;
@@ -120,6 +121,12 @@ fn main() -> ExitCode {
     suite.add("target unreachable is counted", Needs::Hosts, bad_days::target_unreachable);
     suite.add("intercept unreachable ends with code 4", Needs::Hosts, programs::intercept_unreachable);
     suite.add("security: a copy over TLS, with a secret", Needs::OpenSsl, security::copy_over_tls);
+    suite.add("legacy link: combined", Needs::Servers, legacy::combined);
+    suite.add("legacy link: separate records", Needs::Servers, legacy::separate);
+    suite.add("legacy link: with payload", Needs::Servers, legacy::with_payload);
+    suite.add("legacy link: without routes", Needs::Servers, legacy::single);
+    suite.add("legacy link: intercept restarts under load", Needs::Hosts, bad_days::intercept_restart_legacy);
+    suite.add("legacy link: MariaDB", Needs::MariaDb, mysql_copy::over_the_legacy_link);
     suite.add("security: who does not belong is told why", Needs::OpenSsl, security::refusals);
     suite.add("security: an open intercept warns once", Needs::Hosts, security::open_intercept);
     suite.add("a failure that nobody reads keeps its exit code", Needs::Hosts, programs::unread_failure);

@@ -1,4 +1,5 @@
 use clap::Parser;
+use tcpcopy_wire::control::RecordKind;
 
 use super::*;
 use crate::exit::Exit;
@@ -366,6 +367,53 @@ fn what_is_possible_but_odd_is_said() {
     }
     let o = accept("-x 80-10.0.0.2:80 -s 10.0.0.3 -c 10.0.0.2,10.0.0.7");
     assert_eq!(o.sources[0].addresses().map(|a| a.to_string()).collect::<Vec<_>>(), ["10.0.0.7"]);
+}
+
+#[test]
+fn intercepts_of_the_c_programs_are_spoken_with_when_told() {
+    let legacy = |records, single| Protocol::Legacy { records, single };
+    let (headers, payload) = (RecordKind::Headers, RecordKind::WithPayload);
+    for (rest, protocol) in [
+        ("", Protocol::Current),
+        ("--intercept-protocol 2", Protocol::Current),
+        ("--intercept-protocol legacy", legacy(headers, false)),
+        ("--intercept-protocol legacy-payload", legacy(payload, false)),
+        ("--single", legacy(headers, true)),
+        ("--single --intercept-protocol legacy-payload", legacy(payload, true)),
+    ] {
+        let o = accept(&format!("-x 80-10.0.0.2:8080 -s 10.0.0.3 -c 10.77.0.x {rest}"));
+        assert_eq!((o.intercept_protocol, o.warnings), (protocol, vec![]), "{rest}");
+    }
+    let file: Arguments = toml::from_str("intercept-protocol = 2\nsingle = false\n").unwrap();
+    assert_eq!(file.intercept_protocol.unwrap().0, "2");
+
+    let o = accept("-x mysql:3306-10.0.0.2:3306 -s 10.0.0.3 -c 10.77.0.x -u a@b --intercept-protocol legacy-payload");
+    assert!(o.warnings.iter().any(|w| w.contains("128") && w.contains("mysql")), "{:?}", o.warnings);
+    let o = accept("-x udp:53-10.0.0.2:53 -s 10.0.0.3 -c 10.77.0.x --intercept-protocol legacy");
+    assert!(o.warnings.iter().any(|w| w.contains("UDP")), "{:?}", o.warnings);
+}
+
+#[test]
+fn what_the_c_programs_link_cannot_do_is_refused_by_name() {
+    let plain = "-x 80-10.0.0.2:8080 -s 10.0.0.3 -c 10.77.0.x";
+    for (line, said) in [
+        ("--intercept-protocol 1", &["--intercept-protocol", "`1`", "legacy-payload"][..]),
+        ("--intercept-protocol 2 --single", &["--single", "--intercept-protocol legacy"]),
+        ("--single --workers 2", &["--single", "--workers"]),
+        ("--intercept-protocol legacy --secret-file s", &["--intercept-protocol", "--secret-file"]),
+        ("--single --tls-ca c", &["--single", "--tls-ca"]),
+        ("--intercept-protocol legacy -c fd00::7", &["--intercept-protocol", "fd00::7", "IPv4"]),
+    ] {
+        let message = check(&format!("{plain} {line}")).unwrap_err();
+        assert!(said.iter().all(|part| message.contains(part)), "{line}: {message}");
+    }
+    let ipv6 = check("-x 80-[fd00::2]:8080 -s 10.0.0.3 -c fd00::10 --intercept-protocol legacy").unwrap_err();
+    assert!(ipv6.contains("[fd00::2]:8080") && ipv6.contains("IPv4"), "{ipv6}");
+    let payload = check("-x mysql:3306-10.0.0.2:3306 -s 10.0.0.3 -u a@b --intercept-protocol legacy").unwrap_err();
+    assert!(payload.contains("mysql") && payload.contains("legacy-payload"), "{payload}");
+    for alone in ["-x 80-10.0.0.2:8080 -s local --single", "-x udp:53-10.0.0.2:53 --intercept-protocol 2"] {
+        assert!(check(alone).unwrap_err().contains("-s (--intercept)"), "{alone}");
+    }
 }
 
 #[test]

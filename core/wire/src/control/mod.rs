@@ -9,6 +9,7 @@ mod decode;
 mod encode;
 mod frame;
 mod greeting;
+mod legacy;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +24,10 @@ pub use frame::{
     ROUTE_PAYLOAD_LEN, ROUTE_REMOVE_LEN, STATS_LEN, VERSION,
 };
 pub use greeting::{Greeting, GreetingError, MIN_SECRET_LEN, Secret, ShortSecret};
+pub use legacy::{
+    CLIENT_MESSAGE_LEN, Format as LegacyFormat, LEGACY_VERSION, LegacyError, LegacyRecords, MAX_RECORD_DATA,
+    MAX_RECORD_OPTIONS, NO_SESSION, RecordEncoder, RecordKind, encode_client_add, encode_version,
+};
 
 use std::time::Duration;
 
