@@ -1,6 +1,8 @@
 use clap::Parser;
 use tcpcopy_wire::control::RecordKind;
 
+use tcpcopy_engine::{Rate, SampleBy};
+
 use super::*;
 use crate::exit::Exit;
 

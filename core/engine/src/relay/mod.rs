@@ -291,16 +291,7 @@ impl Relay {
         self.stats.frames += 1;
         let error = match Packet::from_frame(link, bytes, wire_len) {
             Ok(Packet::Tcp(segment)) => {
-                let response = ResponseHeader {
-                    id: FlowId(0),
-                    seq: segment.tcp.seq(),
-                    ack: segment.tcp.ack(),
-                    flags: segment.tcp.flags(),
-                    window: segment.tcp.window(),
-                    payload_len: segment.payload_len,
-                    options: segment.tcp.options_bytes(),
-                    payload: segment.payload,
-                };
+                let response = ResponseHeader::of(&segment);
                 return self.on_response(now, Transport::Tcp, &segment.flow_from_server(), response, out);
             }
             Ok(Packet::Udp(datagram)) => return self.on_datagram(now, &datagram, out),

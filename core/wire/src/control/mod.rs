@@ -33,6 +33,7 @@ use std::time::Duration;
 
 use crate::address::Flow;
 use crate::ip::Transport;
+use crate::packet::TcpSegment;
 use crate::seq::SeqNumber;
 use crate::tcp::Flags;
 
@@ -112,6 +113,23 @@ pub struct ResponseHeader<'a> {
     pub options: &'a [u8],
     /// The first bytes of the payload; none unless the route asked for them.
     pub payload: &'a [u8],
+}
+
+impl<'a> ResponseHeader<'a> {
+    /// What a captured segment of the target says, with all of the payload that was captured; of no session yet.
+    #[inline]
+    pub fn of(segment: &TcpSegment<'a>) -> Self {
+        Self {
+            id: FlowId(0),
+            seq: segment.tcp.seq(),
+            ack: segment.tcp.ack(),
+            flags: segment.tcp.flags(),
+            window: segment.tcp.window(),
+            payload_len: segment.payload_len,
+            options: segment.tcp.options_bytes(),
+            payload: segment.payload,
+        }
+    }
 }
 
 /// One UDP datagram that the target sent, as intercept reports it.
