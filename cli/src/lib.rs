@@ -2,6 +2,8 @@
 
 pub mod config;
 pub mod demo;
+#[cfg(test)]
+mod documents;
 pub mod exit;
 pub mod grammar;
 pub mod intercept;

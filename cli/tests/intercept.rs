@@ -3,6 +3,7 @@
 //!
 //! Runs as root, or in a user namespace; where neither is possible the tests are reported as ignored.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::{Error, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -17,9 +18,9 @@ use tcpcopy_io::clock::MonotonicClock;
 use tcpcopy_io::control::{ControlLinks, LinkEvent, LinksConfig};
 use tcpcopy_io::netns::{self, Namespace, Process, wait_for};
 use tcpcopy_io::process::{SIGHUP, SIGTERM};
-use tcpcopy_wire::Flow;
 use tcpcopy_wire::control::{FEATURE_PAYLOAD, FlowId, Hello, Payload, RouteChange};
 use tcpcopy_wire::tcp::Flags;
+use tcpcopy_wire::{Flow, SeqNumber};
 
 const INTERCEPT: &str = env!("CARGO_BIN_EXE_intercept");
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -34,7 +35,7 @@ fn main() {
         eprintln!("the tests of intercept are ignored: {reason}");
     }
     type Test = fn() -> Result<(), Failed>;
-    let tests: [(&str, Test); 11] = [
+    let tests: [(&str, Test); 12] = [
         ("responses are reported, early ones too", || responses_are_reported("lo", &[])),
         ("on `any` each response is reported once", || responses_are_reported("any", &[])),
         ("by several workers, too", || responses_are_reported("lo", &["--workers", "3"])),
@@ -46,6 +47,7 @@ fn main() {
         ("a daemon writes its pid, opens its log again, and stops", a_daemon),
         ("-n limits what is written at once", small_writes),
         ("a start that fails says why", failing_starts),
+        ("a tcpcopy of the C programs reads records as it was built to", old_tcpcopies),
     ];
     let trials =
         tests.map(|(name, test)| Trial::test(name, test).with_ignored_flag(impossible.is_some())).into_iter().collect();
@@ -79,8 +81,8 @@ fn stop(mut process: Process) -> Result<String, Failed> {
     Ok(log)
 }
 
-/// A response: id, flags, payload length, length of the options, payload that came with it.
-type Response = (u64, Flags, u32, usize, usize);
+/// A response: id, flags, payload length, options, sequence number, and how much of the payload came with it.
+type Response = (u64, Flags, u32, Vec<u8>, SeqNumber, usize);
 
 /// A tcpcopy's end of one link.
 struct Copier {
@@ -117,7 +119,7 @@ impl Copier {
             let mut sink = |e: LinkEvent<'_>| match e {
                 LinkEvent::Up { .. } => *ups += 1,
                 LinkEvent::Response { header: h, .. } => {
-                    responses.push((h.id.0, h.flags, h.payload_len, h.options.len(), h.payload.len()));
+                    responses.push((h.id.0, h.flags, h.payload_len, h.options.to_vec(), h.seq, h.payload.len()));
                 }
                 _ => {}
             };
@@ -139,9 +141,17 @@ impl Copier {
         Ok(())
     }
 
-    /// Bytes of payload reported for a session.
+    /// Bytes of payload reported for a session, those that the target sent again not counted again.
     fn bytes(&self, id: u64) -> u32 {
-        self.responses.iter().filter(|r| r.0 == id).map(|r| r.2).sum()
+        let of_session = || self.responses.iter().filter(|r| r.0 == id);
+        let Some(syn_ack) = of_session().find(|r| r.1.contains(Flags::SYN)) else { return 0 };
+        of_session().map(|r| (r.4 + r.2).distance_from(syn_ack.4) - 1).max().unwrap_or(0).max(0) as u32
+    }
+
+    /// A packet with data that was reported more than once: what is sent again has another timestamp.
+    fn reported_twice(&self) -> Option<&Response> {
+        let mut seen = HashSet::new();
+        self.responses.iter().find(|r| r.2 > 0 && !seen.insert((r.0, r.4.0, r.2, &r.3)))
     }
 }
 
@@ -170,8 +180,8 @@ fn responses_are_reported(device: &str, options: &[&str]) -> Result<(), Failed> 
                 attempt().ok()
             })
             .ok_or("no early response is released")?;
-        let (id, flags, len, options, _) = copier.responses[0];
-        if (id, flags, len) != (7, Flags::SYN | Flags::ACK, 0) || options < 4 {
+        let (id, flags, len, options, ..) = &copier.responses[0];
+        if (*id, *flags, *len) != (7, Flags::SYN | Flags::ACK, 0) || options.len() < 4 {
             return Err(format!("not the SYN-ACK: {:?}", copier.responses).into());
         }
         let mut answer = vec![0; 100_000];
@@ -184,6 +194,9 @@ fn responses_are_reported(device: &str, options: &[&str]) -> Result<(), Failed> 
         copier.until("the FIN", |c| c.responses.iter().any(|r| r.1.contains(Flags::FIN)))?;
         if copier.bytes(7) != 100_000 {
             return Err(format!("{} bytes reported", copier.bytes(7)).into());
+        }
+        if let Some(twice) = copier.reported_twice() {
+            return Err(format!("reported twice: {twice:?}").into());
         }
         Ok(())
     })??;
@@ -226,15 +239,16 @@ fn two_workers() -> Result<(), Failed> {
         }
         copier.links.flush(copier.clock.now());
         // The captures are opened again meanwhile. What was captured before has no payload; from some moment on all has.
-        let begun = Instant::now();
-        let of = |c: &Copier, id: u64| c.responses.iter().filter(|r| r.0 == id).map(|r| r.4).sum::<usize>();
+        let (begun, mut sent) = (Instant::now(), 1);
+        let of = |c: &Copier, id: u64| c.responses.iter().filter(|r| r.0 == id).map(|r| r.5).sum::<usize>();
         while begun.elapsed() < PATIENCE {
-            copier.responses.clear();
+            sent += 1000;
+            copier.responses.retain(|r| r.1.contains(Flags::SYN));
             for (client, server) in &mut open {
                 server.write_all(&[7; 1000])?;
                 client.read_exact(&mut [0; 1000])?;
             }
-            copier.until("answers", |c| (0..CONNECTIONS).all(|id| c.bytes(id) >= 1000))?;
+            copier.until("answers", |c| (0..CONNECTIONS).all(|id| c.bytes(id) == sent))?;
             if (0..CONNECTIONS).all(|id| of(&copier, id) == 1000) {
                 return Ok(());
             }
@@ -411,4 +425,88 @@ fn failing_starts() -> Result<(), Failed> {
     }
     drop(taken);
     Ok(())
+}
+
+/// A tcpcopy of the C programs, byte by byte: what it says, and what it reads of one connection in each form.
+fn old_tcpcopies() -> Result<(), Failed> {
+    let forms: [(&[&str], usize, bool); 4] = [
+        (&[], 64, true),
+        (&["--legacy-separate"], 64, false),
+        (&["--legacy-payload", "-n", "3"], 192, true),
+        (&["--single"], 64, true),
+    ];
+    for (options, len, combined) in forms {
+        let namespace = namespace()?;
+        let process = intercept(&namespace, "lo", options)?;
+        let announced = options != ["--single"];
+        let read = namespace.run(|| old_tcpcopy(len, combined, announced))?;
+        read.map_err(|e| format!("{options:?}: {e:?}"))?;
+        let log = stop(process)?;
+        if !log.contains("tcpcopy of the C programs at 127.0.0.1") {
+            return Err(format!("{options:?}: {log}").into());
+        }
+    }
+    Ok(())
+}
+
+fn old_tcpcopy(record_len: usize, combined: bool, announced: bool) -> Result<(), Failed> {
+    let target = TcpListener::bind(SocketAddr::from(TARGET))?;
+    let mut link = TcpStream::connect(SocketAddr::from(CONTROL))?;
+    link.set_read_timeout(Some(Duration::from_secs(2)))?;
+    link.write_all(&[0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0])?;
+    // The SYN-ACK waits for its route for a second, or for the version; where that is not enough, once more.
+    let (mut client, mut server, first) = (0..20)
+        .find_map(|_| {
+            let (client, server) = connection(&target).ok()?;
+            let port = client.local_addr().ok()?.port().to_be_bytes();
+            let add = [127, 0, 0, 1, port[0], port[1], 0, 1, 127, 0, 0, 1, 0x1b, 0x58];
+            if announced {
+                link.write_all(&add).ok()?;
+            }
+            // What is left of the attempts before comes first.
+            loop {
+                let records = read_records(&mut link, record_len, combined).ok()?;
+                if let Some(record) = records.into_iter().find(|record| record[22..24] == port) {
+                    return Some((client, server, record));
+                }
+            }
+        })
+        .ok_or("no record of a SYN-ACK")?;
+    let tcp_len = usize::from(first[32] >> 4) * 4;
+    let total = usize::from(first[2]) << 8 | usize::from(first[3]);
+    let shape = (first[0], first[9], &first[12..20], &first[20..22], first[33], total - 20 - tcp_len);
+    if shape != (0x45, 6, &[127, 0, 0, 1, 127, 0, 0, 1][..], &[0x1b, 0x58][..], 0x12, 0) || tcp_len < 24 {
+        return Err(format!("not the SYN-ACK: {first:02x?}").into());
+    }
+    server.write_all(b"short\n")?;
+    client.read_exact(&mut [0; 6])?;
+    let mut bytes = 0;
+    link.set_read_timeout(Some(PATIENCE))?;
+    while bytes < 6 {
+        for record in read_records(&mut link, record_len, combined)? {
+            let (total, tcp_len) = (usize::from(record[3]), usize::from(record[32] >> 4) * 4);
+            let len = total - 20 - tcp_len;
+            if len > 0 && record_len == 192 && record[20 + tcp_len..total] != b"short\n"[..] {
+                return Err(format!("the payload is not behind the options: {record:02x?}").into());
+            }
+            bytes += len;
+        }
+    }
+    Ok(())
+}
+
+/// One frame, or one bare record.
+fn read_records(link: &mut TcpStream, len: usize, combined: bool) -> Result<Vec<Vec<u8>>, Failed> {
+    let mut count = [0, 1];
+    if combined {
+        link.read_exact(&mut count)?;
+    }
+    if count[0] != 0 || !(1..=16).contains(&count[1]) {
+        return Err(format!("a count of {count:?}").into());
+    }
+    let mut records = vec![vec![0; len]; usize::from(count[1])];
+    for record in &mut records {
+        link.read_exact(record)?;
+    }
+    Ok(records)
 }

@@ -152,20 +152,29 @@ impl<'a> Setup<'a> {
 
     /// Starts both, intercept on the assistant.
     pub fn start(&self, lab: &Lab) -> Copy {
-        self.start_with_intercept_on(lab, &lab.assistant)
+        self.start_between(&lab.online, &lab.assistant)
     }
 
-    /// Starts both.
+    /// Starts both, intercept on this host.
     pub fn start_with_intercept_on(&self, lab: &Lab, host: &Host) -> Copy {
-        let intercept = self.start_intercept(host);
-        let tcpcopy = self.start_tcpcopy(&lab.online);
+        self.start_between(&lab.online, host)
+    }
+
+    /// Starts both, tcpcopy on this host.
+    pub fn start_with_tcpcopy_on(&self, lab: &Lab, host: &Host) -> Copy {
+        self.start_between(host, &lab.assistant)
+    }
+
+    fn start_between(&self, copying: &Host, intercepting: &Host) -> Copy {
+        let intercept = self.start_intercept(intercepting);
+        let tcpcopy = self.start_tcpcopy(copying);
         Copy { tcpcopy, intercept, tcpcopy_log: self.tcpcopy_log() }
     }
 }
 
 /// Both programs, running.
 pub struct Copy {
-    /// tcpcopy, on online.
+    /// tcpcopy, on online if nothing else is said.
     pub tcpcopy: Process,
     /// intercept, on the assistant.
     pub intercept: Process,

@@ -10,6 +10,7 @@ pub mod dns;
 pub mod lines;
 pub mod load;
 pub mod memcached;
+pub mod mirror;
 pub mod nginx;
 pub mod programs;
 pub mod sql;

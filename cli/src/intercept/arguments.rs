@@ -116,6 +116,28 @@ pub struct Arguments {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_ca: Option<PathBuf>,
 
+    /// For tcpcopys of the C programs that were built with --single, and for tcpcopy --single: they register no connections,
+    /// so every response that -F lets in goes to the one tcpcopy that is served, the newest.
+    #[arg(long, help_heading = "Tcpcopys of the C programs (1.0 and later)")]
+    #[serde(skip_serializing_if = "is_off")]
+    pub single: bool,
+
+    /// With --single: the one tcpcopy that is served is the oldest; newcomers are turned away while it is there.
+    #[arg(short = 'c', long, help_heading = "Tcpcopys of the C programs (1.0 and later)")]
+    #[serde(skip_serializing_if = "is_off")]
+    pub refuse_newcomers: bool,
+
+    /// Send them payload of up to 128 bytes with each response, as the C intercept does when built with
+    /// --with-resp-payload; for those that were built for it, all of them at this intercept.
+    #[arg(long, help_heading = "Tcpcopys of the C programs (1.0 and later)")]
+    #[serde(skip_serializing_if = "is_off")]
+    pub legacy_payload: bool,
+
+    /// Send them each response by itself, for those that were built with --disable-combined.
+    #[arg(long, help_heading = "Tcpcopys of the C programs (1.0 and later)")]
+    #[serde(skip_serializing_if = "is_off")]
+    pub legacy_separate: bool,
+
     /// Connections for whose routes there is room from the start, 1 to 4194304; more are taken as they come
     /// [default: 65536].
     #[arg(short = 's', long, value_name = "N", help_heading = "Tcpcopy")]

@@ -2,6 +2,7 @@
 
 pub mod arguments;
 mod crew;
+mod legacy;
 pub mod options;
 pub mod passlist;
 pub mod queue;
@@ -90,4 +91,11 @@ fn set_up(options: &Options) -> Result<(Log, Option<PidFile>, Intercept), Failur
     let pid_file =
         options.pid.as_deref().map(PidFile::create).transpose().map_err(|e| Failure::new(Exit::Failure, e))?;
     Ok((log, pid_file, Intercept::open(options)?))
+}
+
+/// Whether a command line is taken; otherwise why not.
+#[cfg(test)]
+pub(crate) fn check_words(words: &[String]) -> Result<(), String> {
+    let arguments = Arguments::try_parse_from(words).map_err(|e| e.to_string())?;
+    Options::check(arguments).map(drop).map_err(|failure| failure.message)
 }

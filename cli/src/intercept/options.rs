@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use log::LevelFilter;
+use tcpcopy_engine::relay::LegacyConfig;
 use tcpcopy_io::capture::check_filter;
-use tcpcopy_io::control::DEFAULT_PORT;
+use tcpcopy_io::control::{DEFAULT_PORT, Single};
 
 use super::arguments::Arguments;
+use super::legacy;
 use super::queue::QueueOptions;
 use crate::config::Text;
 use crate::exit::Failure;
@@ -44,6 +46,10 @@ pub struct Options {
     pub allow: Vec<IpNet>,
     /// What they must show.
     pub security: SecurityFiles,
+    /// How tcpcopys of the C programs are served.
+    pub legacy: LegacyConfig,
+    /// Which of them, when they register no routes.
+    pub single: Option<Single>,
     /// Routes for which there is room at once.
     pub initial_routes: usize,
     /// Threads that capture and look routes up; 1: the only one there is.
@@ -87,9 +93,10 @@ impl Options {
         let queue_number = queue.as_ref().map(|queue| queue.number);
         let (filter, devices) = match queue {
             Some(_) => (String::new(), Vec::new()),
-            None => {
-                (filter(arguments.filter, &arguments.target.join(","))?, devices("-i (--device)", &arguments.device)?)
-            }
+            None => (
+                filter(arguments.filter.clone(), &arguments.target.join(","))?,
+                devices("-i (--device)", &arguments.device)?,
+            ),
         };
         let buffer = arguments.buffer.unwrap_or(if queue.is_some() { 32 } else { 8 });
         let bind = match arguments.bind.as_deref().map(str::trim) {
@@ -102,6 +109,7 @@ impl Options {
         };
         let hash_size = in_range("-s (--hash-size)", arguments.hash_size.unwrap_or(65_536), 1..=1 << 22)?;
         let combined = in_range("-n (--combined)", arguments.combined.unwrap_or(0), 0..=15)?;
+        let (single, legacy) = legacy::config(&arguments, combined)?;
         let (certificate, key, authority) = (arguments.tls_cert, arguments.tls_key, arguments.tls_ca);
         let security =
             SecurityFiles::check(arguments.secret_file, certificate, key, authority, None)?.check_for_server()?;
@@ -115,6 +123,8 @@ impl Options {
             bind,
             allow: security::allow(&arguments.allow.join(",")).map_err(Failure::usage)?,
             security,
+            legacy,
+            single,
             port,
             initial_routes: hash_size as usize,
             workers: workers(arguments.workers.as_ref(), queue_number)?,

@@ -34,6 +34,7 @@ pub(super) fn lines(total: &Total, server: &ServerStats) -> Vec<String> {
             server.up,
             server.accepted,
             when_not_zero(&[
+                ("without routes", relay.routeless),
                 ("routes refused", relay.routes_refused),
                 ("routes above one link's share", relay.routes_over_share),
                 ("rejected as garbage", server.garbage),

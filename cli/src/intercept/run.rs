@@ -8,6 +8,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use mio::{Events, Interest, Poll, Token};
@@ -115,8 +116,7 @@ impl Intercept {
                 buffer_bytes: options.buffer_bytes,
                 snaplen: SNAPLEN,
                 immediate: true,
-                inbound_only: true,
-                fanout: None,
+                ..CaptureConfig::default()
             };
             let device = Device { config, reopen_at: None };
             hands.capture(devices.len(), &device, clock.now()).map_err(|e| Failure::new(capture_exit(&e), e))?;
@@ -128,6 +128,7 @@ impl Intercept {
             allow: options.allow.clone(),
             secret: options.security.read_secret()?,
             tls: options.security.server()?,
+            single: options.single,
             ..ServerConfig::default()
         };
         let server = ControlServer::bind(config, poll.registry(), FIRST_PEER).map_err(bind_failure)?;
@@ -436,6 +437,7 @@ impl Hands {
         let config = || RelayConfig {
             initial_routes: options.initial_routes,
             seed: RandomState::new().hash_one(std::process::id()),
+            legacy: options.legacy,
             ..RelayConfig::default()
         };
         let (registry, combined) = (poll.registry(), options.responses_per_write);
@@ -473,18 +475,30 @@ impl Hands {
     }
 }
 
+impl Told {
+    /// Says once that anyone is let in, when somebody from elsewhere is.
+    fn warn_if_open(&mut self, from: SocketAddr) {
+        if !from.ip().is_loopback()
+            && let Some(warning) = self.open_warning.take()
+        {
+            log::warn!("{warning}");
+        }
+    }
+}
+
 fn on_peer(event: &PeerEvent<'_>, now: Timestamp, hands: &mut Hands, told: &mut Told) {
     match *event {
         PeerEvent::Route { peer, change } => hands.tell(now, RelayInput::Route { peer, change }),
         PeerEvent::Up { peer, from, hello } => {
             log::info!("tcpcopy at {from} connected (link {})", peer.0);
-            if !from.ip().is_loopback()
-                && let Some(warning) = told.open_warning.take()
-            {
-                log::warn!("{warning}");
-            }
+            told.warn_if_open(from);
             let Hello { route_ttl, max_batch, features } = hello;
             hands.tell(now, RelayInput::PeerUp { peer, route_ttl, max_batch, features });
+        }
+        PeerEvent::LegacyUp { peer, from } => {
+            log::info!("tcpcopy of the C programs at {from} connected (link {})", peer.0);
+            told.warn_if_open(from);
+            hands.tell(now, RelayInput::LegacyPeerUp { peer });
         }
         PeerEvent::Gone { peer, from, reason, undelivered } => {
             log::warn!("tcpcopy at {from} is gone (link {}): {reason}", peer.0);

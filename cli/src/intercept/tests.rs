@@ -3,7 +3,8 @@ use std::time::Duration;
 use clap::Parser;
 use tcpcopy_engine::relay::{RelayDrop, RelayStats};
 use tcpcopy_io::capture::CaptureStats;
-use tcpcopy_io::control::ServerStats;
+use tcpcopy_io::control::{ServerStats, Single};
+use tcpcopy_wire::control::{LegacyFormat, RecordKind};
 
 use super::arguments::Arguments;
 use super::crew::Total;
@@ -164,6 +165,31 @@ fn who_may_connect_is_read_and_told() {
         (&["--tls-cert", "c"], &["--tls-key"]),
         (&["--tls-ca", "c"], &["--tls-cert"]),
         (&["--secret-file", "/"], &["--secret-file", "`/`"]),
+    ] {
+        let message = check(&[&["-F", "tcp"], words].concat()).unwrap_err();
+        assert!(said.iter().all(|part| message.contains(part)), "{words:?}: {message}");
+    }
+}
+
+#[test]
+fn tcpcopys_of_the_c_programs_are_served_as_they_were_built() {
+    let options = check(&["-F", "tcp", "-n", "3"]).unwrap();
+    let combined = LegacyFormat { records: RecordKind::Headers, combined: true };
+    assert_eq!((options.single, options.legacy.single), (None, false));
+    assert_eq!((options.legacy.format, options.legacy.max_batch), (combined, 3));
+    let options = check(&["-F", "tcp", "--single", "--legacy-separate"]).unwrap();
+    assert_eq!((options.single, options.legacy.single), (Some(Single::Newest), true));
+    assert!(!options.legacy.format.combined);
+    let from_file: Arguments =
+        toml::from_str("filter = 'tcp'\nsingle = true\nrefuse-newcomers = true\nlegacy-payload = true\n").unwrap();
+    let options = Options::check(from_file).unwrap();
+    assert_eq!((options.single, options.legacy.format.records), (Some(Single::Oldest), RecordKind::WithPayload));
+    assert_eq!(check(&["-F", "tcp", "--single", "-c", "--legacy-payload"]).unwrap(), options);
+
+    for (words, said) in [
+        (&["-c"][..], &["-c", "--single"][..]),
+        (&["--legacy-payload", "--legacy-separate"], &["--legacy-payload", "--legacy-separate"]),
+        (&["--single", "--secret-file", "s"], &["--single", "--secret-file", "--allow"]),
     ] {
         let message = check(&[&["-F", "tcp"], words].concat()).unwrap_err();
         assert!(said.iter().all(|part| message.contains(part)), "{words:?}: {message}");

@@ -4,7 +4,6 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::builder::Styles;
-use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, Parser};
 use serde::{Deserialize, Serialize};
 
@@ -223,6 +222,19 @@ pub struct Arguments {
     #[serde(alias = "lonely", skip_serializing_if = "is_off")]
     pub keep_trying: bool,
 
+    /// What to speak with intercept: 2, the link of this release; legacy, that of the C programs (tcpcopy and intercept 1.0
+    /// and later, over IPv4), where intercept is one of those; legacy-payload, where that was built with
+    /// --with-resp-payload, as MySQL needs [default: 2, with --single legacy].
+    #[arg(long, value_name = "2|legacy|legacy-payload", help_heading = "Intercept")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub intercept_protocol: Option<Text>,
+
+    /// Tell intercept of no connection: it was started (a C program: built) with --single, and reports every response that
+    /// it sees to this tcpcopy.
+    #[arg(long, help_heading = "Intercept")]
+    #[serde(skip_serializing_if = "is_off")]
+    pub single: bool,
+
     /// Prove to intercept that both know the same secret, and have it prove the same: the first line of this file, 16 bytes or
     /// more. The file must be readable by its owner only.
     #[arg(long, value_name = "FILE", help_heading = "Intercept")]
@@ -274,6 +286,32 @@ pub struct Arguments {
     #[arg(short = 'B', long, value_name = "MB", help_heading = "Capture")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub buffer: Option<u32>,
+
+    /// How to capture: by libpcap, with a ring shared with the kernel, or by a raw packet socket of tcpcopy's own, where
+    /// libpcap is too old or in the way. With raw, -F cannot ask for a VLAN's number [default: pcap].
+    #[arg(long, value_name = "pcap|raw", help_heading = "Capture")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capture: Option<String>,
+
+    /// Tunnels in which a switch or cloud delivers mirrored traffic, and out of which it is copied: vxlan[:PORT], gre, erspan
+    /// (types I to III), geneve[:PORT]; vlan where there is none. VLAN tags are always understood. The device is captured
+    /// on as with --promiscuous.
+    #[arg(long, value_name = "TUNNEL[,TUNNEL...]", help_heading = "Capture")]
+    #[serde(deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    pub decap: Vec<String>,
+
+    /// Also take packets that are addressed to other hosts: where -i is the receiving end of a switch's mirror.
+    #[arg(long, help_heading = "Capture")]
+    #[serde(skip_serializing_if = "is_off")]
+    pub promiscuous: bool,
+
+    /// Send whole frames on these devices, past this host's routes' and firewall's sight, to the next hop that the routes
+    /// name. In -x the MAC address of device and next hop may be given:
+    /// 80@02:00:00:00:00:01-10.0.0.2:80@02:00:00:00:00:02. Of several devices each target has the one that its route
+    /// or the first address names.
+    #[arg(short = 'o', long, value_name = "DEVICE[,DEVICE...]", help_heading = "Sending")]
+    #[serde(deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    pub output_device: Vec<String>,
 
     /// Largest IP packet to send, in bytes; larger ones are cut into segments that fit [default: 1500].
     #[arg(short = 'M', long, value_name = "BYTES", help_heading = "Sending")]
@@ -382,17 +420,4 @@ impl Arguments {
         .filter_map(|(key, value, name)| Some((key, value?, name)))
         .collect()
     }
-}
-
-/// Options of the C programs that do not exist here yet, and what they do.
-const NOT_YET: &[(&str, &str)] = &[("-o", "sending at the link layer")];
-
-/// Says more than clap does about an option of the C programs.
-pub fn not_yet(error: &clap::Error) -> Option<String> {
-    if error.kind() != ErrorKind::UnknownArgument {
-        return None;
-    }
-    let Some(ContextValue::String(given)) = error.get(ContextKind::InvalidArg) else { return None };
-    let (option, what) = NOT_YET.iter().find(|(option, _)| given == option)?;
-    Some(format!("{option} ({what}) is not there yet in this version; leave it out, or see tcpcopy -h"))
 }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use tcpcopy_engine::Rate;
+use tcpcopy_wire::link::MacAddress;
 use tcpcopy_wire::{Endpoint, Port};
 
 use crate::grammar::{OptionName, Part, SyntaxError, address_with_default_port};
@@ -33,8 +34,8 @@ pub const RAMP: OptionName = OptionName { name: "--ramp", example: "--ramp 90s o
 /// Source addresses at most: each costs a little in every worker, and more do not make copies more real.
 pub const MAX_SOURCES: usize = 65_536;
 
-/// Characters of a link-layer address in the C programs' form.
-const LINK_ADDRESS_LEN: usize = 17;
+/// Characters of a MAC address: six pairs of digits, with the same character, whichever, between them.
+const MAC_LEN: usize = 17;
 
 /// A map as it is written.
 #[derive(Clone, Copy, Debug)]
@@ -47,9 +48,13 @@ pub struct WrittenMap<'a> {
     pub target: Endpoint,
     /// The name or file of its module, if it names one.
     pub module: Option<Part<'a>>,
+    /// Whom frames come from, when they are sent at the link layer; `None`: from the device.
+    pub source_mac: Option<MacAddress>,
+    /// Whom frames go to then; `None`: to the next hop.
+    pub next_hop_mac: Option<MacAddress>,
 }
 
-/// Reads maps: `[module:][address:]port-address:port`, separated by commas.
+/// Reads maps: `[module:][address:]port[@mac]-address:port[@mac]`, separated by commas.
 ///
 /// # Errors
 /// The first mistake.
@@ -62,9 +67,19 @@ fn map(whole: Part<'_>) -> Result<WrittenMap<'_>, SyntaxError> {
         Some((module, rest)) => (Some(module), rest.trimmed()),
         None => (None, whole),
     };
-    refuse_link_address(part)?;
-    let Some((online, target)) = part.split_once('-') else {
-        return Err(part.error("a map has two sides with a `-` between them: online and target"));
+    let (online, source_mac, target) = match part.text().find(['-', '@']) {
+        Some(at) if part.text()[at..].starts_with('@') => {
+            let (mac, rest) = mac_before_target(part.slice(at + 1..part.text().len()))?;
+            (part.slice(0..at), Some(mac), rest)
+        }
+        _ => match part.split_once('-') {
+            Some((online, target)) => (online, None, target),
+            None => return Err(part.error("a map has two sides with a `-` between them: online and target")),
+        },
+    };
+    let (target, next_hop_mac) = match target.split_once('@') {
+        Some((target, mac)) => (target, Some(mac_address(mac.trimmed())?)),
+        None => (target, None),
     };
     let (online, target) = (online.trimmed(), target.trimmed());
     if online.text().is_empty() {
@@ -78,7 +93,8 @@ fn map(whole: Part<'_>) -> Result<WrittenMap<'_>, SyntaxError> {
     if target_addr.is_unspecified() || target_addr.is_multicast() || target_addr == IpAddr::V4(Ipv4Addr::BROADCAST) {
         return Err(target.error(format!("{target_addr} is not the address of one host")));
     }
-    Ok(WrittenMap { online_addr, online_port, target: Endpoint::new(target_addr, target_port), module })
+    let target = Endpoint::new(target_addr, target_port);
+    Ok(WrittenMap { online_addr, online_port, target, module, source_mac, next_hop_mac })
 }
 
 /// The module that a map names before its first `:`, and the rest of the map. A name begins with a letter and a file has
@@ -118,14 +134,37 @@ pub fn is_module_name(text: &str) -> bool {
         && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_')
 }
 
-fn refuse_link_address(part: Part<'_>) -> Result<(), SyntaxError> {
-    let Some(at) = part.text().find('@') else { return Ok(()) };
-    let end = part.text().len().min(at + 1 + LINK_ADDRESS_LEN);
-    let end = (end..=part.text().len()).find(|i| part.text().is_char_boundary(*i)).unwrap_or(part.text().len());
-    Err(part.slice(at..end).error(
-        "link-layer (MAC) addresses belong to sending at the link layer, which does not exist yet; leave it out and \
-         packets are sent by this host's routes",
-    ))
+/// A MAC address, and what is behind it and the `-` after it. The address is taken by its length, since a `-` may stand in
+/// it, too.
+fn mac_before_target(part: Part<'_>) -> Result<(MacAddress, Part<'_>), SyntaxError> {
+    let text = part.text();
+    let end = text.char_indices().nth(MAC_LEN).map_or(text.len(), |(at, _)| at);
+    let mac = mac_address(part.slice(0..end))?;
+    let rest = part.slice(end..text.len()).trimmed();
+    match rest.split_once('-') {
+        Some((nothing, target)) if nothing.text().is_empty() => Ok((mac, target)),
+        _ => Err(rest.error("a `-` and the target are expected behind the MAC address")),
+    }
+}
+
+fn mac_address(part: Part<'_>) -> Result<MacAddress, SyntaxError> {
+    let characters: Vec<char> = part.text().chars().collect();
+    let digit = |at: usize| characters.get(at).and_then(|c| c.to_digit(16));
+    let pair = |i: usize| Some((digit(i * 3)? * 16 + digit(i * 3 + 1)?) as u8);
+    let bytes: Option<Vec<u8>> = (0..6).map(pair).collect();
+    let alike = || characters.chunks(3).filter_map(|three| three.get(2)).all(|c| *c == characters[2]);
+    let is_whole = |_: &Vec<u8>| characters.len() == MAC_LEN && alike();
+    let bytes: Option<[u8; 6]> = bytes.filter(is_whole).and_then(|b| b.try_into().ok());
+    let Some(mac) = bytes.map(MacAddress) else {
+        return Err(part.error(format!(
+            "`{}` is not a MAC address, which has six pairs of digits as in 02:00:00:00:00:01",
+            part.text()
+        )));
+    };
+    if !mac.is_of_one_interface() {
+        return Err(part.error(format!("{mac} is not the MAC address of one interface")));
+    }
+    Ok(mac)
 }
 
 /// Reads source addresses: single ones, `a.b.c.x` (1 to 254), networks and ranges, separated by commas. The hosts of a

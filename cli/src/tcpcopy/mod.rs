@@ -1,10 +1,13 @@
 //! The program `tcpcopy`: from its arguments to its exit code.
 
 pub mod arguments;
+pub mod decap;
 pub mod filter;
 pub mod grammar;
+mod legacy;
 pub mod modules;
 pub mod options;
+pub mod output;
 pub mod progress;
 pub mod replay;
 pub mod report;
@@ -27,6 +30,7 @@ use tcpcopy_io::capture::{self, CaptureConfig, CaptureError, CaptureGroup};
 use tcpcopy_io::clock::MonotonicClock;
 use tcpcopy_io::control::LinksConfig;
 use tcpcopy_io::process::{self, Daemonized, PidFile, Readiness, SIGHUP, Signals, StartReport};
+use tcpcopy_io::transmit::link::LinkPaths;
 use tcpcopy_io::transmit::{TransmitError, Transmitter};
 use tcpcopy_module_api::ModuleHandle;
 use tcpcopy_wire::control::{FEATURE_PAYLOAD, FEATURE_UDP, Hello};
@@ -125,10 +129,9 @@ fn read_options(arguments: impl IntoIterator<Item = String>, built_in: BuiltIn) 
 /// The arguments as they are written.
 fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Arguments, Early> {
     let arguments = config::mend(arguments);
-    Arguments::try_parse_from(&arguments).map_err(|e| match arguments::not_yet(&e) {
-        Some(message) => Failure::usage(message).into(),
-        None if e.kind() == ErrorKind::MissingRequiredArgument => Failure::usage(e.render()).into(),
-        None => Early::Clap(e),
+    Arguments::try_parse_from(&arguments).map_err(|e| match e.kind() {
+        ErrorKind::MissingRequiredArgument => Failure::usage(e.render()).into(),
+        _ => Early::Clap(e),
     })
 }
 
@@ -201,17 +204,24 @@ fn start(options: &Options) -> Result<Option<Running>, Failure> {
     let (secret, tls) = (options.security.read_secret()?, options.security.client()?);
     let clock = MonotonicClock::start();
     let mut workers = Vec::new();
+    let paths = options
+        .output
+        .as_ref()
+        .map(|output| LinkPaths::find(&output.devices, &output.targets))
+        .transpose()
+        .map_err(transmit_failure)?;
     for number in 0..usize::from(options.workers) {
         let ipv6 = |map: &tcpcopy_engine::Map| map.target.addr.is_ipv6();
-        let transmitter = Transmitter::open(!options.maps.iter().all(ipv6), options.maps.iter().any(ipv6), SEND_BUFFER)
-            .map_err(|e| match e {
-                TransmitError::NoPermission => Failure::new(Exit::Permission, e),
-                TransmitError::Open { .. } => Failure::new(Exit::Failure, e),
-            })?;
+        let transmitter = match &paths {
+            Some(paths) => Transmitter::open_link(paths, SEND_BUFFER),
+            None => Transmitter::open(!options.maps.iter().all(ipv6), options.maps.iter().any(ipv6), SEND_BUFFER),
+        };
+        let transmitter = transmitter.map_err(transmit_failure)?;
         let features = FEATURE_PAYLOAD | FEATURE_UDP;
         let hello = Hello { features, route_ttl: options.idle_timeout, ..Hello::default() };
         let mut links = LinksConfig::new(options.intercepts.clone(), options.links_per_intercept, hello);
         (links.secret, links.tls) = (secret.clone(), tls.clone());
+        links.protocol = options.intercept_protocol;
         let engine = engine_config(options, number);
         let captures =
             options.devices.len() + options.responses.as_ref().map_or(0, |responses| responses.devices.len());
@@ -269,6 +279,16 @@ fn start(options: &Options) -> Result<Option<Running>, Failure> {
     Ok(Some(Running { poll, signals, workers: threads, reports, counters, replay_is_over: false, _pid_file: pid_file }))
 }
 
+fn transmit_failure(e: TransmitError) -> Failure {
+    let exit = match e {
+        TransmitError::NoPermission => Exit::Permission,
+        TransmitError::Device { .. } => Exit::Usage,
+        TransmitError::NoPath { .. } => Exit::Unreachable,
+        TransmitError::Open { .. } => Exit::Failure,
+    };
+    Failure::new(exit, e)
+}
+
 /// Wakes the main thread when its worker ends, however it ends.
 struct WakeAtEnd<'a>(&'a Waker);
 
@@ -298,6 +318,7 @@ fn engine_config(options: &Options, worker: usize) -> CopierConfig {
         seed: RandomState::new().build_hasher().finish(),
         modules: options.modules.iter().map(|module| module.handle.clone()).collect(),
         traffic: options.traffic.clone(),
+        decapsulation: options.decapsulation.clone(),
         ..CopierConfig::new(options.maps.clone(), module)
     }
 }
@@ -317,7 +338,10 @@ fn open_captures(options: &Options, workers: &mut [(Worker, Handle)]) -> Result<
             immediate: false,
             // Where the target is on this host, what it sends may only go out.
             inbound_only: side == Side::Clients && !options.both_directions,
+            promiscuous: side == Side::Clients && options.promiscuous,
+            behind_tags: side == Side::Clients && options.filter_behind_tags,
             fanout: None,
+            method: options.capture_method,
         };
         let failure = |e: CaptureError| {
             let exit = match e {
@@ -360,6 +384,9 @@ fn log_start(options: &Options) {
             about.version,
             module.origin
         );
+    }
+    if let Some(output) = &options.output {
+        log::info!("sending at the link layer of {}", output.devices.join(", "));
     }
     match &options.replay {
         Some(plan) => {
@@ -525,6 +552,18 @@ impl Running {
         self.print_table(options);
         Failure::new(Exit::Failure, reason)
     }
+}
+
+/// Whether a command line is taken; otherwise why not.
+#[cfg(test)]
+pub(crate) fn check_words(words: &[String]) -> Result<(), String> {
+    let to_text = |early| match early {
+        Early::Clap(e) => e.to_string(),
+        Early::Failure(failure) => failure.message,
+    };
+    let arguments = parse(words.iter().cloned()).map_err(to_text)?;
+    let catalogue = Catalogue::new::<&str>(BuiltIn::shipped(), &[]).map_err(|failure| failure.message)?;
+    Options::check(arguments, &catalogue, &[]).map(drop).map_err(|failure| failure.message)
 }
 
 #[cfg(test)]

@@ -1,22 +1,32 @@
 //! The options of tcpcopy, checked: what the arguments mean, in the engine's types.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+mod capture;
+mod copies;
+mod maps;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use log::LevelFilter;
 use tcpcopy_engine::copier::source::SourcePool;
-use tcpcopy_engine::{Map, Rate, SampleBy, Traffic};
-use tcpcopy_io::capture::{check_filter, device_names, file::STDIN};
+use tcpcopy_engine::{Map, Traffic};
+use tcpcopy_io::capture::{Method, check_filter};
+use tcpcopy_io::control::Protocol;
 use tcpcopy_wire::Transport;
+use tcpcopy_wire::decap::Decapsulation;
 
+use self::capture::{capture_from, capture_method, responses, workers};
+use self::copies::{no_source_warning, sources, traffic};
+use self::maps::{check_families, refuse_loops, warn_of_shadowed_maps};
 use super::arguments::Arguments;
 use super::modules::{self, Catalogue, Chosen, Wishes};
+use super::output::{Output, output};
 use super::replay::Plan;
-use super::{filter, grammar};
+use super::{decap, filter, grammar, legacy};
 use crate::exit::Failure;
 use crate::security::SecurityFiles;
-use crate::values::{self, Workers, absolute, devices, in_range, log_level};
+use crate::values::{absolute, in_range, log_level};
 
 /// Where the target's responses are captured, if tcpcopy does that itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +59,8 @@ pub struct Options {
     pub intercepts: Vec<SocketAddr>,
     /// Where the target's responses are captured on this host, instead.
     pub responses: Option<Responses>,
+    /// What is spoken with them.
+    pub intercept_protocol: Protocol,
     /// Connections to each.
     pub links_per_intercept: u16,
     /// Who may be at the other end of these connections.
@@ -63,8 +75,18 @@ pub struct Options {
     pub filter: String,
     /// Capture what this host sends, too: some module sees what online answers.
     pub both_directions: bool,
+    /// By what means.
+    pub capture_method: Method,
+    /// The filter is made from the maps, and finds the same packets behind VLAN tags.
+    pub filter_behind_tags: bool,
+    /// Capture what is addressed to other hosts, too.
+    pub promiscuous: bool,
+    /// Tunnels out of which packets are taken.
+    pub decapsulation: Decapsulation,
     /// Size of each capture's ring, in bytes.
     pub buffer_bytes: usize,
+    /// Sending at the link layer, instead of by this host's routes.
+    pub output: Option<Output>,
     /// Largest packet sent, in bytes.
     pub mtu: u16,
     /// Largest segment announced, in bytes.
@@ -103,6 +125,7 @@ impl Options {
         let mut warnings = Vec::new();
         let map_text = arguments.map.join(",");
         let written = grammar::maps(&map_text).map_err(Failure::usage)?;
+        let output = output(&arguments.output_device, &written)?;
         let of_mysql = arguments.mysql_options();
         let mut options: Vec<String> = of_mysql.iter().map(|(key, value, _)| format!("mysql.{key}={value}")).collect();
         options.extend(arguments.proto_opt.iter().cloned());
@@ -142,7 +165,17 @@ impl Options {
 
         let sees_online = |map: &Map| modules[usize::from(map.module)].handle.about.sees_online;
         let both_directions = maps.iter().any(sees_online);
-        let filter = match arguments.filter {
+        let mirror = decap::mirror(&arguments, &devices, workers, replay.is_some(), &mut warnings)?;
+        let capture_method = capture_method(arguments.capture.as_deref(), replay.is_some())?;
+        if let Some(map) = maps.iter().find(|map| sees_online(map) && mirror.tunnels.is_on() && workers > 1) {
+            return Err(Failure::usage(format!(
+                "in --workers: module `{}` needs both directions of a session in one worker, and tunnels (--decap) may lead \
+                 them to different ones; give --workers 1",
+                modules[usize::from(map.module)].handle.about.name
+            )));
+        }
+        let filter_behind_tags = arguments.filter.is_none();
+        let filter = match arguments.filter.clone() {
             Some(filter) if filter.trim().is_empty() => {
                 return Err(Failure::usage(
                     "in -F (--filter): the filter is empty; leave -F out to have it made from -x",
@@ -159,13 +192,17 @@ impl Options {
             }
             // The engine looks at every packet of a file itself, and counts what it does not want.
             None if replay.is_some() => String::new(),
-            None => filter::from_maps(maps.iter().map(|map| (map, sees_online(map)))),
+            None => {
+                let of_maps = filter::from_maps(maps.iter().map(|map| (map, sees_online(map))));
+                decap::with_tunnels(&of_maps, &mirror.tunnels)
+            }
         };
         let replay = replay.map(|plan| Plan { filter: filter.clone(), ..plan });
         check_filter(&filter).map_err(|e| {
             Failure::usage(format!("in -F (--filter): {e}\nit is written like this: -F 'tcp and dst port 80'"))
         })?;
 
+        let intercept_protocol = legacy::protocol(&arguments, &maps, &modules, &intercepts, workers, &mut warnings)?;
         let (certificate, key) = (arguments.tls_cert, arguments.tls_key);
         let security =
             SecurityFiles::check(arguments.secret_file, certificate, key, arguments.tls_ca, arguments.tls_name)?
@@ -189,6 +226,7 @@ impl Options {
             no_wait: arguments.no_wait,
             preserve_rtt: arguments.preserve_rtt,
             intercepts,
+            intercept_protocol,
             responses,
             links_per_intercept: in_range("-C (--connections)", arguments.connections.unwrap_or(1), 1..=16)?,
             security,
@@ -197,6 +235,11 @@ impl Options {
             replay,
             filter,
             both_directions,
+            capture_method,
+            filter_behind_tags,
+            promiscuous: mirror.promiscuous,
+            decapsulation: mirror.tunnels,
+            output,
             buffer_bytes: in_range("-B (--buffer)", arguments.buffer.unwrap_or(32), 1..=2047)? as usize * MB,
             mtu,
             mss: in_range("-D (--mss)", arguments.mss.unwrap_or(1460), 88..=65_495)?,
@@ -252,126 +295,6 @@ fn intercepts(text: &str, port: u16, maps: &[Map], warnings: &mut Vec<String>) -
     Ok(on_targets)
 }
 
-/// Time in which `-g` grows to everything.
-const RAMP_OF_C: Duration = Duration::from_secs(100);
-
-/// What `-s local` captures.
-fn responses(arguments: &Arguments, maps: &[Map]) -> Result<Option<Responses>, Failure> {
-    let mut named = arguments.intercept.iter().flat_map(|list| list.split(',')).map(str::trim);
-    let is_local = named.clone().any(|text| text == "local");
-    if !is_local {
-        let given = [
-            ("--response-device", !arguments.response_device.is_empty()),
-            ("--response-filter", arguments.response_filter.is_some()),
-        ];
-        return match given.iter().find(|(_, given)| *given) {
-            Some((option, _)) => Err(Failure::usage(format!("{option} is for -s local, where no intercept runs"))),
-            None => Ok(None),
-        };
-    }
-    if named.any(|text| text != "local") {
-        return Err(Failure::usage("in -s (--intercept): `local` stands alone: responses come here, or to intercepts"));
-    }
-    let filter = match &arguments.response_filter {
-        Some(filter) => filter.clone(),
-        None => filter::of_targets(maps),
-    };
-    check_filter(&filter).map_err(|e| {
-        Failure::usage(format!(
-            "in --response-filter: {e}\nit is written like this: --response-filter 'tcp and src host 10.0.0.2'"
-        ))
-    })?;
-    Ok(Some(Responses { devices: devices("--response-device", &arguments.response_device)?, filter }))
-}
-
-/// What `-i` names: devices, or files.
-fn capture_from(arguments: &Arguments) -> Result<(Vec<String>, Option<Plan>), Failure> {
-    let option = "-i (--device)";
-    let names: Vec<&str> = arguments
-        .device
-        .iter()
-        .flat_map(|list| list.split(','))
-        .map(str::trim)
-        .filter(|name| !name.is_empty())
-        .collect();
-    let is_file = |name: &str| {
-        let is_device = || device_names().iter().any(|device| device == name);
-        name == STDIN || name.contains('/') || (Path::new(name).exists() && !is_device()) || {
-            let ending = Path::new(name).extension().and_then(|ending| ending.to_str());
-            ending.is_some_and(|e| ["pcap", "pcapng", "cap", "gz", "zst"].contains(&e)) && !is_device()
-        }
-    };
-    let (files, others): (Vec<&str>, Vec<&str>) = names.iter().partition(|name| is_file(name));
-    if files.is_empty() {
-        let given = [
-            ("-a (--speed)", arguments.speed.is_some()),
-            ("-I (--cut-gaps)", arguments.cut_gaps.is_some()),
-            ("-T (--passes)", arguments.passes.is_some()),
-            ("--as-fast-as-possible", arguments.as_fast_as_possible),
-        ];
-        if let Some((option, _)) = given.iter().find(|(_, given)| *given) {
-            return Err(Failure::usage(format!(
-                "{option} is for the replay of a file: give the file with -i, or leave {option} out"
-            )));
-        }
-        return Ok((devices(option, &arguments.device)?, None));
-    }
-    if let Some(device) = others.first() {
-        return Err(Failure::usage(format!(
-            "in {option}: `{}` is a file and `{device}` is none: either files are replayed, or devices are captured on",
-            files[0]
-        )));
-    }
-    let speed = match &arguments.speed {
-        None => 1.0,
-        Some(text) => {
-            text.0.trim().parse::<f64>().ok().filter(|n| (0.001..=1_000_000.0).contains(n)).ok_or_else(|| {
-                Failure::usage(format!("in -a (--speed): `{}` is no number from 0.001 to 1000000", text.0))
-            })?
-        }
-    };
-    let passes = in_range("-T (--passes)", arguments.passes.unwrap_or(1), 1..=1_000_000)?;
-    if passes > 1 && files.contains(&STDIN) {
-        return Err(Failure::usage("in -T (--passes): standard input can be read but once"));
-    }
-    if arguments.as_fast_as_possible && (arguments.speed.is_some() || arguments.cut_gaps.is_some()) {
-        return Err(Failure::usage("--as-fast-as-possible has no use for the file's times: leave -a and -I out"));
-    }
-    let files = files
-        .into_iter()
-        .map(|name| if name == STDIN { Ok(PathBuf::from(name)) } else { absolute(option, Path::new(name)) });
-    Ok((
-        Vec::new(),
-        Some(Plan {
-            files: files.collect::<Result<_, _>>()?,
-            speed,
-            cut_gaps: arguments.cut_gaps.map(Duration::from_millis),
-            passes,
-            as_fast_as_possible: arguments.as_fast_as_possible,
-            filter: String::new(),
-        }),
-    ))
-}
-
-/// How many threads there are to be.
-fn workers(arguments: &Arguments, replays: bool, sources: &str, warnings: &mut Vec<String>) -> Result<u16, Failure> {
-    let number = match values::workers(arguments.workers.as_ref())? {
-        None => 1,
-        Some(Workers::Number(number)) => number,
-        Some(Workers::OneForEachProcessor(processors)) => {
-            // Each worker needs an address of its own.
-            let addresses =
-                if sources.is_empty() { usize::MAX } else { grammar::sources(sources).map_or(1, |s| s.len()) };
-            usize::from(processors).min(addresses).max(1) as u16
-        }
-    };
-    if replays && number > 1 {
-        warnings.push("--workers: a file is replayed by one worker".to_owned());
-        return Ok(1);
-    }
-    Ok(number)
-}
-
 /// Options of the C programs that mean nothing here.
 fn warn_of_no_effect(arguments: &Arguments, warnings: &mut Vec<String>) {
     for (option, given, why) in [
@@ -381,183 +304,6 @@ fn warn_of_no_effect(arguments: &Arguments, warnings: &mut Vec<String>) {
     ] {
         if given {
             warnings.push(format!("{option} has no effect: {why}"));
-        }
-    }
-}
-
-/// How much is copied, and how many times over.
-fn traffic(arguments: &Arguments, maps: &[Map], workers: u16, warnings: &mut Vec<String>) -> Result<Traffic, Failure> {
-    let max_rate =
-        arguments.max_rate.as_ref().map(|text| grammar::rate(&text.0)).transpose().map_err(Failure::usage)?;
-    let part = |n: u64| n.div_ceil(workers.into());
-    let max_rate = max_rate.map(|rate| match rate {
-        Rate::Count(n) => Rate::Count(part(n)),
-        Rate::Bytes(n) => Rate::Bytes(part(n)),
-    });
-    if let Some(source) = arguments.loopback_source {
-        let option = "-H (--loopback-source)";
-        if source.is_unspecified() || source.is_multicast() || source == IpAddr::V4(Ipv4Addr::BROADCAST) {
-            return Err(Failure::usage(format!("in {option}: {source} cannot be the address of a client")));
-        }
-        if !maps.iter().any(|map| map.target.addr.is_ipv4() == source.is_ipv4()) {
-            return Err(Failure::usage(format!("in {option}: {source} is of another family than the targets")));
-        }
-        if !arguments.source.is_empty() {
-            warnings.push("-H is of no use: -c replaces the addresses of all clients".to_owned());
-        }
-    }
-    let sample_by = match arguments.sample_by.as_deref() {
-        None | Some("session") => SampleBy::Session,
-        Some("client") => SampleBy::Client,
-        Some(other) => {
-            return Err(Failure::usage(format!("in --sample-by: `{other}` is neither session nor client")));
-        }
-    };
-    let ramp = match &arguments.ramp {
-        Some(text) => Some(grammar::duration(&grammar::RAMP, &text.0).map_err(Failure::usage)?),
-        None => arguments.grow.then_some(RAMP_OF_C),
-    };
-    let percentage = in_range("-r (--percentage)", arguments.percentage.unwrap_or(100), 0..=100)?;
-    if arguments.percentage == Some(0) {
-        warnings.push("-r 0 copies all, as 100 does".to_owned());
-    }
-    Ok(Traffic {
-        copies: in_range("-n (--copies)", arguments.copies.unwrap_or(1), 1..=1023)?,
-        instance: in_range("-f (--instance)", arguments.instance.unwrap_or(0), 0..=31)?,
-        loopback_source: arguments.loopback_source,
-        percentage: if percentage == 0 { 100 } else { percentage },
-        sample_by,
-        ramp,
-        max_rate,
-    })
-}
-
-fn no_source_warning(on_target: bool) -> String {
-    let who = if on_target {
-        "On the target intercept must take all answers from its port (intercept --setup PORT)"
-    } else {
-        "The target must route all of these to intercept"
-    };
-    format!(
-        "no -c: copies have their clients' addresses. {who}, and nothing on the way may deliver its answers to the real \
-         clients"
-    )
-}
-
-/// The source addresses, dealt out to the workers.
-fn sources(
-    text: &str,
-    maps: &[Map],
-    workers: u16,
-    local: &[IpAddr],
-    warnings: &mut Vec<String>,
-) -> Result<Vec<SourcePool>, Failure> {
-    let mut addresses = grammar::sources(text).map_err(Failure::usage)?;
-    let is_target = |address: &IpAddr| maps.iter().any(|map| map.target.addr == *address);
-    if addresses.iter().any(is_target) {
-        addresses.retain(|address| !is_target(address));
-        warnings.push("-c: the targets' own addresses are left out".to_owned());
-    }
-    if let Some(own) = addresses.iter().find(|address| local.contains(address)) {
-        warnings.push(format!(
-            "-c: {own} is an address of this host; unless intercept stops the target's answers on their way, this host \
-             resets the copies"
-        ));
-    }
-    let mut pools = vec![Vec::new(); workers.into()];
-    for ipv6 in [false, true] {
-        let family = if ipv6 { "IPv6" } else { "IPv4" };
-        let of_family: Vec<IpAddr> = addresses.iter().copied().filter(|a| a.is_ipv6() == ipv6).collect();
-        if !maps.iter().any(|map| map.target.addr.is_ipv6() == ipv6) {
-            if !of_family.is_empty() {
-                warnings
-                    .push(format!("-c: {} {family} addresses are of no use: no target is {family}", of_family.len()));
-            }
-            continue;
-        }
-        if of_family.len() < pools.len() {
-            return Err(Failure::usage(format!(
-                "in {}: {} {family} addresses for {workers} workers; each needs one of its own for its {family} targets",
-                grammar::SOURCE.name,
-                of_family.len()
-            )));
-        }
-        for (i, address) in of_family.into_iter().enumerate() {
-            pools[i % usize::from(workers)].push(address);
-        }
-    }
-    Ok(pools.into_iter().map(SourcePool::new).collect())
-}
-
-/// Refuses maps whose copies would be captured and copied again, or would reach the online server.
-fn refuse_loops(maps: &[Map], local: &[IpAddr]) -> Result<(), Failure> {
-    let is_local = |address: IpAddr| address.is_loopback() || local.contains(&address);
-    for map in maps {
-        let online = maps.iter().find(|online| {
-            online.transport == map.transport
-                && online.online_port == map.target.port
-                && match online.online_addr {
-                    Some(address) => address == map.target.addr,
-                    None => is_local(map.target.addr),
-                }
-        });
-        if let Some(online) = online {
-            let which = online.online_addr.map_or_else(
-                || format!("port {} of this host", online.online_port),
-                |address| format!("{}", tcpcopy_wire::Endpoint::new(address, online.online_port)),
-            );
-            return Err(Failure::usage(format!(
-                "in {}: the target {} is an online server itself ({which} is copied): it would get every request \
-                 twice, and the copies would be copied again; give the address and port of a test server",
-                grammar::MAP.name,
-                map.target
-            )));
-        }
-    }
-    Ok(())
-}
-
-fn check_families(maps: &[Map], has_sources: bool) -> Result<(), Failure> {
-    for map in maps {
-        if let Some(online) = map.online_addr
-            && online.is_ipv4() != map.target.addr.is_ipv4()
-            && !has_sources
-        {
-            return Err(Failure::usage(format!(
-                "in {}: online {online} and target {} are of different families: copies need addresses of the target's \
-                 family, given with -c",
-                grammar::MAP.name,
-                map.target
-            )));
-        }
-    }
-    Ok(())
-}
-
-fn warn_of_shadowed_maps(maps: &[Map], warnings: &mut Vec<String>) {
-    for (i, map) in maps.iter().enumerate() {
-        let takes_all_of_it = |earlier: &&Map| {
-            earlier.transport == map.transport
-                && earlier.online_port == map.online_port
-                && (earlier.online_addr.is_none() || earlier.online_addr == map.online_addr)
-        };
-        let mut earlier = maps[..i].iter().filter(takes_all_of_it);
-        match map.transport {
-            Transport::Tcp => {
-                if let Some(earlier) = earlier.next() {
-                    warnings.push(format!(
-                        "-x: the map to {} is never used: the map to {} before it takes the same packets",
-                        map.target, earlier.target
-                    ));
-                }
-            }
-            // Each target gets a copy.
-            Transport::Udp => {
-                if earlier.any(|earlier| earlier.target == map.target) {
-                    warnings
-                        .push(format!("-x: two maps to {} take the same datagrams: it gets each twice", map.target));
-                }
-            }
         }
     }
 }

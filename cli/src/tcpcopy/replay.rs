@@ -68,14 +68,8 @@ impl Plan {
     /// # Errors
     /// Why one cannot.
     pub fn check(&self) -> Result<(), FileError> {
-        // What is no regular file can be read but once.
-        let regular =
-            |path: &&PathBuf| fs::metadata(path).is_ok_and(|metadata| !metadata.is_dir() && metadata.is_file());
-        let (regular, others): (Vec<_>, Vec<_>) = self.files.iter().partition(regular);
-        for path in regular {
-            CaptureFile::open(path, &self.filter)?;
-        }
-        for path in others.into_iter().filter(|path| path.as_os_str() != STDIN && !is_pipe(path)) {
+        // What is no file can be read but once.
+        for path in self.files.iter().filter(|path| path.as_os_str() != STDIN && !is_pipe(path)) {
             CaptureFile::open(path, &self.filter)?;
         }
         Ok(())

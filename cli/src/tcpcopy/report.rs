@@ -165,6 +165,23 @@ fn udp_lines(snapshot: &Snapshot) -> Vec<String> {
     lines
 }
 
+/// Why packets could not be taken out of their tunnel.
+const TUNNEL_DROPS: [PacketDrop; 4] =
+    [PacketDrop::TunnelCut, PacketDrop::TunnelUnknown, PacketDrop::TunnelFragment, PacketDrop::TunnelTooDeep];
+
+fn tunnel_line(ledger: &Ledger) -> Option<String> {
+    let drops = TUNNEL_DROPS.map(|reason| (reason.text(), ledger.packets_dropped[reason as usize]));
+    let seen =
+        ledger.packets_decapsulated + ledger.tunnel_fragments + drops.iter().map(|(_, count)| count).sum::<u64>();
+    (seen > 0).then(|| {
+        let not_taken = with_reasons(drops.into_iter());
+        format!(
+            "tunnels: packets taken out of them {}, not taken out {not_taken}; fragments {}, incomplete packets {}",
+            ledger.packets_decapsulated, ledger.tunnel_fragments, ledger.tunnels_incomplete
+        )
+    })
+}
+
 /// What each module counted: `module words: lines 3, not a word 20 bytes dropped`.
 fn module_lines(modules: &ModuleCounters) -> Vec<String> {
     let mut lines: Vec<(&str, String)> = Vec::new();
@@ -259,6 +276,7 @@ pub fn statistics(snapshot: &Snapshot) -> Vec<String> {
             snapshot.links
         ),
     ];
+    lines.extend(tunnel_line(l));
     if let Some(multiplier) = multiplier(l) {
         lines.push(format!("multiplier: {multiplier}"));
     }
@@ -272,7 +290,8 @@ pub fn statistics(snapshot: &Snapshot) -> Vec<String> {
 }
 
 /// One line for each intercept. Its counters of frames and drops are its own, so that each of its links says the same;
-/// those of responses belong to the link.
+/// those of responses belong to the link. One that has said nothing of itself, as those of the C programs never do, has
+/// none.
 fn relay_lines(relays: &[(SocketAddr, LinkStats)]) -> Vec<String> {
     let mut totals: Vec<(SocketAddr, LinkStats)> = Vec::new();
     for (address, stats) in relays {
@@ -290,6 +309,7 @@ fn relay_lines(relays: &[(SocketAddr, LinkStats)]) -> Vec<String> {
     }
     totals
         .into_iter()
+        .filter(|(_, s)| *s != LinkStats::default())
         .map(|(address, s)| {
             format!(
                 "intercept {address}: captured {}, lost in the buffer {}, without a route {}; sent here {}, lost on a full \
@@ -357,7 +377,7 @@ pub fn replay_summary(snapshot: &Snapshot) -> Vec<String> {
         bytes_in_words(l.bytes_captured + l.bytes_multiplied),
         bytes_in_words(l.bytes_copied),
         bytes_in_words(of_bytes + l.pending_bytes),
-        if of_bytes > 0 { format!(" ({} bytes)", NonZero(byte_drops(l))) } else { String::new() }
+        if of_bytes > 0 { format!(" ({})", NonZero(byte_drops(l))) } else { String::new() }
     ));
     lines.push(format!(
         "packets: in the files {}, of clients {}, of no use {}",
@@ -384,6 +404,13 @@ pub fn warnings(before: &Snapshot, now: &Snapshot) -> Vec<String> {
             "{lost} packets were lost because the capture buffer was full: make it larger with -B, or use --workers"
         ));
     }
+    let incomplete = now.ledger.tunnels_incomplete.saturating_sub(before.ledger.tunnels_incomplete);
+    if incomplete > 0 {
+        warnings.push(format!(
+            "{incomplete} mirrored packets came in IP fragments of which some were missing: give the way from the mirror to \
+             this host an MTU that is larger than the mirrored network's by the tunnel's headers (50 bytes for VXLAN)"
+        ));
+    }
     if now.links_up < now.links {
         warnings.push(format!("{} of {} links to intercept are down", now.links - now.links_up, now.links));
     }
@@ -404,16 +431,16 @@ pub fn table(snapshot: &Snapshot) -> String {
         }
     };
     let dropped = |counts: &[u64]| counts.iter().sum::<u64>();
-    rows(
-        "packets",
-        ("captured", l.packets_captured),
-        &[
-            ("multiplied: taken for further copies", l.packets_multiplied),
-            ("used", l.packets_used),
-            ("dropped", dropped(&l.packets_dropped)),
-        ],
-        packet_drops(l).collect(),
-    );
+    let mut packet_parts = vec![
+        ("multiplied: taken for further copies", l.packets_multiplied),
+        ("used", l.packets_used),
+        ("dropped", dropped(&l.packets_dropped)),
+    ];
+    if l.packets_decapsulated > 0 {
+        packet_parts.insert(0, ("taken out of tunnels", l.packets_decapsulated));
+        packet_parts.insert(1, ("fragments of tunnels' packets", l.tunnel_fragments));
+    }
+    rows("packets", ("captured", l.packets_captured), &packet_parts, packet_drops(l).collect());
     rows(
         "bytes",
         ("captured", l.bytes_captured),
@@ -486,6 +513,9 @@ pub fn table(snapshot: &Snapshot) -> String {
                 writeln!(text, "{:<10} {name:<64} {count:>14}", "module").expect("strings take all");
             }
         }
+    }
+    if let Some(multiplier) = multiplier(l) {
+        writeln!(text, "multiplier: {multiplier}").expect("strings take all");
     }
     if let Err(imbalance) = l.check() {
         text.push_str(&imbalance);
@@ -586,6 +616,41 @@ mod tests {
         let text = warnings(&before, &now).join("\n");
         assert!(text.contains("5 connections for 7 active") && text.contains("4 packets were lost"), "{text}");
         assert!(text.contains("1 of 2 links"), "{text}");
+    }
+
+    #[test]
+    fn the_multiplier_is_told_where_there_is_one() {
+        let mut s = sample();
+        assert!(!table(&s).contains("multiplier:"), "{}", table(&s));
+        (s.ledger.sessions_seen, s.ledger.sessions_multiplied, s.ledger.sessions_without_source) = (297, 197, 3);
+        let told = "multiplier: 2.97 copies of each connection begun, without a free source 3";
+        assert!(table(&s).contains(told) && statistics(&s).contains(&told.to_owned()), "{}", table(&s));
+    }
+
+    #[test]
+    fn a_replay_says_what_was_found_and_what_became_of_it() {
+        let mut s = sample();
+        assert_eq!(replay_summary(&s), Vec::<String>::new(), "there is none");
+        s.replay = Some(Progress { ending: true, frames: 12, ..Progress::default() });
+        (s.ledger.sessions_seen, s.ledger.sessions_completed, s.ledger.syns_not_sampled) = (10, 8, 5);
+        s.ledger.end_session(SessionEnd::CaptureCut);
+        s.ledger.end_session(SessionEnd::CaptureHole);
+        (s.ledger.requests, s.ledger.requests_copied) = (30, 28);
+        (s.ledger.bytes_captured, s.ledger.bytes_copied) = (20_000, 12_000);
+        s.ledger.drop_bytes(ByteDrop::SessionEnded, 8_000);
+        assert_eq!(
+            replay_summary(&s),
+            [
+                "sessions: found 15, replayed 8, skipped or ended early 7 (5 not in the sample, 1 hole in the capture, \
+                 1 packet cut by the capture)",
+                "requests: found 30, replayed 28, skipped 2",
+                "bytes: found 20.0 kB, replayed 12.0 kB, skipped 8000 bytes (8000 waiting when their session ended)",
+                "packets: in the files 12, of clients 0, of no use 3 (2 no map matches, 1 nothing new (retransmission, \
+                 keepalive or captured twice))",
+            ]
+        );
+        s.replay = Some(Progress { pass: (1, 2), read: (1, 4), frames: 12, ..Progress::default() });
+        assert!(replay_summary(&s)[0].starts_with("the replay was ended before its end: pass 1 of 2, 25 % read"));
     }
 
     #[test]

@@ -590,7 +590,8 @@ impl Delivery {
                     let address = self.relays[usize::from(link.0)].0;
                     log::error!(
                         "intercept {address} is of a release that reports neither the target's payload, which a module \
-                         wants, nor UDP: sessions that need it wait in vain; use one of this release"
+                         wants, nor UDP: sessions that need it wait in vain; use one of this release, and without \
+                         --intercept-protocol"
                     );
                 }
             }

@@ -78,6 +78,14 @@ reasons! {
         OverRate = "above the rate limit",
         /// More than a datagram to the target can hold.
         TooLarge = "larger than a datagram can be",
+        /// The packet ends inside its tunnel's headers.
+        TunnelCut = "cut inside a tunnel's headers",
+        /// In a tunnel whose header is not known, or not enabled.
+        TunnelUnknown = "in a tunnel of an unknown form",
+        /// An IP fragment of a tunnel's packet, in another tunnel.
+        TunnelFragment = "IP fragment of a tunnel in a tunnel",
+        /// In too many tunnels inside each other.
+        TunnelTooDeep = "in too many tunnels",
         /// Captured after the order to stop.
         Stopping = "captured while stopping",
     }
@@ -168,6 +176,12 @@ macro_rules! counters {
 counters! {
     /// Packets given to the engine.
     packets_captured,
+    /// Those of them that came in a tunnel and were taken out of it.
+    packets_decapsulated,
+    /// IP fragments of tunnels' packets.
+    tunnel_fragments,
+    /// Tunnels' packets of which fragments were missing or wrong.
+    tunnels_incomplete,
     /// Packets of clients that were taken once more, for a further copy of their connection.
     packets_multiplied,
     /// Packets from which the client half took something new.

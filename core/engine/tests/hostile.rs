@@ -14,6 +14,7 @@ use tcpcopy_module_api::{
 use tcpcopy_module_tcp::PlainTcp;
 use tcpcopy_wire::build::TcpRepr;
 use tcpcopy_wire::control::{FlowId, ResponseHeader, RouteChange};
+use tcpcopy_wire::decap::Decapsulation;
 use tcpcopy_wire::link::LinkType;
 use tcpcopy_wire::tcp::{Flags, Options};
 use tcpcopy_wire::{Endpoint, Port, SeqNumber, TcpSegment, Timestamp};
@@ -39,6 +40,8 @@ struct Packet {
     link: u8,
     /// It is online's answer instead.
     from_online: bool,
+    /// A mirror delivers it in GRE, if it has no link layer.
+    mirrored: bool,
 }
 
 /// What targets send.
@@ -88,21 +91,25 @@ fn packet() -> impl Strategy<Value = Packet> {
         prop_oneof![9 => Just(None), 1 => (0u16..120).prop_map(Some)],
         prop_oneof![8 => Just(0), 1 => 0u8..5],
         prop_oneof![5 => Just(false), 1 => Just(true)],
+        prop_oneof![5 => Just(false), 1 => Just(true)],
     );
     ((0u8..4, any::<bool>(), flags, seq, 0i16..2_000), (len, any::<u16>(), any::<bool>()), odd).prop_map(
-        |((client, ipv6, flags, seq, ack), (len, window, syn_options), (changes, cut, link, from_online))| Packet {
-            client,
-            ipv6,
-            flags,
-            seq,
-            ack,
-            len,
-            window,
-            syn_options,
-            changes,
-            cut,
-            link,
-            from_online,
+        |((client, ipv6, flags, seq, ack), (len, window, syn_options), (changes, cut, link, from_online, mirrored))| {
+            Packet {
+                client,
+                ipv6,
+                flags,
+                seq,
+                ack,
+                len,
+                window,
+                syn_options,
+                changes,
+                cut,
+                link,
+                from_online,
+                mirrored,
+            }
         },
     )
 }
@@ -312,6 +319,7 @@ impl Run {
             gate,
             only_whole_sessions,
             session_limit,
+            decapsulation: Decapsulation { gre: true, ..Decapsulation::default() },
             preserve_rtt: manner.preserve_rtt,
             sees_responses: manner.sees_responses,
             traffic: Traffic { copies: manner.copies, max_rate: manner.max_rate, ..Traffic::default() },
@@ -435,6 +443,10 @@ fn frame(p: &Packet) -> (Vec<u8>, usize) {
         options.timestamps = Some((77, 0));
     }
     let mut bytes = match LINKS[usize::from(p.link) % LINKS.len()] {
+        LinkType::Raw if p.mirrored => {
+            let outer = [0x45, 0, 0, 0, 0, 0, 0, 0, 64, 47, 0, 0, 10, 0, 9, 1, 10, 0, 9, 2, 0, 0];
+            [&outer[..], if p.ipv6 { &[0x86, 0xdd] } else { &[8, 0] }].concat()
+        }
         LinkType::Raw => Vec::new(),
         LinkType::Ethernet => [&[0x11; 12][..], if p.ipv6 { &[0x86, 0xdd] } else { &[8, 0] }].concat(),
         LinkType::Null => vec![2, 0, 0, 0],
@@ -455,6 +467,9 @@ fn frame(p: &Packet) -> (Vec<u8>, usize) {
     }
     .write((&vec![b'x'; usize::from(p.len)], &[]), &mut bytes);
     let wire_len = bytes.len();
+    if p.mirrored && LINKS[usize::from(p.link) % LINKS.len()] == LinkType::Raw {
+        bytes[2..4].copy_from_slice(&(wire_len as u16).to_be_bytes());
+    }
     for (at, value) in &p.changes {
         let at = usize::from(*at) % bytes.len();
         bytes[at] = *value;
@@ -494,7 +509,7 @@ proptest! {
         prop_assert_eq!(run.copier.ledger().responses_delayed, 0);
         run.step(&Step::Client(Packet {
             client: 0, ipv6: false, flags: 2, seq: 0, ack: 0, len: 0, window: 0, syn_options: true, changes: vec![],
-            cut: None, link: 0, from_online: false,
+            cut: None, link: 0, from_online: false, mirrored: false,
         }))?;
         prop_assert!(run.copier.is_finished(), "a session began after the stop");
     }

@@ -7,8 +7,9 @@
 pub mod backlog;
 pub mod file;
 mod group;
+mod method;
+mod raw;
 
-use std::ffi::CString;
 use std::fmt;
 use std::io;
 use std::mem::size_of;
@@ -18,9 +19,10 @@ use std::os::fd::{AsRawFd, RawFd};
 use pcap::{Active, Direction};
 use tcpcopy_wire::link::LinkType;
 
+use crate::device::device_index;
 use crate::process::{self, Capability};
-
 pub use group::CaptureGroup;
+pub use method::{Capture, Method};
 
 /// How long the kernel may keep packets back to hand them over together, in milliseconds.
 const BUFFER_TIMEOUT_MS: i32 = 1;
@@ -33,6 +35,9 @@ const PACKET_FANOUT_FLAG_IGNORE_OUTGOING: u32 = 0x4000;
 const NOTHING: &str = "less 1";
 /// Packets that a ring can hold, by far.
 const LEFT_IN_RING: usize = 1 << 20;
+
+/// Instructions of a filter that the kernel takes (`BPF_MAXINSNS`).
+const MAX_FILTER_INSTRUCTIONS: usize = 4096;
 
 /// What to capture and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,8 +55,32 @@ pub struct CaptureConfig {
     pub immediate: bool,
     /// Leave out what this host sends.
     pub inbound_only: bool,
+    /// Take packets that are addressed to other hosts, too. `any` cannot.
+    pub promiscuous: bool,
+    /// On Ethernet, take what the filter looks for behind one or two VLAN tags, too.
+    pub behind_tags: bool,
     /// Share the device's packets, by flow, with other captures.
     pub fanout: Option<Fanout>,
+    /// By what means.
+    pub method: Method,
+}
+
+impl Default for CaptureConfig {
+    /// Everything that comes in on any device, with a ring of 32 MB.
+    fn default() -> Self {
+        Self {
+            device: "any".to_owned(),
+            filter: String::new(),
+            buffer_bytes: 32 << 20,
+            snaplen: 262_144,
+            immediate: false,
+            inbound_only: true,
+            promiscuous: false,
+            behind_tags: false,
+            fanout: None,
+            method: Method::Pcap,
+        }
+    }
 }
 
 /// Membership in a group of captures that share one device's packets: all packets of a flow go to one member
@@ -178,26 +207,22 @@ impl std::ops::AddAssign for CaptureStats {
     }
 }
 
-/// A live capture. It never blocks: wait for its file descriptor to become readable, then drain it until it is empty.
-pub struct Capture {
+/// A live capture through libpcap.
+struct PcapCapture {
     pcap: pcap::Capture<Active>,
     device: String,
     /// The system's number for the device; a device made again under the same name has another. Zero for `any`.
     index: u32,
     link: LinkType,
     fanout_group: Option<u16>,
-    /// The filter that is set at the start, while the group is being made.
-    held: Option<String>,
+    /// What to take from the start on, while the group is being made.
+    held: Option<CaptureConfig>,
     totals: CaptureStats,
     last: [u32; 3],
 }
 
-impl Capture {
-    /// Opens a capture; packets are collected from now on, of one in a fanout group from its [`start`](Self::start) on.
-    ///
-    /// # Errors
-    /// Why it cannot be opened; see [`CaptureError`].
-    pub fn open(config: &CaptureConfig) -> Result<Self, CaptureError> {
+impl PcapCapture {
+    fn open(config: &CaptureConfig) -> Result<Self, CaptureError> {
         let device = config.device.clone();
         let Some(index) = device_index(&device) else {
             return Err(CaptureError::NoSuchDevice { device, available: device_names() });
@@ -213,7 +238,7 @@ impl Capture {
         let snaplen = i32::try_from(config.snaplen).unwrap_or(i32::MAX);
         let pcap = pcap::Capture::from_device(device.as_str())
             .map_err(to_open_error)?
-            .promisc(false)
+            .promisc(config.promiscuous)
             .snaplen(snaplen)
             .buffer_size(buffer_bytes)
             .timeout(BUFFER_TIMEOUT_MS)
@@ -227,19 +252,16 @@ impl Capture {
             device: device.clone(),
             link: dlt.get_name().unwrap_or_else(|_| dlt.0.to_string()),
         })?;
-        let set_filter = |pcap: &mut pcap::Capture<Active>, filter: &str| {
-            pcap.filter(filter, true)
-                .map_err(|e| CaptureError::BadFilter { filter: filter.to_owned(), reason: pcap_text(e) })
-        };
         if !config.filter.is_empty() {
-            set_filter(&mut pcap, &config.filter)?;
+            set_filter(&mut pcap, config, link)?;
         }
         if config.fanout.is_some() {
-            set_filter(&mut pcap, NOTHING)?;
+            let nothing = CaptureConfig { filter: NOTHING.to_owned(), behind_tags: false, ..config.clone() };
+            set_filter(&mut pcap, &nothing, link)?;
         }
         if config.inbound_only {
             // The kernel's own switch costs nothing per packet; an old kernel does not have it.
-            let _ = set_packet_option(pcap.as_raw_fd(), PACKET_IGNORE_OUTGOING, 1);
+            let _ = set_packet_option(pcap.as_raw_fd(), PACKET_IGNORE_OUTGOING, &1);
             pcap.direction(Direction::In).map_err(to_open_error)?;
         }
         let fanout_group = match config.fanout {
@@ -249,7 +271,7 @@ impl Capture {
                     .map_err(|e| CaptureError::Fanout { device: device.clone(), reason: e.to_string() })?,
             ),
         };
-        let held = config.fanout.map(|_| config.filter.clone());
+        let held = config.fanout.map(|_| config.clone());
         let mut capture =
             Self { pcap, device, index, link, fanout_group, held, totals: CaptureStats::default(), last: [0; 3] };
         if capture.held.is_some() {
@@ -259,55 +281,13 @@ impl Capture {
         Ok(capture)
     }
 
-    /// Begins to collect packets, where the capture is in a fanout group. Start its members when all of them have joined:
-    /// before, a flow may go to one member now and to another one later, and would be seen by both.
-    ///
-    /// # Errors
-    /// [`CaptureError::BadFilter`] when the kernel does not take the filter.
-    pub fn start(&mut self) -> Result<(), CaptureError> {
-        let Some(filter) = self.held.take() else { return Ok(()) };
-        self.pcap.filter(&filter, true).map_err(|e| CaptureError::BadFilter { filter, reason: pcap_text(e) })
+    /// See [`Capture::start`].
+    fn start(&mut self) -> Result<(), CaptureError> {
+        self.held.take().map_or(Ok(()), |config| set_filter(&mut self.pcap, &config, self.link))
     }
 
-    /// Opens as many captures as there are members, in one fanout group if there are several, and starts them. The
-    /// configuration's own `fanout` does not count.
-    ///
-    /// # Errors
-    /// Why one of them cannot be opened.
-    pub fn open_group(config: &CaptureConfig, members: usize) -> Result<Vec<Self>, CaptureError> {
-        let mut fanout = (members > 1).then_some(Fanout::New);
-        let mut captures = Vec::with_capacity(members);
-        for _ in 0..members {
-            let capture = Self::open(&CaptureConfig { fanout, ..config.clone() })?;
-            fanout = capture.fanout_group().map(Fanout::Join);
-            captures.push(capture);
-        }
-        captures.iter_mut().try_for_each(Self::start)?;
-        Ok(captures)
-    }
-
-    /// The device it captures on.
-    pub fn device(&self) -> &str {
-        &self.device
-    }
-
-    /// How its frames begin.
-    pub fn link_type(&self) -> LinkType {
-        self.link
-    }
-
-    /// The number of its fanout group, if it is in one.
-    pub fn fanout_group(&self) -> Option<u16> {
-        self.fanout_group
-    }
-
-    /// Hands over up to `budget` packets, each with what was captured of it and its length on the wire in bytes. When
-    /// `more` is false the ring is empty, and the file descriptor will report the next packet.
-    ///
-    /// # Errors
-    /// [`CaptureError::DeviceLost`] when the device has gone.
     #[inline]
-    pub fn drain(&mut self, budget: usize, mut each: impl FnMut(&[u8], usize)) -> Result<Drained, CaptureError> {
+    fn drain(&mut self, budget: usize, mut each: impl FnMut(&[u8], usize)) -> Result<Drained, CaptureError> {
         let result = self.pcap.dispatch(Some(budget), |packet| each(packet.data, packet.header.len as usize));
         match result {
             Ok(count) => Ok(Drained { count, more: count >= budget }),
@@ -316,20 +296,8 @@ impl Capture {
         }
     }
 
-    /// Looks whether the device is still there. A device that is removed after it was taken down makes no event, so that
-    /// [`drain`](Self::drain) would wait for ever; ask every few seconds.
-    ///
-    /// # Errors
-    /// [`CaptureError::DeviceLost`] when it is gone, or another one has its name.
-    pub fn check_device(&self) -> Result<(), CaptureError> {
-        if device_index(&self.device) == Some(self.index) {
-            return Ok(());
-        }
-        Err(CaptureError::DeviceLost { device: self.device.clone(), reason: "the device was removed".to_owned() })
-    }
-
-    /// The counters. libpcap counts in 32 bits: ask at least once for every four billion packets.
-    pub fn stats(&mut self) -> CaptureStats {
+    /// libpcap counts in 32 bits.
+    fn stats(&mut self) -> CaptureStats {
         // A device that is just going away has no statistics; the last ones stand.
         if let Ok(now) = self.pcap.stats() {
             let now = [now.received, now.dropped, now.if_dropped];
@@ -342,10 +310,24 @@ impl Capture {
     }
 }
 
-impl AsRawFd for Capture {
+impl AsRawFd for PcapCapture {
     fn as_raw_fd(&self) -> RawFd {
         self.pcap.as_raw_fd()
     }
+}
+
+/// Gives the kernel the configuration's filter, in the place of the one before.
+fn set_filter(pcap: &mut pcap::Capture<Active>, config: &CaptureConfig, link: LinkType) -> Result<(), CaptureError> {
+    let bad_filter = |e| CaptureError::BadFilter { filter: config.filter.clone(), reason: pcap_text(e) };
+    // The plain filter first: it is the one that messages are about.
+    pcap.filter(&config.filter, true).map_err(bad_filter)?;
+    let tagged = behind_tags(&config.filter);
+    let fits = |program: pcap::BpfProgram| program.get_instructions().len() <= MAX_FILTER_INSTRUCTIONS;
+    let is_wanted = config.behind_tags && !config.filter.is_empty() && link == LinkType::Ethernet;
+    if is_wanted && pcap.compile(&tagged, true).is_ok_and(fits) {
+        pcap.filter(&tagged, true).map_err(bad_filter)?;
+    }
+    Ok(())
 }
 
 /// Checks a filter without capturing, so that a mistake in it is found before any permission is needed.
@@ -356,6 +338,13 @@ pub fn check_filter(filter: &str) -> Result<(), CaptureError> {
     let to_error = |e| CaptureError::BadFilter { filter: filter.to_owned(), reason: pcap_text(e) };
     pcap::Capture::dead(pcap::Linktype::ETHERNET).map_err(to_error)?.compile(filter, true).map_err(to_error)?;
     Ok(())
+}
+
+/// A filter that takes what `filter` takes without a VLAN tag, behind one and behind two. The kernel takes the outer tag
+/// off and keeps it beside the packet, where `vlan` also looks; the inner tag of two stays in the packet, so that a filter
+/// which does not expect it finds nothing.
+fn behind_tags(filter: &str) -> String {
+    format!("({filter}) or (vlan and (({filter}) or (vlan and ({filter}))))")
 }
 
 /// The names of the devices that can be captured on, `any` included.
@@ -376,17 +365,6 @@ pub fn local_addresses() -> Vec<IpAddr> {
     devices.into_iter().flat_map(|device| device.addresses).map(|address| address.addr).collect()
 }
 
-/// The system's number for a device; zero for `any`, which is none.
-fn device_index(name: &str) -> Option<u32> {
-    if name == "any" {
-        return Some(0);
-    }
-    let name = CString::new(name).ok()?;
-    // SAFETY: `name` is a NUL-terminated string that lives during the call.
-    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
-    (index != 0).then_some(index)
-}
-
 /// libpcap's words without the crate's wrapping.
 fn pcap_text(e: pcap::Error) -> String {
     match e {
@@ -395,17 +373,23 @@ fn pcap_text(e: pcap::Error) -> String {
     }
 }
 
-fn set_packet_option(fd: RawFd, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
-    // SAFETY: the kernel reads `size_of::<c_int>()` bytes from a live c_int; `fd` is open for the length of the call.
-    let result = unsafe {
-        libc::setsockopt(
-            fd,
-            libc::SOL_PACKET,
-            option,
-            (&raw const value).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
-    };
+/// Whether `device` is still the device that it was, under its name; see [`Capture::check_device`].
+fn check_device(device: &str, index: u32) -> Result<(), CaptureError> {
+    if device_index(device) == Some(index) {
+        return Ok(());
+    }
+    Err(CaptureError::DeviceLost { device: device.to_owned(), reason: "the device was removed".to_owned() })
+}
+
+fn set_packet_option<T>(fd: RawFd, option: libc::c_int, value: &T) -> io::Result<()> {
+    set_option(fd, libc::SOL_PACKET, option, value)
+}
+
+/// `value` is of the type that the option takes.
+fn set_option<T>(fd: RawFd, level: libc::c_int, option: libc::c_int, value: &T) -> io::Result<()> {
+    // SAFETY: the kernel reads `size_of::<T>()` bytes from a live T; `fd` is open for the length of the call.
+    let result =
+        unsafe { libc::setsockopt(fd, level, option, (&raw const *value).cast(), size_of::<T>() as libc::socklen_t) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
@@ -424,7 +408,7 @@ fn join_fanout(fd: RawFd, fanout: Fanout, inbound_only: bool) -> io::Result<u16>
         Fanout::Join(group) => group,
     };
     let argument = (u32::from(group) | (kind << 16)).cast_signed();
-    set_packet_option(fd, libc::PACKET_FANOUT, argument)?;
+    set_packet_option(fd, libc::PACKET_FANOUT, &argument)?;
 
     let mut value: libc::c_int = 0;
     let mut len = size_of::<libc::c_int>() as libc::socklen_t;

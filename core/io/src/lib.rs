@@ -5,6 +5,7 @@
 pub mod capture;
 pub mod clock;
 pub mod control;
+mod device;
 pub mod firewall;
 pub mod modules;
 pub mod netns;

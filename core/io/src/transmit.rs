@@ -1,8 +1,12 @@
 //! Sending whole IP packets, headers of our own included, in batches.
 //!
-//! Raw sockets of protocol `IPPROTO_RAW`: with any other protocol the kernel would queue every inbound packet of that
-//! protocol on them. The arrays that sendmmsg(2) reads are made once and used for every batch.
+//! By this host's routes: raw sockets of protocol `IPPROTO_RAW`, since with any other protocol the kernel would queue every
+//! inbound packet of that protocol on them. At the link layer ([`link`]): a packet socket (packet(7)) that takes no
+//! packets, and whole frames. The arrays that sendmmsg(2) reads are made once and used for every batch.
 #![allow(unsafe_code)]
+
+pub mod link;
+mod netlink;
 
 use std::fmt;
 use std::io;
@@ -10,8 +14,12 @@ use std::mem::{size_of, zeroed};
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use std::sync::Arc;
 
+use socket2::{Domain, Protocol, Socket, Type};
+use tcpcopy_wire::link::{ETHERNET_HEADER_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
+
+use self::link::{Hop, LinkPaths, Routed};
 use crate::process::{self, Capability};
 
 /// Packets given to the kernel in one call at most.
@@ -32,6 +40,22 @@ pub enum TransmitError {
         /// The system's words.
         source: io::Error,
     },
+    /// A device cannot send frames of Ethernet.
+    Device {
+        /// The device.
+        device: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// No device leads to a target.
+    NoPath {
+        /// The target.
+        target: IpAddr,
+        /// The devices that may be used.
+        devices: Vec<String>,
+        /// What is in the way.
+        reason: String,
+    },
 }
 
 impl fmt::Display for TransmitError {
@@ -41,6 +65,10 @@ impl fmt::Display for TransmitError {
                 write!(f, "no permission to send raw packets: {}", Capability::NetRaw.remedy())
             }
             Self::Open { family, source } => write!(f, "cannot open a raw {family} socket: {source}"),
+            Self::Device { device, reason } => write!(f, "cannot send on `{device}`: {reason}"),
+            Self::NoPath { target, devices, reason } => {
+                write!(f, "{target} cannot be reached at the link layer of {}: {reason}", devices.join(", "))
+            }
         }
     }
 }
@@ -61,14 +89,23 @@ pub enum SendError {
     NoRoute,
     /// No socket of the packet's family is open.
     NoSocket,
+    /// The MAC address of the next hop is not known.
+    NoNeighbour,
     /// Anything else.
     Other,
 }
 
 impl SendError {
     /// Every cause.
-    pub const ALL: [Self; 6] =
-        [Self::QueueFull, Self::Forbidden, Self::TooLarge, Self::NoRoute, Self::NoSocket, Self::Other];
+    pub const ALL: [Self; 7] = [
+        Self::QueueFull,
+        Self::Forbidden,
+        Self::TooLarge,
+        Self::NoRoute,
+        Self::NoSocket,
+        Self::NoNeighbour,
+        Self::Other,
+    ];
 
     /// The cause in the words of log and statistics.
     pub const fn text(self) -> &'static str {
@@ -78,6 +115,7 @@ impl SendError {
             Self::TooLarge => "too large",
             Self::NoRoute => "no route",
             Self::NoSocket => "address family not in use",
+            Self::NoNeighbour => "next hop not found",
             Self::Other => "other",
         }
     }
@@ -87,7 +125,9 @@ impl SendError {
             libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM => Self::QueueFull,
             libc::EPERM | libc::EACCES => Self::Forbidden,
             libc::EMSGSIZE => Self::TooLarge,
-            libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN | libc::EHOSTDOWN => Self::NoRoute,
+            libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN | libc::EHOSTDOWN | libc::ENXIO | libc::ENODEV => {
+                Self::NoRoute
+            }
             _ => Self::Other,
         }
     }
@@ -103,6 +143,10 @@ impl SendError {
             Self::TooLarge => "the device's MTU is smaller than the packets: give it with -M",
             Self::NoRoute => "this host has no route to the target: see `ip route get TARGET`, then `ip route add`",
             Self::NoSocket => "no target of this address family was configured",
+            Self::NoNeighbour => {
+                "no neighbour answers for the target on the device of -o: see `ip neigh`, or give its MAC address in -x, \
+                 as in 80-10.0.0.2:80@02:00:00:00:00:02"
+            }
             Self::Other => "the sessions concerned retransmit",
         }
     }
@@ -126,52 +170,82 @@ impl std::ops::AddAssign for TransmitStats {
     }
 }
 
-/// Sends IP packets through raw sockets. A packet that cannot be sent is counted, never more than that: TCP repeats it.
+/// Sends IP packets. A packet that cannot be sent is counted, never more than that: TCP repeats it.
 pub struct Transmitter {
-    ipv4: Option<Batch>,
-    ipv6: Option<Batch>,
+    means: Means,
     outcome: Outcome,
+}
+
+/// How packets leave this host.
+enum Means {
+    /// By its routes, from a socket for each address family.
+    Ip { ipv4: Option<Batch>, ipv6: Option<Batch> },
+    /// As whole frames.
+    Link { batch: Batch, routed: Routed },
 }
 
 impl Transmitter {
     /// Opens the sockets for the address families that are needed, each with a send buffer of `buffer_bytes` if the
-    /// system allows it.
+    /// system allows it. Packets go by this host's routes.
     ///
     /// # Errors
     /// [`TransmitError`].
     pub fn open(ipv4: bool, ipv6: bool, buffer_bytes: usize) -> Result<Self, TransmitError> {
-        Ok(Self {
+        let means = Means::Ip {
             ipv4: ipv4.then(|| Batch::open(Family::Ipv4, buffer_bytes)).transpose()?,
             ipv6: ipv6.then(|| Batch::open(Family::Ipv6, buffer_bytes)).transpose()?,
-            outcome: Outcome::default(),
-        })
+        };
+        Ok(Self { means, outcome: Outcome::default() })
+    }
+
+    /// Opens a socket for whole frames, which take these paths.
+    ///
+    /// # Errors
+    /// [`TransmitError`].
+    pub fn open_link(paths: &Arc<LinkPaths>, buffer_bytes: usize) -> Result<Self, TransmitError> {
+        let means =
+            Means::Link { batch: Batch::open(Family::Link, buffer_bytes)?, routed: Routed::new(Arc::clone(paths)) };
+        Ok(Self { means, outcome: Outcome::default() })
     }
 
     /// Sends each packet, in order within its address family, to the address beside it.
     #[inline]
     pub fn send<'a>(&mut self, packets: impl Iterator<Item = (IpAddr, &'a [u8])>) {
-        self.outcome.waited = false;
-        for (to, packet) in packets {
-            let batch = if to.is_ipv4() { &mut self.ipv4 } else { &mut self.ipv6 };
-            let Some(batch) = batch else {
-                self.outcome.fail(
-                    SendError::NoSocket,
-                    1,
-                    to,
-                    packet.len(),
-                    &io::Error::from_raw_os_error(libc::EAFNOSUPPORT),
-                );
-                continue;
-            };
-            batch.push(to, packet);
-            if batch.len == BATCH {
-                // SAFETY: what was pushed lives for 'a, longer than this call.
-                unsafe { batch.flush(&mut self.outcome) };
+        let outcome = &mut self.outcome;
+        outcome.waited = false;
+        match &mut self.means {
+            Means::Ip { ipv4, ipv6 } => {
+                for (to, packet) in packets {
+                    let batch = if to.is_ipv4() { &mut *ipv4 } else { &mut *ipv6 };
+                    let Some(batch) = batch else {
+                        let e = io::Error::from_raw_os_error(libc::EAFNOSUPPORT);
+                        outcome.fail(SendError::NoSocket, 1, to, packet.len(), &e);
+                        continue;
+                    };
+                    batch.push(to, packet);
+                    // SAFETY: what was pushed lives for 'a, longer than this call.
+                    unsafe { batch.flush_if_full(outcome) };
+                }
+                for batch in [ipv4, ipv6].into_iter().flatten() {
+                    // SAFETY: as above; afterwards the batch is empty and points to nothing that is used again.
+                    unsafe { batch.flush(outcome) };
+                }
             }
-        }
-        for batch in [&mut self.ipv4, &mut self.ipv6].into_iter().flatten() {
-            // SAFETY: as above; afterwards the batch is empty and points to nothing that is used again.
-            unsafe { batch.flush(&mut self.outcome) };
+            Means::Link { batch, routed } => {
+                routed.renew();
+                for (to, packet) in packets {
+                    let Some(hop) = routed.hop(to) else {
+                        let e = io::Error::from_raw_os_error(libc::EHOSTUNREACH);
+                        outcome.fail(SendError::NoNeighbour, 1, to, packet.len(), &e);
+                        continue;
+                    };
+                    batch.push_frame(to, hop, packet);
+                    // SAFETY: as above.
+                    unsafe { batch.flush_if_full(outcome) };
+                }
+                // SAFETY: as above.
+                unsafe { batch.flush(outcome) };
+            }
         }
     }
 
@@ -206,23 +280,29 @@ impl Outcome {
 enum Family {
     Ipv4,
     Ipv6,
+    Link,
 }
 
-/// One raw socket and the arrays for its calls of sendmmsg.
+/// One socket and the arrays for its calls of sendmmsg.
 struct Batch {
     socket: Socket,
-    /// Each points to the entries of `buffers` and `addresses` with its index: set up once.
+    /// Each points to the entries of the other arrays with its index: set up once.
     headers: Box<[libc::mmsghdr; BATCH]>,
-    buffers: Box<[libc::iovec; BATCH]>,
+    /// Ethernet header, if any, and packet.
+    buffers: Box<[[libc::iovec; 2]; BATCH]>,
     addresses: Box<[Address; BATCH]>,
+    ethernet: Box<[[u8; ETHERNET_HEADER_LEN]; BATCH]>,
+    /// Whom each packet is for.
+    targets: Box<[IpAddr; BATCH]>,
     len: usize,
 }
 
-/// Room for an address of either family.
+/// Room for an address of any family.
 #[derive(Clone, Copy)]
 union Address {
     ipv4: libc::sockaddr_in,
     ipv6: libc::sockaddr_in6,
+    link: libc::sockaddr_ll,
 }
 
 // SAFETY: the raw pointers go to the boxes beside them, which move with the struct, and (during `send` only) to packets
@@ -231,9 +311,11 @@ unsafe impl Send for Batch {}
 
 impl Batch {
     fn open(family: Family, buffer_bytes: usize) -> Result<Self, TransmitError> {
-        let (domain, name) = match family {
-            Family::Ipv4 => (Domain::IPV4, "IPv4"),
-            Family::Ipv6 => (Domain::IPV6, "IPv6"),
+        let (domain, protocol, name) = match family {
+            Family::Ipv4 => (Domain::IPV4, libc::IPPROTO_RAW, "IPv4"),
+            Family::Ipv6 => (Domain::IPV6, libc::IPPROTO_RAW, "IPv6"),
+            // A packet socket of protocol 0 takes no packets.
+            Family::Link => (Domain::PACKET, 0, "packet"),
         };
         let to_error = |source: io::Error| {
             if source.kind() == io::ErrorKind::PermissionDenied && !process::has_capability(Capability::NetRaw) {
@@ -242,7 +324,7 @@ impl Batch {
                 TransmitError::Open { family: name, source }
             }
         };
-        let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW))).map_err(to_error)?;
+        let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(protocol))).map_err(to_error)?;
         socket.set_nonblocking(true).map_err(to_error)?;
         if family == Family::Ipv4 {
             socket.set_header_included_v4(true).map_err(to_error)?;
@@ -256,11 +338,17 @@ impl Batch {
                 headers: Box::new(zeroed()),
                 buffers: Box::new(zeroed()),
                 addresses: Box::new(zeroed()),
+                ethernet: Box::new([[0; ETHERNET_HEADER_LEN]; BATCH]),
+                targets: Box::new([IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED); BATCH]),
                 len: 0,
             }
         };
-        for ((header, buffer), address) in
-            batch.headers.iter_mut().zip(batch.buffers.iter_mut()).zip(batch.addresses.iter_mut())
+        for (((header, buffers), address), ethernet) in batch
+            .headers
+            .iter_mut()
+            .zip(batch.buffers.iter_mut())
+            .zip(batch.addresses.iter_mut())
+            .zip(batch.ethernet.iter_mut())
         {
             let name_len = match family {
                 Family::Ipv4 => {
@@ -275,11 +363,23 @@ impl Batch {
                     address.ipv6.sin6_family = libc::AF_INET6 as libc::sa_family_t;
                     size_of::<libc::sockaddr_in6>()
                 }
+                Family::Link => {
+                    // SAFETY: as above.
+                    address.link = unsafe { zeroed() };
+                    address.link.sll_family = libc::AF_PACKET as libc::c_ushort;
+                    size_of::<libc::sockaddr_ll>()
+                }
             };
             header.msg_hdr.msg_name = (&raw mut *address).cast();
             header.msg_hdr.msg_namelen = name_len as libc::socklen_t;
-            header.msg_hdr.msg_iov = buffer;
-            header.msg_hdr.msg_iovlen = 1;
+            if family == Family::Link {
+                buffers[0] = libc::iovec { iov_base: ethernet.as_mut_ptr().cast(), iov_len: ETHERNET_HEADER_LEN };
+                header.msg_hdr.msg_iov = buffers.as_mut_ptr();
+                header.msg_hdr.msg_iovlen = 2;
+            } else {
+                header.msg_hdr.msg_iov = &raw mut buffers[1];
+                header.msg_hdr.msg_iovlen = 1;
+            }
         }
         Ok(batch)
     }
@@ -291,9 +391,38 @@ impl Batch {
             IpAddr::V4(ip) => self.addresses[self.len].ipv4.sin_addr.s_addr = u32::from_ne_bytes(ip.octets()),
             IpAddr::V6(ip) => self.addresses[self.len].ipv6.sin6_addr.s6_addr = ip.octets(),
         }
+        self.push_bytes(to, packet);
+    }
+
+    /// Adds a packet that goes to this next hop in a frame. As with [`push`](Self::push).
+    #[inline]
+    fn push_frame(&mut self, to: IpAddr, hop: &Hop, packet: &[u8]) {
+        let (kind, header) = if to.is_ipv6() { (ETHERTYPE_IPV6, hop.ipv6) } else { (ETHERTYPE_IPV4, hop.ipv4) };
+        self.ethernet[self.len] = header;
+        let address = &mut self.addresses[self.len];
+        address.link.sll_protocol = kind.to_be();
+        address.link.sll_ifindex = hop.device;
+        self.push_bytes(to, packet);
+    }
+
+    #[inline]
+    fn push_bytes(&mut self, to: IpAddr, packet: &[u8]) {
+        self.targets[self.len] = to;
         // The kernel only reads through this pointer.
-        self.buffers[self.len] = libc::iovec { iov_base: packet.as_ptr().cast_mut().cast(), iov_len: packet.len() };
+        self.buffers[self.len][1] = libc::iovec { iov_base: packet.as_ptr().cast_mut().cast(), iov_len: packet.len() };
         self.len += 1;
+    }
+
+    /// Makes room.
+    ///
+    /// # Safety
+    /// As [`flush`](Self::flush).
+    #[inline]
+    unsafe fn flush_if_full(&mut self, outcome: &mut Outcome) {
+        if self.len == BATCH {
+            // SAFETY: as the caller promises.
+            unsafe { self.flush(outcome) };
+        }
     }
 
     /// Sends what was pushed, and forgets it.
@@ -340,19 +469,8 @@ impl Batch {
         }
         // A full buffer will not take the rest either; any other error concerns this packet alone.
         let lost = if errno == libc::EAGAIN { self.len - at } else { 1 };
-        outcome.fail(SendError::from_errno(errno), lost, self.address(at), self.buffers[at].iov_len, &e);
+        outcome.fail(SendError::from_errno(errno), lost, self.targets[at], self.buffers[at][1].iov_len, &e);
         lost
-    }
-
-    fn address(&self, at: usize) -> IpAddr {
-        // SAFETY: both variants begin with the family, and `open` has set the one that the socket uses.
-        unsafe {
-            if i32::from(self.addresses[at].ipv4.sin_family) == libc::AF_INET {
-                IpAddr::from(self.addresses[at].ipv4.sin_addr.s_addr.to_ne_bytes())
-            } else {
-                IpAddr::from(self.addresses[at].ipv6.sin6_addr.s6_addr)
-            }
-        }
     }
 }
 

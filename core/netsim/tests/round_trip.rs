@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use smoltcp::socket::tcp::Socket;
+use smoltcp::socket::tcp::{Socket, State};
 use tcpcopy_engine::CopierConfig;
 use tcpcopy_module_api::ModuleHandle;
 use tcpcopy_module_tcp::PlainTcp;
@@ -60,7 +60,7 @@ impl Application for Answers {
         if self.to_send > 0 && socket.can_send() {
             self.to_send -= socket.send_slice(&vec![b'a'; self.to_send]).unwrap_or(0);
         }
-        if !socket.may_recv() && self.to_send == 0 {
+        if socket.state() == State::CloseWait && self.to_send == 0 {
             socket.close();
         }
         None

@@ -8,6 +8,7 @@ pub mod address;
 pub mod build;
 pub mod checksum;
 pub mod control;
+pub mod decap;
 pub mod error;
 pub mod ip;
 pub mod link;

@@ -1,5 +1,7 @@
 //! Link layers that a capture may show: where in a frame the IP packet begins.
 
+use std::fmt;
+
 use crate::error::ParseError;
 
 /// The link types of the pcap world that we read (<https://www.tcpdump.org/linktypes.html>).
@@ -20,8 +22,44 @@ pub enum LinkType {
 /// VLAN tags that are skipped at most (QinQ has two).
 pub const MAX_VLAN_TAGS: usize = 4;
 
-const ETHERTYPE_IPV4: u16 = 0x0800;
-const ETHERTYPE_IPV6: u16 = 0x86dd;
+/// EtherType of IPv4.
+pub const ETHERTYPE_IPV4: u16 = 0x0800;
+/// EtherType of IPv6.
+pub const ETHERTYPE_IPV6: u16 = 0x86dd;
+
+/// Bytes of an Ethernet header without a VLAN tag.
+pub const ETHERNET_HEADER_LEN: usize = 14;
+
+/// The address of a network interface on an Ethernet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MacAddress(pub [u8; 6]);
+
+impl MacAddress {
+    /// Whether it is of one interface: neither a group's (or everyone's) nor nobody's.
+    pub fn is_of_one_interface(self) -> bool {
+        self.0[0] & 1 == 0 && self.0 != [0; 6]
+    }
+}
+
+impl fmt::Display for MacAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, byte) in self.0.iter().enumerate() {
+            let colon = if i > 0 { ":" } else { "" };
+            write!(f, "{colon}{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The Ethernet header of an IP packet.
+pub fn ethernet_header(to: MacAddress, from: MacAddress, ipv6: bool) -> [u8; ETHERNET_HEADER_LEN] {
+    let kind = if ipv6 { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 };
+    let mut header = [0; ETHERNET_HEADER_LEN];
+    header[..6].copy_from_slice(&to.0);
+    header[6..12].copy_from_slice(&from.0);
+    header[12..].copy_from_slice(&kind.to_be_bytes());
+    header
+}
 
 impl LinkType {
     /// The link type behind a pcap `DLT_*` or `LINKTYPE_*` number, if it is one that we read.

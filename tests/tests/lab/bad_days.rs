@@ -30,13 +30,23 @@ fn counted(log: &str, what: &str) -> Option<u64> {
 
 /// While intercept is away, the target's answers are lost; what the clients send meanwhile must not be.
 pub(crate) fn intercept_restart(bench: &Bench<'_>) {
+    intercept_restart_with(bench, &[]);
+}
+
+/// The same over the C programs' link, where nothing but the connection itself tells that intercept is back.
+pub(crate) fn intercept_restart_legacy(bench: &Bench<'_>) {
+    intercept_restart_with(bench, &["--intercept-protocol", "legacy"]);
+}
+
+fn intercept_restart_with(bench: &Bench<'_>, options: &[&str]) {
     const CONNECTIONS: usize = 20;
     let lab = Lab::new().expect("a lab");
     let origin = Instant::now();
     let server = SocketAddr::new(lab.online.ipv4.into(), PORT);
     let online = Server::start(&lab.online, server, origin).expect("online");
     let target = Server::start(&lab.target, SocketAddr::new(lab.target.ipv4.into(), PORT), origin).expect("target");
-    let setup = Setup::new(bench.programs, bench.folder, &lab);
+    let mut setup = Setup::new(bench.programs, bench.folder, &lab);
+    setup.tcpcopy.extend(options.iter().map(|word| (*word).to_owned()));
     let mut copy = setup.start(&lab);
     copy.wait_until_copying(&lab, lab.online.ipv4.into(), || target.requests());
     let before = target.requests();

@@ -5,6 +5,8 @@
 
 mod bad_days;
 mod harness;
+mod legacy;
+mod linklayer;
 mod many;
 mod modules;
 mod mysql;
@@ -57,6 +59,30 @@ fn main() -> ExitCode {
     suite.add("replay: a damaged capture", Needs::Tcpdump, replay::damaged);
     suite.add("two labs at once", Needs::Hosts, workloads::two_labs_at_once);
 
+    suite.add("link layer: -o, the next hop found", Needs::Servers, linklayer::sent_as_frames);
+    suite.add("link layer: -o, MAC addresses given", Needs::Servers, linklayer::sent_to_given_addresses);
+    suite.add("link layer: --capture raw", Needs::Servers, linklayer::captured_by_a_packet_socket);
+    suite.add("link layer: all of it over IPv6", Needs::Servers, linklayer::all_of_it_over_ipv6);
+    suite.add("link layer: a mirror in VXLAN", Needs::Servers, linklayer::copied_from_vxlan);
+    suite.add(
+        "link layer: a mirror in VXLAN, another port",
+        Needs::Servers,
+        linklayer::copied_from_vxlan_on_another_port,
+    );
+    suite.add("link layer: a mirror in GRE", Needs::Servers, linklayer::copied_from_gre);
+    suite.add("link layer: a mirror in ERSPAN", Needs::Servers, linklayer::copied_from_erspan);
+    suite.add("link layer: a mirror on a port", Needs::Servers, linklayer::copied_from_a_plain_port);
+    suite.add("link layer: a mirror on a port, VLAN", Needs::Servers, linklayer::copied_from_a_vlan);
+    suite.add("link layer: a mirror on a port, QinQ", Needs::Servers, linklayer::copied_from_qinq);
+    suite.add(
+        "link layer: a mirror on a port, QinQ, raw",
+        Needs::Servers,
+        linklayer::copied_from_qinq_by_a_packet_socket,
+    );
+    suite.add("link layer: a mirror in fragments", Needs::Servers, linklayer::copied_from_fragments);
+    suite.add("link layer: a mirror, captured and replayed", Needs::Tcpdump, linklayer::replayed_from_a_mirror);
+    suite.add("link layer: a mirror by the kernel", Needs::Servers, linklayer::copied_from_the_kernels_vxlan);
+
     suite.add("traditional: keepalive", Needs::Servers, traditional::keepalive);
     suite.add("traditional: new connection per request", Needs::Servers, traditional::new_connections);
     suite.add("traditional: IPv6", Needs::Servers, traditional::ipv6);
@@ -102,6 +128,12 @@ fn main() -> ExitCode {
     suite.add("target unreachable is counted", Needs::Hosts, bad_days::target_unreachable);
     suite.add("intercept unreachable ends with code 4", Needs::Hosts, programs::intercept_unreachable);
     suite.add("security: a copy over TLS, with a secret", Needs::OpenSsl, security::copy_over_tls);
+    suite.add("legacy link: combined", Needs::Servers, legacy::combined);
+    suite.add("legacy link: separate records", Needs::Servers, legacy::separate);
+    suite.add("legacy link: with payload", Needs::Servers, legacy::with_payload);
+    suite.add("legacy link: without routes", Needs::Servers, legacy::single);
+    suite.add("legacy link: intercept restarts under load", Needs::Hosts, bad_days::intercept_restart_legacy);
+    suite.add("legacy link: MariaDB", Needs::MariaDb, mysql_copy::over_the_legacy_link);
     suite.add("security: who does not belong is told why", Needs::OpenSsl, security::refusals);
     suite.add("security: an open intercept warns once", Needs::Hosts, security::open_intercept);
     suite.add("a failure that nobody reads keeps its exit code", Needs::Hosts, programs::unread_failure);

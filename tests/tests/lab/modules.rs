@@ -217,10 +217,11 @@ pub(crate) fn panics(bench: &Bench<'_>) {
     assert!(!log.contains("balance"), "{log}");
 }
 
-/// The code blocks of a text that are in Rust, whatever else is said of them.
+/// The code blocks of a text that are in Rust, with the language in capitals where they need what is elsewhere, so that they
+/// are not compiled by themselves.
 fn rust_blocks(text: &str) -> Vec<&str> {
     let code = |block: &'_ str| block.find('\n').map(|end| end + 1);
-    let blocks = text.split("\n```rust").skip(1);
+    let blocks = text.split("\n```").filter(|block| block.starts_with("rust") || block.starts_with("Rust"));
     blocks.filter_map(|block| Some(block[code(block)?..].split("```").next().unwrap_or_default())).collect()
 }
 

@@ -162,6 +162,19 @@ pub(crate) fn traditional(bench: &Bench<'_>) {
     sysbench_copied_by(bench, of, [Plugin::Native, Plugin::Native], |pair| pair.traditional_copy(bench));
 }
 
+/// Over the C programs' link, which has room for 128 bytes of a packet's payload: the replicas ask for segments that are no
+/// longer, and the target puts none together.
+pub(crate) fn over_the_legacy_link(bench: &Bench<'_>) {
+    let of = [Family::MariaDb, Family::MariaDb];
+    sysbench_copied_by(bench, of, [Plugin::Native, Plugin::Native], |pair| {
+        pair.lab.target.ip("link set dev eth0 gso_max_segs 1").expect("ip");
+        let mut setup = Setup::sql(bench.programs, bench.folder, &pair.lab);
+        setup.intercept.push("--legacy-payload".to_owned());
+        let more = [("--intercept-protocol", "legacy-payload"), ("-D", "128")];
+        pair.copy_with(bench, setup, &pair.lab.assistant, &more)
+    });
+}
+
 pub(crate) fn sysbench_to_mysql(bench: &Bench<'_>) {
     sysbench(bench, [Family::MariaDb, Family::MySql], [Plugin::Native, Plugin::CachingSha2]);
 }

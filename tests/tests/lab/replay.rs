@@ -42,7 +42,7 @@ fn plan(lab: &Lab, first_id: u64, rate: f64, requests: u64, reuse: Reuse) -> Pla
 }
 
 /// Runs a replay to its end. Returns what it printed, and how long it took.
-fn replay(host: &Host, programs: &Path, folder: &Path, words: &str) -> (String, Duration) {
+pub(crate) fn replay(host: &Host, programs: &Path, folder: &Path, words: &str) -> (String, Duration) {
     let output = folder.join("replay.txt");
     let file = File::options().create(true).append(true).open(&output).expect("a file");
     let mut command = host.command(programs);

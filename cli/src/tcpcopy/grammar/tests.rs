@@ -33,6 +33,28 @@ fn maps_are_read() {
     }
 }
 
+#[test]
+fn link_layer_addresses_are_read() {
+    let (source, next_hop) = ("00:11:22:33:44:5f", "02:00:00:ab:cd:ef");
+    for (text, map, source, next_hop) in [
+        ("80@00:11:22:33:44:5f-10.0.0.2:8080@02:00:00:AB:CD:EF", "80-10.0.0.2:8080", Some(source), Some(next_hop)),
+        // Any character between the digits, as in the C programs.
+        (
+            "10.0.0.1:80@00-11-22-33-44-5f-10.0.0.2:80@02.00.00.ab.cd.ef",
+            "10.0.0.1:80-10.0.0.2:80",
+            Some(source),
+            Some(next_hop),
+        ),
+        ("80-10.0.0.2:80@02:00:00:ab:cd:ef", "80-10.0.0.2:80", None, Some(next_hop)),
+        ("80 @00:11:22:33:44:5f - 10.0.0.2:80", "80-10.0.0.2:80", Some(source), None),
+        ("udp:[fd00::1]:53-[fd00::2]:53@02:00:00:ab:cd:ef", "udp [fd00::1]:53-[fd00::2]:53", None, Some(next_hop)),
+    ] {
+        let maps = maps(text).unwrap_or_else(|e| panic!("{e}"));
+        let read = [maps[0].source_mac, maps[0].next_hop_mac].map(|mac| mac.map(|mac| mac.to_string()));
+        assert_eq!((map_text(&maps[0]).as_str(), [read[0].as_deref(), read[1].as_deref()]), (map, [source, next_hop]));
+    }
+}
+
 /// Each with the part that is marked and a word of the reason.
 #[test]
 fn mistakes_in_maps_are_marked() {
@@ -62,8 +84,17 @@ fn mistakes_in_maps_are_marked() {
         ("80-10.0.0.2：80", "：", "only looks like `:`"),
         ("80-0.0.0.0:80", "0.0.0.0:80", "one host"),
         ("80-224.0.0.1:80", "224.0.0.1:80", "one host"),
-        ("80@00:11:22:33:44:55-10.0.0.2:80@00:11:22:33:44:66", "@00:11:22:33:44:55", "does not exist yet"),
-        ("80-10.0.0.2:80@测试", "@测试", "does not exist yet"),
+        ("80@00:11:22:33:44-10.0.0.2:80", "00:11:22:33:44-10", "not a MAC address"),
+        ("80@00:11:22:33:44:5g-10.0.0.2:80", "00:11:22:33:44:5g", "not a MAC address"),
+        ("80@00:11:22:33:44:55:66-10.0.0.2:80", ":66-10.0.0.2:80", "expected behind the MAC address"),
+        ("80@00:11:22:33:44:55", "", "expected behind the MAC address"),
+        ("80-10.0.0.2:80@00:11:22:33:44:556", "00:11:22:33:44:556", "not a MAC address"),
+        ("80-10.0.0.2:80@00:11:22:33:44", "00:11:22:33:44", "not a MAC address"),
+        ("80-10.0.0.2:80@", "", "not a MAC address"),
+        ("80-10.0.0.2:80@测试", "测试", "not a MAC address"),
+        ("80-10.0.0.2:80@01:00:5e:00:00:01", "01:00:5e:00:00:01", "of one interface"),
+        ("80@00:00:00:00:00:00-10.0.0.2:80", "00:00:00:00:00:00", "of one interface"),
+        ("@00:11:22:33:44:55-10.0.0.2:80", "@00:11:22:33:44:55-10.0.0.2:80", "online server is missing"),
         ("udp:53", "53", "two sides"),
         ("udp:", "", "two sides"),
         ("udp:-10.0.0.2:53", "-10.0.0.2:53", "online server is missing"),

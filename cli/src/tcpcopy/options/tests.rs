@@ -1,4 +1,7 @@
 use clap::Parser;
+use tcpcopy_wire::control::RecordKind;
+
+use tcpcopy_engine::{Rate, SampleBy};
 
 use super::*;
 use crate::exit::Exit;
@@ -273,6 +276,7 @@ fn what_cannot_be_is_refused() {
         (&format!("{base} -i ./110.pcap -a fast"), "no number from 0.001"),
         (&format!("{base} -i ./110.pcap -T 0"), "1 to 1000000"),
         (&format!("{base} -i - -T 2"), "standard input can be read but once"),
+        (&format!("{base} -i - -d"), "a daemon (-d) has no standard input"),
         (&format!("{base} -i a.pcap --as-fast-as-possible -a 2"), "no use for the file's times"),
         (&format!("{base} -a 2"), "-a (--speed) is for the replay of a file"),
         (&format!("{base} -i eth0 -I 5"), "-I (--cut-gaps) is for the replay of a file"),
@@ -365,4 +369,137 @@ fn what_is_possible_but_odd_is_said() {
     }
     let o = accept("-x 80-10.0.0.2:80 -s 10.0.0.3 -c 10.0.0.2,10.0.0.7");
     assert_eq!(o.sources[0].addresses().map(|a| a.to_string()).collect::<Vec<_>>(), ["10.0.0.7"]);
+}
+
+#[test]
+fn intercepts_of_the_c_programs_are_spoken_with_when_told() {
+    let legacy = |records, single| Protocol::Legacy { records, single };
+    let (headers, payload) = (RecordKind::Headers, RecordKind::WithPayload);
+    for (rest, protocol) in [
+        ("", Protocol::Current),
+        ("--intercept-protocol 2", Protocol::Current),
+        ("--intercept-protocol legacy", legacy(headers, false)),
+        ("--intercept-protocol legacy-payload", legacy(payload, false)),
+        ("--single", legacy(headers, true)),
+        ("--single --intercept-protocol legacy-payload", legacy(payload, true)),
+    ] {
+        let o = accept(&format!("-x 80-10.0.0.2:8080 -s 10.0.0.3 -c 10.77.0.x {rest}"));
+        assert_eq!((o.intercept_protocol, o.warnings), (protocol, vec![]), "{rest}");
+    }
+    let file: Arguments = toml::from_str("intercept-protocol = 2\nsingle = false\n").unwrap();
+    assert_eq!(file.intercept_protocol.unwrap().0, "2");
+
+    let o = accept("-x mysql:3306-10.0.0.2:3306 -s 10.0.0.3 -c 10.77.0.x -u a@b --intercept-protocol legacy-payload");
+    assert!(o.warnings.iter().any(|w| w.contains("128") && w.contains("mysql")), "{:?}", o.warnings);
+    let o = accept("-x udp:53-10.0.0.2:53 -s 10.0.0.3 -c 10.77.0.x --intercept-protocol legacy");
+    assert!(o.warnings.iter().any(|w| w.contains("UDP")), "{:?}", o.warnings);
+}
+
+#[test]
+fn what_the_c_programs_link_cannot_do_is_refused_by_name() {
+    let plain = "-x 80-10.0.0.2:8080 -s 10.0.0.3 -c 10.77.0.x";
+    for (line, said) in [
+        ("--intercept-protocol 1", &["--intercept-protocol", "`1`", "legacy-payload"][..]),
+        ("--intercept-protocol 2 --single", &["--single", "--intercept-protocol legacy"]),
+        ("--single --workers 2", &["--single", "--workers"]),
+        ("--intercept-protocol legacy --secret-file s", &["--intercept-protocol", "--secret-file"]),
+        ("--single --tls-ca c", &["--single", "--tls-ca"]),
+        ("--intercept-protocol legacy -c fd00::7", &["--intercept-protocol", "fd00::7", "IPv4"]),
+    ] {
+        let message = check(&format!("{plain} {line}")).unwrap_err();
+        assert!(said.iter().all(|part| message.contains(part)), "{line}: {message}");
+    }
+    let ipv6 = check("-x 80-[fd00::2]:8080 -s 10.0.0.3 -c fd00::10 --intercept-protocol legacy").unwrap_err();
+    assert!(ipv6.contains("[fd00::2]:8080") && ipv6.contains("IPv4"), "{ipv6}");
+    let payload = check("-x mysql:3306-10.0.0.2:3306 -s 10.0.0.3 -u a@b --intercept-protocol legacy").unwrap_err();
+    assert!(payload.contains("mysql") && payload.contains("legacy-payload"), "{payload}");
+    for alone in ["-x 80-10.0.0.2:8080 -s local --single", "-x udp:53-10.0.0.2:53 --intercept-protocol 2"] {
+        assert!(check(alone).unwrap_err().contains("-s (--intercept)"), "{alone}");
+    }
+}
+
+#[test]
+fn what_concerns_mirrors_is_read() {
+    let base = "-x 80-10.0.0.2:8080 -s 10.0.0.3 -c 10.77.0.x -i eth1";
+    let o = accept(base);
+    assert_eq!((o.decapsulation, o.promiscuous, o.filter_behind_tags), (Decapsulation::default(), false, true));
+
+    let o = accept(&format!("{base} --decap vxlan:8472 --decap erspan"));
+    assert_eq!((o.decapsulation.vxlan, o.decapsulation.erspan, o.decapsulation.gre), (vec![8472], true, false));
+    assert!(o.promiscuous);
+    assert_eq!(
+        o.filter,
+        "(tcp and (dst port 80)) or (udp dst port 8472) or (ip proto 47) or (ip6 proto 47) or \
+         (ip proto 17 and ip[6:2] & 0x1fff != 0) or (ip6[6] = 44 and ip6[40] = 17)",
+        "the outer packets pass"
+    );
+    assert_eq!(o.warnings, Vec::<String>::new());
+
+    assert_eq!(o.capture_method, Method::Pcap);
+    assert_eq!(accept(&format!("{base} --capture raw")).capture_method, Method::Raw);
+    assert!(check(&format!("{base} --capture pfring")).unwrap_err().contains("`pfring` is neither pcap nor raw"));
+
+    // A mirror without a tunnel.
+    for option in ["--promiscuous", "--decap vlan"] {
+        let o = accept(&format!("{base} {option}"));
+        assert_eq!((o.promiscuous, o.decapsulation.is_on(), o.filter.as_str()), (true, false, "tcp and (dst port 80)"));
+        let o = accept(&format!("{base} -i any {option}").replace("-i eth1 ", ""));
+        assert!(o.warnings.iter().any(|warning| warning.contains("`any` cannot show")), "{:?}", o.warnings);
+    }
+    let o = accept(&format!("{base} --decap gre -F tcp --workers 2"));
+    assert_eq!((o.filter.as_str(), o.filter_behind_tags), ("tcp", false), "as it was given");
+    assert_eq!(o.warnings.len(), 2, "{:?}", o.warnings);
+    let file: Arguments = toml::from_str(
+        "map = '80-10.0.0.2:8080'\nintercept = '10.0.0.3'\ndecap = ['gre', 'vxlan']\npromiscuous = true",
+    )
+    .unwrap();
+    let o = Options::check(file, &catalogue(), LOCAL).unwrap();
+    assert!(o.decapsulation.gre && o.decapsulation.vxlan == [4789]);
+    let mysql = "-x mysql:3306-10.0.0.2:3306 -s 10.0.0.3 -c 10.77.0.x -u a@b --decap vxlan --workers 2";
+    assert!(check(mysql).unwrap_err().contains("module `mysql` needs both directions"));
+
+    // A mirror that was written to a file.
+    let o = accept("-x 80-10.0.0.2:8080 -s 10.0.0.3 -c 10.77.0.x -i ./mirror.pcap --decap vxlan");
+    assert!(o.decapsulation.is_on() && o.replay.is_some() && !o.promiscuous && o.filter.is_empty());
+    for option in ["--promiscuous", "--capture raw"] {
+        let message = check(&format!("-x 80-10.0.0.2:8080 -s 10.0.0.3 -i ./mirror.pcap {option}")).unwrap_err();
+        assert!(message.contains("is for devices"), "{message}");
+    }
+    assert!(check(&format!("{base} --decap ipip")).unwrap_err().contains("in --decap: `ipip` is no tunnel"));
+}
+
+#[test]
+fn what_concerns_the_link_layer_is_read() {
+    let base = "-s 10.0.0.3 -c 10.77.0.x";
+    assert_eq!(accept(&format!("{base} -x 80-10.0.0.2:8080")).output, None);
+    let short = accept(&format!(
+        "{base} -x 80@02:00:00:00:00:01-10.0.0.2:80,81-10.0.0.2:81@02:00:00:00:00:02,80-10.0.0.4:80 -o eth1,eth2"
+    ));
+    let output = short.output.clone().unwrap();
+    assert_eq!(output.devices, ["eth1", "eth2"]);
+    let targets: Vec<_> = output
+        .targets
+        .iter()
+        .map(|t| (t.addr.to_string(), t.source.map(|mac| mac.0[5]), t.next_hop.map(|mac| mac.0[5])))
+        .collect();
+    assert_eq!(targets, [("10.0.0.2".to_owned(), Some(1), Some(2)), ("10.0.0.4".to_owned(), None, None)]);
+    let file: Arguments = toml::from_str(
+        "map = '80@02:00:00:00:00:01-10.0.0.2:80,81-10.0.0.2:81@02:00:00:00:00:02,80-10.0.0.4:80'\n\
+         intercept = '10.0.0.3'\nsource = '10.77.0.x'\noutput-device = ['eth1', 'eth2']",
+    )
+    .unwrap();
+    assert_eq!(Options::check(file, &catalogue(), LOCAL).unwrap().output, short.output);
+
+    for (line, words) in [
+        ("-x 80-10.0.0.2:80@02:00:00:00:00:02", "give the device with -o"),
+        ("-x 80-10.0.0.2:80 -o any", "`any` is not a device to send on"),
+        ("-x 80-127.0.0.1:8080 -o eth0", "no device leads"),
+        (
+            "-x 80-10.0.0.2:80@02:00:00:00:00:02,81-10.0.0.2:81@02:00:00:00:00:03 -o eth0",
+            "two maps to 10.0.0.2 have different MAC addresses",
+        ),
+    ] {
+        let message = check(&format!("{base} {line}")).unwrap_err();
+        assert!(message.contains(words), "{line}: {message}");
+    }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use foldhash::fast::FixedState;
 use tcpcopy_module_api::{About, Module, ModuleHandle};
+use tcpcopy_wire::decap::Decapsulation;
 use tcpcopy_wire::{Endpoint, Port, Transport};
 
 use super::source::SourcePool;
@@ -174,6 +175,8 @@ pub struct CopierConfig {
     pub modules: Vec<ModuleHandle>,
     /// How much is copied, and how many times over.
     pub traffic: Traffic,
+    /// Tunnels out of which captured packets are taken (`--decap`).
+    pub decapsulation: Decapsulation,
     /// Largest IP packet sent, in bytes (`-M`).
     pub mtu: u16,
     /// Largest MSS that a SYN announces, in bytes of payload (`-D`).
@@ -245,6 +248,7 @@ impl CopierConfig {
             sources: SourcePool::default(),
             modules: vec![module],
             traffic: Traffic::default(),
+            decapsulation: Decapsulation::default(),
             mtu: 1500,
             mss: 1460,
             only_whole_sessions: false,

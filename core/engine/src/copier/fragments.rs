@@ -93,6 +93,11 @@ impl Reassembler {
         (f.len - self.header_len.saturating_sub(f.offset).min(f.len)) as u64
     }
 
+    /// Whether other fragments of this one's packet are here.
+    pub(crate) fn knows(&self, f: &IpFragment<'_>) -> bool {
+        self.incomplete.contains_key(&Key { src: f.src, dst: f.dst, id: f.id })
+    }
+
     /// Takes a fragment, all bytes of which were captured. `lost` hears of the payload that had to make room.
     pub(crate) fn take(&mut self, now: Timestamp, f: &IpFragment<'_>, lost: impl FnMut(u64)) -> Fate {
         let key = Key { src: f.src, dst: f.dst, id: f.id };

@@ -5,16 +5,17 @@ mod fragments;
 mod rate;
 pub mod source;
 mod table;
+mod tunnels;
 mod udp;
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use tcpcopy_wire::control::{DatagramResponse, ResponseHeader};
-use tcpcopy_wire::ip::{IpFragment, IpPacket, PROTOCOL_TCP, PROTOCOL_UDP};
+use tcpcopy_wire::decap::{Frame, TunnelError};
 use tcpcopy_wire::link::LinkType;
 use tcpcopy_wire::tcp::{Flags, MIN_HEADER_LEN};
-use tcpcopy_wire::{Endpoint, Flow, Packet, ParseError, SeqNumber, TcpSegment, Timestamp, Transport, UdpDatagram};
+use tcpcopy_wire::{Endpoint, Flow, Packet, ParseError, SeqNumber, TcpSegment, Timestamp, Transport};
 
 use crate::counters::ModuleCounters;
 use crate::latency::Latency;
@@ -27,9 +28,10 @@ use crate::session::{Beginning, Context, NOBODY, Session};
 use crate::target::Offer;
 use crate::timer::TimerWheel;
 use config::{CopierConfig, Map};
-use fragments::{Fate, Reassembler};
+use fragments::Reassembler;
 use rate::RateLimit;
 use table::SessionTable;
+use tunnels::Tunnels;
 use udp::UdpCopier;
 
 /// After [`Input::Stop`], sessions have this long to close.
@@ -89,6 +91,8 @@ pub struct Copier {
     udp: UdpCopier,
     /// A module wants to see what online sends.
     sees_online: bool,
+    /// Packets may come in tunnels.
+    tunnels: Option<Tunnels>,
     pool: QueuePool,
     ip_id: u16,
     /// Sessions whose gate waits for the end of a burst of responses.
@@ -131,11 +135,14 @@ macro_rules! udp_context {
             ledger: &mut $engine.ledger,
             counters: &mut $engine.counters,
             out: $out,
-            running: $engine.first_packet_at.map_or(Duration::ZERO, |at| $now.since(at)),
+            running: $engine.first_packet_at.map_or(std::time::Duration::ZERO, |at| $now.since(at)),
             pass: $engine.pass,
         }
     };
 }
+
+// Behind the macros that it uses.
+mod beside;
 
 impl Copier {
     /// An engine with no sessions.
@@ -144,6 +151,7 @@ impl Copier {
             table: SessionTable::new(config.seed),
             ip_id: config.seed as u16,
             udp: UdpCopier::new(&config),
+            tunnels: Tunnels::new(&config),
             limit: config.traffic.max_rate.map(RateLimit::new),
             fragments: Reassembler::new(config.seed, MIN_HEADER_LEN),
             sees_online: (0..config.maps.len()).any(|map| config.about(map as u16).sees_online),
@@ -194,7 +202,8 @@ impl Copier {
     /// When [`Input::Timeout`] is due; `None` while nothing waits.
     pub fn next_deadline(&self) -> Option<Timestamp> {
         let fragments = self.fragments.next_deadline();
-        [self.wheel.next_deadline(), self.stop_at, self.udp.next_deadline(&self.config), fragments]
+        let tunnels = self.tunnels.as_ref().and_then(Tunnels::next_deadline);
+        [self.wheel.next_deadline(), self.stop_at, self.udp.next_deadline(&self.config), fragments, tunnels]
             .into_iter()
             .flatten()
             .min()
@@ -225,12 +234,19 @@ impl Copier {
         let waiting = self.ledger.pending_bytes as usize;
         let delayed = self.ledger.responses_delayed as usize * DelayLine::RESPONSE_BYTES;
         let sessions = self.ledger.sessions_alive as usize * SessionTable::SESSION_BYTES;
-        sessions + waiting + waiting / 4 + delayed + self.udp.memory() + self.fragments.memory()
+        let tunnels = self.tunnels.as_ref().map_or(0, Tunnels::memory);
+        sessions + waiting + waiting / 4 + delayed + self.udp.memory() + self.fragments.memory() + tunnels
     }
 
     /// Whether a frame is of a client that a map is for, going by its addresses.
     pub fn concerns(&self, link: LinkType, bytes: &[u8], wire_len: usize) -> bool {
-        match Packet::from_frame(link, bytes, wire_len) {
+        let outer = Frame { link, bytes, wire_len };
+        let inner = if self.tunnels.is_some() { self.config.decapsulation.innermost(outer) } else { Ok(None) };
+        let frame = match inner {
+            Ok(inner) => inner.unwrap_or(outer),
+            Err(error) => return error == TunnelError::Fragment,
+        };
+        match Packet::from_frame(frame.link, frame.bytes, frame.wire_len) {
             Ok(Packet::Tcp(segment)) => self.map_for(&segment).is_ok(),
             Ok(Packet::Udp(datagram)) => {
                 let takes = |map: &Map| map.transport == Transport::Udp && map.takes(datagram.src, datagram.dst);
@@ -249,7 +265,18 @@ impl Copier {
     #[inline]
     fn on_frame(&mut self, now: Timestamp, link: LinkType, bytes: &[u8], wire_len: usize, out: &mut Outbox) {
         self.ledger.packets_captured += 1;
-        match Packet::from_frame(link, bytes, wire_len) {
+        let frame = Frame { link, bytes, wire_len };
+        if self.tunnels.is_some() {
+            self.on_mirrored_frame(now, frame, out);
+        } else {
+            self.on_plain_frame(now, frame, out);
+        }
+    }
+
+    /// A frame that is in no tunnel, or not any more.
+    #[inline]
+    fn on_plain_frame(&mut self, now: Timestamp, frame: Frame<'_>, out: &mut Outbox) {
+        match Packet::from_frame(frame.link, frame.bytes, frame.wire_len) {
             Ok(Packet::Tcp(segment)) => self.on_segment(now, &segment, out),
             Ok(other) => self.on_other_packet(now, &other, out),
             Err(error) => {
@@ -315,114 +342,6 @@ impl Copier {
         }
     }
 
-    /// A datagram, or a part of one.
-    fn on_other_packet(&mut self, now: Timestamp, packet: &Packet<'_>, out: &mut Outbox) {
-        if self.stop_at.is_some() {
-            return self.ledger.drop_packet(PacketDrop::Stopping);
-        }
-        match packet {
-            Packet::Udp(datagram) => {
-                self.first_packet_at.get_or_insert(now);
-                self.udp.on_datagram(&mut udp_context!(self, now, out), datagram);
-            }
-            Packet::Fragment(fragment) => {
-                let transport = match fragment.protocol {
-                    PROTOCOL_TCP => Transport::Tcp,
-                    PROTOCOL_UDP => Transport::Udp,
-                    _ => return self.ledger.drop_packet(PacketDrop::Fragment),
-                };
-                let is_online = |addr: Option<IpAddr>| addr.is_none_or(|addr| addr == fragment.dst);
-                let mut maps = self.config.maps.iter();
-                if !maps.any(|map| map.transport == transport && is_online(map.online_addr)) {
-                    return self.ledger.drop_packet(PacketDrop::Fragment);
-                }
-                match transport {
-                    Transport::Tcp => self.on_fragment(now, fragment, out),
-                    Transport::Udp => self.udp.on_fragment(&mut udp_context!(self, now, out), fragment),
-                }
-            }
-            Packet::Tcp(_) => {}
-        }
-    }
-
-    /// A fragment of a segment. The last one of a segment stands for the whole of it.
-    fn on_fragment(&mut self, now: Timestamp, fragment: &IpFragment<'_>, out: &mut Outbox) {
-        self.ledger.tcp_fragments += 1;
-        if fragment.data.len() < fragment.len {
-            return self.ledger.drop_packet(PacketDrop::Truncated);
-        }
-        let ledger = &mut self.ledger;
-        match self.fragments.take(now, fragment, |_| ledger.tcp_incomplete += 1) {
-            Fate::Kept => self.ledger.packets_used += 1,
-            Fate::Duplicate => self.ledger.drop_packet(PacketDrop::Duplicate),
-            Fate::Refused { given_up } => {
-                self.ledger.tcp_incomplete += u64::from(given_up.is_some());
-                self.ledger.drop_packet(PacketDrop::FragmentRefused);
-            }
-            Fate::Whole(bytes) => {
-                let (src, dst, transport_len) = (fragment.src, fragment.dst, bytes.len());
-                let ip = IpPacket { src, dst, protocol: PROTOCOL_TCP, transport: &bytes, transport_len };
-                match TcpSegment::parse(&ip) {
-                    Ok(segment) => self.on_segment(now, &segment, out),
-                    Err(_) => self.ledger.drop_packet(PacketDrop::Malformed),
-                }
-                self.fragments.give_back(bytes);
-            }
-        }
-    }
-
-    /// A packet of the target, captured on this host.
-    fn on_target_frame(&mut self, now: Timestamp, link: LinkType, bytes: &[u8], wire_len: usize, out: &mut Outbox) {
-        match Packet::from_frame(link, bytes, wire_len) {
-            Ok(Packet::Tcp(segment)) => {
-                let Some(id) = self.table.by_replica(&segment.flow_from_server(), &self.config) else {
-                    self.ledger.foreign_responses += 1;
-                    return;
-                };
-                let header = ResponseHeader {
-                    id: self.table[id].id,
-                    seq: segment.tcp.seq(),
-                    ack: segment.tcp.ack(),
-                    flags: segment.tcp.flags(),
-                    window: segment.tcp.window(),
-                    payload_len: segment.payload_len,
-                    options: segment.tcp.options_bytes(),
-                    payload: self.table[id].wanted_payload().of(segment.payload),
-                };
-                self.on_response(now, &header, out);
-            }
-            Ok(Packet::Udp(datagram)) => {
-                self.udp.on_captured_response(&mut udp_context!(self, now, out), &datagram);
-            }
-            // Only the first has the ports; it stands for all of them.
-            Ok(Packet::Fragment(f)) if f.protocol == PROTOCOL_UDP && f.offset == 0 => {
-                match UdpDatagram::from_transport(f.src, f.dst, f.data, usize::from(u16::MAX)) {
-                    Ok(datagram) => self.udp.on_captured_response(&mut udp_context!(self, now, out), &datagram),
-                    Err(_) => self.ledger.foreign_responses += 1,
-                }
-            }
-            Ok(Packet::Fragment(_)) | Err(_) => self.ledger.foreign_responses += 1,
-        }
-    }
-
-    /// A segment for which there is no map: online's, or something else.
-    #[cold]
-    fn on_unmapped_segment(&mut self, now: Timestamp, segment: &TcpSegment<'_>, out: &mut Outbox) {
-        let is_online = |map: &Map| {
-            map.transport == Transport::Tcp
-                && map.online_port == segment.src.port
-                && map.online_addr.is_none_or(|addr| addr == segment.src.addr)
-        };
-        let of_online = || self.config.maps.iter().enumerate().filter(|(_, map)| is_online(map));
-        if of_online().next().is_none() {
-            self.ledger.drop_packet(PacketDrop::NoMap);
-        } else if self.sees_online && of_online().any(|(map, _)| self.config.about(map as u16).sees_online) {
-            self.on_online_segment(now, segment, out);
-        } else {
-            self.ledger.drop_packet(PacketDrop::FromOnline);
-        }
-    }
-
     /// The first map that a packet belongs to.
     #[inline]
     fn map_for(&self, segment: &TcpSegment<'_>) -> Result<u16, PacketDrop> {
@@ -439,22 +358,6 @@ impl Copier {
             }
         }
         Err(reason)
-    }
-
-    /// A segment of online, for modules that see them.
-    fn on_online_segment(&mut self, now: Timestamp, segment: &TcpSegment<'_>, out: &mut Outbox) {
-        let copies = self.config.traffic.copies_in(self.pass);
-        let first = copies.start;
-        for copy in copies {
-            self.ledger.packets_multiplied += u64::from(copy != first);
-            let Some(id) = self.table.by_client(&segment.flow_from_server(), copy) else {
-                self.ledger.drop_packet(PacketDrop::NoSession);
-                continue;
-            };
-            let mut cx = context!(self, now, out);
-            self.table[id].on_online_segment(&mut cx, segment);
-            self.settle(now, id, out);
-        }
     }
 
     /// Whether a client is in the sample.
@@ -552,6 +455,9 @@ impl Copier {
             timestamps: segment.tcp.options().timestamps.is_some(),
         };
         let Some(id) = self.begin(now, segment, (map, copy), isn, true, offer, None, out) else { return };
+        if let Some(limit) = self.limit.as_mut().filter(|_| !self.table[id].is_over()) {
+            limit.carry(now, u64::from(segment.payload_len));
+        }
         let mut cx = context!(self, now, out);
         self.table[id].on_client_segment(&mut cx, segment);
         self.settle(now, id, out);
@@ -740,6 +646,9 @@ impl Copier {
         self.due = due;
         let ledger = &mut self.ledger;
         self.fragments.expire(Some(now), |_| ledger.tcp_incomplete += 1);
+        if let Some(tunnels) = &mut self.tunnels {
+            tunnels.expire(now, ledger);
+        }
         if self.config.preserve_rtt {
             // What was delayed has been read long ago.
             self.on_drained(now, out);

@@ -47,12 +47,17 @@
 //! costs nothing as long as a flow's responses go to one relay. Only fragments, which are shared by addresses, may come to
 //! another one, and find no route when none of that flow came there for so long.
 //!
+//! **The C programs.** Their tcpcopy is served, too, by routes that have the peer's number and an id that is nobody's
+//! business; its responses are records of their link. It removes no routes: once the target has closed, one is kept for a
+//! minute only. What has no route goes, with [`LegacyConfig::single`], to one of those peers without. See `legacy`.
+//!
 //! **Memory.** No peer has more than half of the routes that there may be. A route costs 64 bytes, a quarter more for room to grow, and two index entries of 5 bytes at a load
 //! between 7/16 and 7/8: at most 103 bytes, whether anything happens on it or not.
 //!
 //! **Accounting.** `frames = relayed + dropped by reason + held`, at any moment; see [`RelayStats::check`].
 
 mod early;
+mod legacy;
 mod outbox;
 mod routes;
 mod stats;
@@ -62,7 +67,7 @@ mod tests;
 use std::time::Duration;
 
 use tcpcopy_wire::control::{
-    FEATURE_PAYLOAD, FlowId, LinkStats, MAX_RECORD_PAYLOAD, Payload, ResponseHeader, RouteChange,
+    BatchEncoder, FEATURE_PAYLOAD, FlowId, LinkStats, MAX_RECORD_PAYLOAD, Payload, ResponseHeader, RouteChange,
 };
 use tcpcopy_wire::ip::PROTOCOL_UDP;
 use tcpcopy_wire::link::LinkType;
@@ -70,6 +75,8 @@ use tcpcopy_wire::tcp::Flags;
 use tcpcopy_wire::{Flow, Packet, ParseError, SeqNumber, Timestamp, Transport, UdpDatagram};
 
 use early::EarlyQueue;
+pub use legacy::LegacyConfig;
+use outbox::Encoder;
 pub use outbox::{RelayNotice, RelayOutbox};
 use routes::{Added, RouteTable};
 pub use stats::{RelayDrop, RelayStats};
@@ -104,6 +111,8 @@ pub struct RelayConfig {
     pub early_limit: usize,
     /// Start value of the hash keys.
     pub seed: u64,
+    /// How tcpcopys of the C programs are served.
+    pub legacy: LegacyConfig,
 }
 
 impl Default for RelayConfig {
@@ -115,6 +124,7 @@ impl Default for RelayConfig {
             default_route_ttl: Duration::from_secs(3600),
             early_limit: 4096,
             seed: 0,
+            legacy: LegacyConfig::default(),
         }
     }
 }
@@ -141,6 +151,11 @@ pub enum RelayInput<'a> {
         max_batch: u16,
         /// What it can do, by its hello.
         features: u32,
+    },
+    /// A tcpcopy of the C programs has connected and said its version.
+    LegacyPeerUp {
+        /// The connection.
+        peer: PeerId,
     },
     /// A tcpcopy changes a route. Ignored when the peer is not up.
     Route {
@@ -170,6 +185,7 @@ pub enum RelayInput<'a> {
 #[derive(Clone, Debug, Default)]
 struct Peer {
     up: bool,
+    legacy: bool,
     takes_payload: bool,
     route_ttl_secs: u32,
     routes_alive: u64,
@@ -192,6 +208,8 @@ pub struct Relay {
     told_table_full: bool,
     /// Most that any route has asked for.
     largest_wish: Payload,
+    /// Peers that get what has no route, in the order in which they came.
+    single: Vec<PeerId>,
 }
 
 impl Relay {
@@ -207,6 +225,7 @@ impl Relay {
             next_unrouted_notice: Timestamp::ZERO,
             told_table_full: false,
             largest_wish: Payload::Headers,
+            single: Vec::new(),
             config,
         }
     }
@@ -220,6 +239,7 @@ impl Relay {
             RelayInput::PeerUp { peer, route_ttl, max_batch, features } => {
                 self.on_peer_up(peer, route_ttl, max_batch, features, out);
             }
+            RelayInput::LegacyPeerUp { peer } => self.on_legacy_peer_up(peer, out),
             RelayInput::Route { peer, change } => match change {
                 RouteChange::Add { id, transport, flow } => self.on_route_add(now, peer, id, transport, flow, out),
                 RouteChange::Remove { id } => self.on_route_remove(peer, id),
@@ -276,16 +296,7 @@ impl Relay {
         self.stats.frames += 1;
         let error = match Packet::from_frame(link, bytes, wire_len) {
             Ok(Packet::Tcp(segment)) => {
-                let response = ResponseHeader {
-                    id: FlowId(0),
-                    seq: segment.tcp.seq(),
-                    ack: segment.tcp.ack(),
-                    flags: segment.tcp.flags(),
-                    window: segment.tcp.window(),
-                    payload_len: segment.payload_len,
-                    options: segment.tcp.options_bytes(),
-                    payload: segment.payload,
-                };
+                let response = ResponseHeader::of(&segment);
                 return self.on_response(now, Transport::Tcp, &segment.flow_from_server(), response, out);
             }
             Ok(Packet::Udp(datagram)) => return self.on_datagram(now, &datagram, out),
@@ -338,16 +349,17 @@ impl Relay {
         self.stats.responses += 1;
         if let Some((peer, id, payload)) = self.routes.find_and_touch(transport, flow, seconds(now)) {
             self.stats.matched += 1;
+            self.watch_for_close(peer, transport, flow, response.flags);
             response.id = id;
             response.payload = payload.of(response.payload);
             if payload == Payload::Full && transport == Transport::Tcp {
-                out.push_all_of(peer, &response);
+                out.push_all_of(peer, flow, &response);
             } else {
-                out.push(peer, transport, &response);
+                out.push(peer, transport, flow, &response);
             }
             self.stats.relayed += 1;
             self.peers[peer.0 as usize].relayed += 1;
-        } else {
+        } else if !self.relay_without_route(transport, flow, &response, out) {
             self.expire_early(now, out);
             self.stats.early_kept += 1;
             response.payload = self.largest_wish.of(response.payload);
@@ -359,16 +371,27 @@ impl Relay {
     }
 
     fn on_peer_up(&mut self, peer: PeerId, route_ttl: Duration, max_batch: u16, features: u32, out: &mut RelayOutbox) {
+        let route_ttl_secs = self.route_ttl_secs(route_ttl);
+        let takes_payload = features & FEATURE_PAYLOAD != 0;
+        let state = Peer { up: true, takes_payload, route_ttl_secs, ..Peer::default() };
+        self.admit(peer, state, Encoder::Current(BatchEncoder::new(max_batch)), out);
+    }
+
+    /// How long the routes of a peer that says this are kept.
+    fn route_ttl_secs(&self, said: Duration) -> u32 {
+        let ttl = if said.is_zero() { self.config.default_route_ttl } else { said };
+        u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX).max(1)
+    }
+
+    /// Begins to serve a peer, in the place of one that had its number.
+    fn admit(&mut self, peer: PeerId, state: Peer, encoder: Encoder, out: &mut RelayOutbox) {
         self.on_peer_gone(peer, out);
         let at = peer.0 as usize;
         if self.peers.len() <= at {
             self.peers.resize(at + 1, Peer::default());
         }
-        let ttl = if route_ttl.is_zero() { self.config.default_route_ttl } else { route_ttl };
-        let route_ttl_secs = u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX).max(1);
-        let takes_payload = features & FEATURE_PAYLOAD != 0;
-        self.peers[at] = Peer { up: true, takes_payload, route_ttl_secs, ..Peer::default() };
-        out.set_max_batch(peer, max_batch);
+        self.peers[at] = state;
+        out.set_encoder(peer, encoder);
     }
 
     fn on_route_add(
@@ -380,7 +403,7 @@ impl Relay {
         flow: Flow,
         out: &mut RelayOutbox,
     ) {
-        if !self.is_up(peer) {
+        if !self.is_up(peer) || !self.suits(peer, transport, &flow) {
             return;
         }
         if self.routes.is_empty() {
@@ -410,6 +433,7 @@ impl Relay {
             self.stats.routes_replaced += 1;
             self.peers[owner.0 as usize].routes_alive -= 1;
         }
+        self.wish_by_itself(peer, id);
         self.count_routes();
         self.expire_early(now, out);
         let takes_payload = self.peers[peer.0 as usize].takes_payload;
@@ -420,7 +444,7 @@ impl Relay {
             peers[peer.0 as usize].relayed += 1;
             // How much of its payload is wanted comes behind the route: it goes with all that was kept.
             let payload = if takes_payload { response.payload } else { &[] };
-            out.push(peer, transport, &ResponseHeader { id, payload, ..*response });
+            out.push(peer, transport, &flow, &ResponseHeader { id, payload, ..*response });
         });
         self.stats.held = self.early.len() as u64;
     }
@@ -457,6 +481,7 @@ impl Relay {
         self.undelivered(peer, unsent, RelayDrop::LinkClosed);
         let routes = self.routes.remove_peer(peer, self.peers[peer.0 as usize].routes_alive);
         self.stats.routes_orphaned += routes;
+        self.single.retain(|single| *single != peer);
         self.peers[peer.0 as usize] = Peer::default();
         self.count_routes();
         out.notices.push(RelayNotice::RoutesOrphaned { peer, routes });
@@ -479,9 +504,10 @@ impl Relay {
         let shortest = self.peers.iter().filter(|p| p.up).map(|p| p.route_ttl_secs).min().unwrap_or(1);
         let steps = (shortest / 8).clamp(1, SWEEP_STEPS);
         let Self { routes, peers, stats, .. } = self;
-        routes.sweep(steps, |route_peer, last_used| {
+        routes.sweep(steps, |route_peer, last_used, closing| {
             let p = &mut peers[route_peer.0 as usize];
-            let idle = seconds(now).saturating_sub(last_used) > p.route_ttl_secs;
+            let ttl = if closing { p.route_ttl_secs.min(legacy::CLOSED_KEPT_SECS) } else { p.route_ttl_secs };
+            let idle = seconds(now).saturating_sub(last_used) > ttl;
             if idle {
                 p.routes_alive -= 1;
                 stats.routes_expired += 1;

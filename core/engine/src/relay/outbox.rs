@@ -1,15 +1,30 @@
 //! What the relay wants sent.
 
-use tcpcopy_wire::control::{BatchEncoder, DatagramResponse, ResponseHeader};
+use tcpcopy_wire::control::{BatchEncoder, DatagramResponse, RecordEncoder, ResponseHeader};
 use tcpcopy_wire::tcp::Flags;
 use tcpcopy_wire::{Flow, Transport};
 
 use super::PeerId;
 
+/// What a peer's responses are written in.
+#[derive(Debug)]
+pub(super) enum Encoder {
+    /// Version 2 of the control link.
+    Current(BatchEncoder),
+    /// That of the C programs.
+    Legacy(RecordEncoder),
+}
+
+impl Default for Encoder {
+    fn default() -> Self {
+        Self::Current(BatchEncoder::default())
+    }
+}
+
 #[derive(Debug, Default)]
 struct Batch {
     bytes: Vec<u8>,
-    encoder: BatchEncoder,
+    encoder: Encoder,
     responses: u64,
 }
 
@@ -64,19 +79,21 @@ impl RelayOutbox {
     }
 
     #[inline]
-    pub(super) fn push(&mut self, peer: PeerId, transport: Transport, response: &ResponseHeader<'_>) {
+    pub(super) fn push(&mut self, peer: PeerId, transport: Transport, flow: &Flow, response: &ResponseHeader<'_>) {
         let batch = &mut self.batches[peer.0 as usize];
         if batch.responses == 0 {
             self.filled.push(peer);
         }
         let before = batch.bytes.len();
-        match transport {
-            Transport::Tcp => batch.encoder.response(response, &mut batch.bytes),
-            Transport::Udp => {
+        match (&mut batch.encoder, transport) {
+            (Encoder::Current(encoder), Transport::Tcp) => encoder.response(response, &mut batch.bytes),
+            (Encoder::Current(encoder), Transport::Udp) => {
                 let ResponseHeader { id, payload_len, payload, .. } = *response;
                 let datagram = DatagramResponse { id, payload_len: payload_len as u16, payload };
-                batch.encoder.datagram(&datagram, &mut batch.bytes);
+                encoder.datagram(&datagram, &mut batch.bytes);
             }
+            // Such a peer has routes of TCP over IPv4 only; what is not that has no form there.
+            (Encoder::Legacy(encoder), _) => _ = encoder.record(flow, response, &mut batch.bytes),
         }
         batch.responses += 1;
         self.responses += 1;
@@ -86,14 +103,15 @@ impl RelayOutbox {
     /// As [`push`](Self::push), of a segment whose whole payload is wanted. Where the capture cut it, the segment is
     /// written as two: what was captured, and then the rest, which is as good as lost.
     #[inline]
-    pub(super) fn push_all_of(&mut self, peer: PeerId, response: &ResponseHeader<'_>) {
+    pub(super) fn push_all_of(&mut self, peer: PeerId, flow: &Flow, response: &ResponseHeader<'_>) {
         let captured = response.payload.len() as u32;
+        let is_legacy = matches!(self.batches[peer.0 as usize].encoder, Encoder::Legacy(_));
         // A SYN counts in the sequence numbers; it never has that much data.
-        if captured == 0 || captured >= response.payload_len || response.flags.contains(Flags::SYN) {
-            return self.push(peer, Transport::Tcp, response);
+        if is_legacy || captured == 0 || captured >= response.payload_len || response.flags.contains(Flags::SYN) {
+            return self.push(peer, Transport::Tcp, flow, response);
         }
         let flags = response.flags.without(Flags::FIN | Flags::PSH);
-        self.push(peer, Transport::Tcp, &ResponseHeader { payload_len: captured, flags, ..*response });
+        self.push(peer, Transport::Tcp, flow, &ResponseHeader { payload_len: captured, flags, ..*response });
         let rest = ResponseHeader {
             seq: response.seq + captured,
             payload_len: response.payload_len - captured,
@@ -102,17 +120,19 @@ impl RelayOutbox {
         };
         let batch = &mut self.batches[peer.0 as usize];
         let before = batch.bytes.len();
-        batch.encoder.response(&rest, &mut batch.bytes);
+        if let Encoder::Current(encoder) = &mut batch.encoder {
+            encoder.response(&rest, &mut batch.bytes);
+        }
         self.bytes += batch.bytes.len() - before;
     }
 
     /// Makes a peer known, before anything is pushed for it.
-    pub(super) fn set_max_batch(&mut self, peer: PeerId, max_batch: u16) {
+    pub(super) fn set_encoder(&mut self, peer: PeerId, encoder: Encoder) {
         let at = peer.0 as usize;
         if self.batches.len() <= at {
             self.batches.resize_with(at + 1, Batch::default);
         }
-        self.batches[at].encoder = BatchEncoder::new(max_batch);
+        self.batches[at].encoder = encoder;
     }
 
     /// Forgets what was to be sent to a peer. Returns the number of responses.
@@ -130,7 +150,10 @@ impl RelayOutbox {
 impl Batch {
     fn empty(&mut self) {
         self.bytes.clear();
-        self.encoder.seal();
+        match &mut self.encoder {
+            Encoder::Current(encoder) => encoder.seal(),
+            Encoder::Legacy(encoder) => encoder.seal(),
+        }
         self.responses = 0;
     }
 }

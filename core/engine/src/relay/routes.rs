@@ -23,6 +23,8 @@ struct Route {
     transport: Transport,
     /// How much of the payload of its responses is wanted.
     payload: Payload,
+    /// The target has closed: it is kept only for what may still follow.
+    closing: bool,
     id: FlowId,
     peer: PeerId,
     /// In the seconds of the caller's clock.
@@ -90,6 +92,11 @@ impl RouteTable {
         Some((route.peer, route.id, route.payload))
     }
 
+    /// A number that belongs to a flow.
+    pub(super) fn hash_of(&self, transport: Transport, flow: &Flow) -> u64 {
+        hash_flow(&self.hash, transport, flow)
+    }
+
     pub(super) fn contains(&self, transport: Transport, flow: &Flow) -> bool {
         self.slot_of_flow(transport, flow).is_some()
     }
@@ -126,7 +133,7 @@ impl RouteTable {
         let same_id = self.slot_of_id(peer, id);
         let replaced_id = same_id.map(|slot| self.vacate(slot));
 
-        let route = Route { flow, transport, payload: Payload::Headers, id, peer, last_used: now };
+        let route = Route { flow, transport, payload: Payload::Headers, closing: false, id, peer, last_used: now };
         let slot = if let Some(vacant) = self.slots.get_mut(self.vacant as usize) {
             let slot = self.vacant as u32;
             self.vacant = vacant.id.0;
@@ -177,15 +184,22 @@ impl RouteTable {
         removed
     }
 
-    /// Shows the next `1 / steps` of all slots to `is_idle`, as peer and time of last use, and removes those for which it
-    /// is true.
-    pub(super) fn sweep(&mut self, steps: u32, mut is_idle: impl FnMut(PeerId, u32) -> bool) {
+    /// Notes that the target has closed the connection of a route.
+    pub(super) fn set_closing(&mut self, transport: Transport, flow: &Flow) {
+        if let Some(slot) = self.slot_of_flow(transport, flow) {
+            self.slots[slot as usize].closing = true;
+        }
+    }
+
+    /// Shows the next `1 / steps` of all slots to `is_idle`, as peer, time of last use, and whether the target has closed,
+    /// and removes those for which it is true.
+    pub(super) fn sweep(&mut self, steps: u32, mut is_idle: impl FnMut(PeerId, u32, bool) -> bool) {
         for _ in 0..self.slots.len().div_ceil(steps as usize) {
             if self.hand >= self.slots.len() {
                 self.hand = 0;
             }
             let route = &self.slots[self.hand];
-            if route.peer != VACANT && is_idle(route.peer, route.last_used) {
+            if route.peer != VACANT && is_idle(route.peer, route.last_used, route.closing) {
                 self.vacate(self.hand as u32);
             }
             self.hand += 1;
@@ -219,6 +233,7 @@ impl RouteTable {
             flow: NO_FLOW,
             transport: Transport::Tcp,
             payload: Payload::Headers,
+            closing: false,
             id: FlowId(self.vacant),
             peer: VACANT,
             last_used: 0,

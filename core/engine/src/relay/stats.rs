@@ -101,6 +101,8 @@ counters! {
     matched,
     /// Responses handed over for a tcpcopy.
     relayed,
+    /// Those of them that had no route and needed none (`--single`).
+    routeless,
     /// Responses that came before their route.
     early_kept,
     /// Those of them whose route came in time.

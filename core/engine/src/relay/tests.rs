@@ -10,6 +10,7 @@ use tcpcopy_wire::{Endpoint, Port, SeqNumber};
 
 use super::*;
 
+mod legacy;
 mod payload;
 
 /// A relay, its outbox, and a clock that only tests move.

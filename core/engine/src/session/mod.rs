@@ -32,6 +32,7 @@
 
 pub(crate) mod client;
 pub(crate) mod delay;
+mod ending;
 pub(crate) mod gate;
 mod held;
 mod module;
@@ -51,14 +52,14 @@ use tcpcopy_wire::{Endpoint, Flow, SeqNumber, TcpSegment, Timestamp};
 use crate::copier::config::{CopierConfig, Gate};
 use crate::counters::ModuleCounters;
 use crate::ledger::{ByteDrop, Ledger, PacketDrop, SessionEnd};
-use crate::outbox::{LinkId, Notice, Outbox};
-use crate::target::{Closure, Offer, State, TargetHalf, Wire};
+use crate::outbox::{LinkId, Outbox};
+use crate::target::{Offer, State, TargetHalf, Wire};
 use client::{ClientEnd, ClientHalf};
 use delay::DelayLine;
 use gate::GateState;
 use online::OnlineHalf;
 use queue::{Mark, MarkKind, QueuePool, StreamQueue};
-use watch::{Hook, Watch};
+use watch::Watch;
 
 /// A finished session stays this long for the last packets of both sides.
 const LINGER: Duration = Duration::from_secs(2);
@@ -415,35 +416,6 @@ impl Session {
         }
     }
 
-    /// The client opened a new connection on this one's ports: this one is over, whatever of its end was captured.
-    pub(crate) fn presume_end(&mut self, cx: &mut Context<'_>) {
-        if self.is_over() {
-            return;
-        }
-        self.client.presume_end();
-        if let Some(end) = self.client.take_end(cx.now) {
-            self.push_end(cx, end, 0);
-            self.pump(cx, false);
-        }
-    }
-
-    /// Nothing more will be captured of the client: it closes behind what it has said.
-    pub(crate) fn end_of_capture(&mut self, cx: &mut Context<'_>) {
-        if self.is_over() || self.client.end() != ClientEnd::Open && self.client.hole_since == Timestamp::NEVER {
-            return;
-        }
-        if self.client.hole_since != Timestamp::NEVER {
-            return self.end_early(cx, SessionEnd::CaptureHole);
-        }
-        self.client.presume_end();
-        if let Some(end) = self.client.take_end(cx.now) {
-            // Not before the target has answered, as far as it does.
-            let has_spoken = self.client.handed_on_since(self.isn + 1) > 1;
-            self.push_end(cx, end, if has_spoken { u32::MAX } else { 0 });
-            self.pump(cx, false);
-        }
-    }
-
     /// How much of the target's payload the module wants to see.
     pub(crate) fn wanted_payload(&self) -> Payload {
         self.watch.as_ref().map_or(Payload::Headers, |watch| watch.payload())
@@ -553,43 +525,6 @@ impl Session {
         }
     }
 
-    /// The connection to the target is gone.
-    fn on_closure(&mut self, cx: &mut Context<'_>, closure: Closure) {
-        match closure {
-            Closure::Refused | Closure::Unreachable if self.waits_for_target(cx) => {}
-            Closure::Refused => return self.end_early(cx, SessionEnd::TargetRefused),
-            Closure::Unreachable => return self.end_early(cx, SessionEnd::TargetUnreachable),
-            Closure::GaveUp => return self.end_early(cx, SessionEnd::GaveUp),
-            Closure::Reset => {}
-        }
-        // What the target had closed before it was sent, nobody has read: it can go again on a new connection. What was
-        // sent earlier and not acknowledged may or may not have been read, so it must not go again.
-        let lost = if self.watch.is_some() {
-            self.cut_queue(cx)
-        } else {
-            let unread = self.target.unacked_before_peer_fin();
-            let lost = self.queue.as_deref_mut().map_or(0, |q| q.rewind(unread));
-            cx.ledger.pending_bytes -= lost;
-            cx.ledger.drop_bytes(ByteDrop::TargetClosed, lost);
-            lost
-        };
-        let ended = self.client.end() != ClientEnd::Open;
-        let held = self.watch.as_ref().is_some_and(|watch| watch.holds());
-        let waiting = held || self.queue.as_deref().map_or(0, StreamQueue::byte_count) > 0;
-        if waiting && self.target.fin_sent() {
-            // The FIN that had followed goes again behind them.
-            let expected = self.watch.as_ref().map_or(0, |watch| watch.expected());
-            self.queue_for(cx).push_end(MarkKind::Fin, 0, expected);
-        }
-        if ended && !waiting && lost == 0 {
-            // Everything had been copied; the target only closed harder than the client.
-            self.complete(cx);
-        } else if (ended && !waiting) || self.stopping || !self.wants_to_go_on(cx) {
-            let closed = self.target.peer_closed();
-            self.end_unless_over(cx, if closed { SessionEnd::TargetClosed } else { SessionEnd::TargetReset });
-        }
-    }
-
     /// The deadline has come. Returns whether the session can be forgotten.
     pub(crate) fn on_timeout(&mut self, cx: &mut Context<'_>) -> bool {
         if self.phase != Phase::Live {
@@ -661,85 +596,5 @@ impl Session {
                 .min(self.delay.as_ref().map_or(Timestamp::NEVER, |delay| delay.next_due()))
                 .min(self.last_activity + config.idle_timeout),
         }
-    }
-
-    /// Begins to close: everything unsent is forgotten, and the target gets a FIN.
-    pub(crate) fn stop(&mut self, cx: &mut Context<'_>) {
-        match self.phase {
-            Phase::Lingering | Phase::Ended => {}
-            Phase::Live if self.target.is_open() => {
-                self.stopping = true;
-                self.consult(cx, Hook::Close(Some(SessionEnd::Stopped.text())));
-                if self.phase != Phase::Live {
-                    return;
-                }
-                let unsent = self.queue_for(cx).drop_unsent();
-                let forgotten = unsent + self.client.forget() + self.watch.take().map_or(0, |w| w.waiting());
-                cx.ledger.pending_bytes -= forgotten;
-                cx.ledger.drop_bytes(ByteDrop::SessionEnded, forgotten);
-                if !self.target.fin_sent() {
-                    self.queue_for(cx).push_end(MarkKind::Fin, 0, 0);
-                }
-                self.pump(cx, false);
-            }
-            Phase::Waiting | Phase::Live => self.end_early(cx, SessionEnd::Stopped),
-        }
-    }
-
-    /// Ends at once what has not ended by itself after [`stop`](Self::stop).
-    pub(crate) fn stop_now(&mut self, cx: &mut Context<'_>) {
-        if !self.is_over() {
-            self.end_early(cx, SessionEnd::Stopped);
-        }
-    }
-
-    /// Copied to its end.
-    fn complete(&mut self, cx: &mut Context<'_>) {
-        if self.stopping {
-            cx.ledger.end_session(SessionEnd::Stopped);
-        } else {
-            cx.ledger.sessions_completed += 1;
-        }
-        cx.ledger.time_wait += u64::from(self.target.closed_first());
-        let reason = self.stopping.then_some(SessionEnd::Stopped.text());
-        self.leave(cx, Phase::Lingering, reason);
-        self.forget_at = cx.now + LINGER;
-    }
-
-    /// Given up.
-    pub(crate) fn end_early(&mut self, cx: &mut Context<'_>, reason: SessionEnd) {
-        cx.ledger.end_session(reason);
-        cx.out.notices.push(Notice::SessionEnded { flow: self.flow, reason });
-        let (target, _, mut wire) = self.halves(cx);
-        target.reset(&mut wire);
-        self.leave(cx, Phase::Ended, Some(reason.text()));
-        let for_good = matches!(reason, SessionEnd::Module | SessionEnd::ModulePanicked | SessionEnd::OverRate);
-        let wait = if for_good { cx.config.idle_timeout } else { RETRY_AFTER };
-        self.forget_at = cx.now + wait;
-    }
-
-    /// Not copied at all, though it stays known until its client is done, so that it is not joined later.
-    pub(crate) fn leave_out(&mut self, cx: &mut Context<'_>) {
-        self.watch = None;
-        self.end_early(cx, SessionEnd::OverRate);
-    }
-
-    /// Gives back everything that only a session under way needs.
-    fn leave(&mut self, cx: &mut Context<'_>, phase: Phase, reason: Option<&str>) {
-        // The phase first: a hook that panics must not end the session once more.
-        self.enter(phase);
-        self.consult(cx, Hook::Close(reason));
-        self.online = None;
-        if let Some(delay) = self.delay.take() {
-            cx.ledger.responses_delayed -= delay.len() as u64;
-        }
-        let mut bytes = self.client.forget() + self.watch.take().map_or(0, |w| w.waiting());
-        if let Some(queue) = self.queue.take() {
-            bytes += queue.byte_count() as u64;
-            cx.pool.put(queue);
-        }
-        cx.ledger.pending_bytes -= bytes;
-        cx.ledger.drop_bytes(ByteDrop::SessionEnded, bytes);
-        cx.ledger.sessions_alive -= 1;
     }
 }

@@ -282,6 +282,11 @@ impl TargetHalf {
         self.state == State::Open
     }
 
+    /// Whether the SYN has gone out more than once, and nothing has come.
+    pub(crate) fn is_unanswered(&self) -> bool {
+        self.state == State::SynSent && self.retries > 0
+    }
+
     /// Whether the SYN is on its way, and this acknowledges it.
     pub(crate) fn expects_syn_ack(&self, ack: SeqNumber) -> bool {
         self.state == State::SynSent && ack == self.iss + 1

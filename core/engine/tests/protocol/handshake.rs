@@ -203,3 +203,17 @@ fn a_link_that_comes_up_is_told_the_routes_of_live_sessions_again() {
     s.link_up(1);
     assert_eq!(s.routes_added(), 2, "and again on that link");
 }
+
+#[test]
+fn a_target_that_has_not_answered_is_named_when_the_copy_is_stopped() {
+    let mut s = Script::new();
+    s.client(segment(SYN, 0, 0));
+    s.expect(SYN, 0, 0, 0);
+    s.pass_ms(1_500);
+    s.stop();
+    assert_eq!(s.ended, [SessionEnd::TargetUnreachable]);
+    let mut s = Script::new();
+    s.client(segment(SYN, 0, 0));
+    s.stop();
+    assert_eq!(s.ended, [SessionEnd::Stopped], "it had no time to");
+}

@@ -9,5 +9,6 @@ mod loss;
 mod modules;
 mod script;
 mod traffic;
+mod tunnels;
 mod turns;
 mod windows;

@@ -2,6 +2,7 @@ use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::netns::{Namespace, Wire};
 
 /// Says visibly that a test did not run, and why.
 fn may_capture() -> bool {
@@ -18,9 +19,7 @@ fn config(device: &str, port: u16) -> CaptureConfig {
         filter: format!("udp and dst port {port}"),
         buffer_bytes: 4 << 20,
         snaplen: 65_535,
-        immediate: false,
-        inbound_only: true,
-        fanout: None,
+        ..CaptureConfig::default()
     }
 }
 
@@ -55,17 +54,17 @@ fn each_packet_on_lo_is_seen_once() {
     if !may_capture() {
         return;
     }
-    for device in ["lo", "any"] {
+    for (device, method) in [("lo", Method::Pcap), ("any", Method::Pcap), ("lo", Method::Raw), ("any", Method::Raw)] {
         let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
         let to = receiver.local_addr().unwrap();
-        let mut captures = [Capture::open(&config(device, to.port())).unwrap()];
+        let mut captures = [Capture::open(&CaptureConfig { method, ..config(device, to.port()) }).unwrap()];
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
         for i in 0..5u8 {
             sender.send_to(&[i; 30], to).unwrap();
         }
         let packets = collect(&mut captures, 5).remove(0);
         let last_bytes: Vec<u8> = packets.iter().map(|p| *p.last().unwrap()).collect();
-        assert_eq!(last_bytes, [0, 1, 2, 3, 4], "on {device}");
+        assert_eq!(last_bytes, [0, 1, 2, 3, 4], "on {device} by {method:?}");
         let stats = captures[0].stats();
         assert_eq!(stats.dropped, 0);
         assert_eq!(stats.received, 5, "what goes out takes no place in the ring");
@@ -78,14 +77,20 @@ fn a_fanout_group_shares_packets_by_flow() {
     if !may_capture() {
         return;
     }
+    for method in [Method::Pcap, Method::Raw] {
+        shares_packets_by_flow(method);
+    }
+}
+
+fn shares_packets_by_flow(method: Method) {
     let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
     let to = receiver.local_addr().unwrap();
-    let mut first = Capture::open(&CaptureConfig { fanout: Some(Fanout::New), ..config("lo", to.port()) }).unwrap();
+    let member = |fanout| CaptureConfig { fanout: Some(fanout), method, ..config("lo", to.port()) };
+    let mut first = Capture::open(&member(Fanout::New)).unwrap();
     let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
     sender.send_to(b"before the group is whole", to).unwrap();
     let group = first.fanout_group().unwrap();
-    let mut second =
-        Capture::open(&CaptureConfig { fanout: Some(Fanout::Join(group)), ..config("lo", to.port()) }).unwrap();
+    let mut second = Capture::open(&member(Fanout::Join(group))).unwrap();
     assert_eq!(second.fanout_group(), Some(group));
     sender.send_to(b"before the members start", to).unwrap();
     for member in [&mut first, &mut second] {
@@ -183,15 +188,100 @@ fn all_fragments_of_a_datagram_go_to_one_member() {
 
 #[test]
 fn what_cannot_be_opened_is_explained() {
-    let message = Capture::open(&config("nosuchdev0", 1)).err().unwrap().to_string();
-    assert!(message.contains("nosuchdev0") && message.contains("lo") && message.contains("any"), "{message}");
+    for method in [Method::Pcap, Method::Raw] {
+        let missing = CaptureConfig { method, ..config("nosuchdev0", 1) };
+        let message = Capture::open(&missing).err().unwrap().to_string();
+        assert!(message.contains("nosuchdev0") && message.contains("lo") && message.contains("any"), "{message}");
+    }
 
     let message = check_filter("tcp and and port 80").unwrap_err().to_string();
     assert!(message.contains("tcp and and port 80") && message.contains("syntax error"), "{message}");
     assert_eq!(check_filter("tcp and dst port 80 and dst host fd00::1"), Ok(()));
 
     if may_capture() {
-        let bad = CaptureConfig { filter: "tcp port".to_owned(), ..config("lo", 1) };
-        assert!(matches!(Capture::open(&bad), Err(CaptureError::BadFilter { .. })));
+        for method in [Method::Pcap, Method::Raw] {
+            let bad = CaptureConfig { filter: "tcp port".to_owned(), method, ..config("lo", 1) };
+            assert!(matches!(Capture::open(&bad), Err(CaptureError::BadFilter { .. })));
+        }
+    }
+}
+
+/// An Ethernet frame to another host, with VLAN tags of these types, and a datagram from port `number` to port 53 in it.
+fn frame(tags: &[u16], number: u16) -> Vec<u8> {
+    let mut frame = vec![2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 8];
+    for tag in tags {
+        frame.extend(tag.to_be_bytes());
+        frame.extend([0, 7]);
+    }
+    frame.extend([8, 0, 0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2]);
+    frame.extend(number.to_be_bytes());
+    frame.extend([0, 53, 0, 8, 0, 0]);
+    frame
+}
+
+#[test]
+fn a_mirror_is_seen_behind_vlan_tags() {
+    let Ok(namespace) = Namespace::new() else {
+        eprintln!("SKIPPED: a network namespace needs CAP_SYS_ADMIN");
+        return;
+    };
+    let ip = |arguments: &str| namespace.output("ip", &arguments.split(' ').collect::<Vec<_>>()).unwrap();
+    // A kernel that has IPv6 greets its neighbours while the captures are being opened, which they would count.
+    for devices in ["all", "default"] {
+        let _ = namespace.set_sysctl(&format!("net/ipv6/conf/{devices}/disable_ipv6"), "1");
+    }
+    ip("link add in0 type veth peer name out0");
+    ip("link set in0 up");
+    ip("link set out0 up");
+    let frames =
+        [frame(&[], 1), frame(&[0x8100], 2), frame(&[0x88a8, 0x8100], 3), frame(&[0x8100, 0x8100], 4), frame(&[], 5)];
+    for method in [Method::Pcap, Method::Raw] {
+        for (behind_tags, expected) in [(false, vec![1, 2, 5]), (true, vec![1, 2, 3, 4, 5])] {
+            let config = CaptureConfig { method, behind_tags, promiscuous: true, ..config("in0", 53) };
+            let (seen, stats) = namespace
+                .run(|| {
+                    let mut captures = [Capture::open(&config).unwrap()];
+                    assert!(ip("-d link show in0").contains("promiscuity 1"), "by {method:?}");
+                    let wire = Wire::open("out0").unwrap();
+                    for frame in &frames {
+                        wire.send(frame).unwrap();
+                    }
+                    (collect(&mut captures, expected.len()).remove(0), captures[0].stats())
+                })
+                .unwrap();
+            let numbers: Vec<u16> = seen.iter().map(|packet| u16::from_be_bytes([packet[20], packet[21]])).collect();
+            assert_eq!(numbers, expected, "by {method:?}, behind tags: {behind_tags}");
+            assert_eq!((stats.received, stats.dropped), (expected.len() as u64, 0), "by {method:?}");
+        }
+    }
+}
+
+#[test]
+fn a_device_that_goes_away_ends_its_capture() {
+    let Ok(namespace) = Namespace::new() else {
+        eprintln!("SKIPPED: a network namespace needs CAP_SYS_ADMIN");
+        return;
+    };
+    let ip = |arguments: &str| namespace.output("ip", &arguments.split(' ').collect::<Vec<_>>()).unwrap();
+    for method in [Method::Pcap, Method::Raw] {
+        ip("link add in0 type veth peer name out0");
+        let opened = namespace.run(|| Capture::open(&CaptureConfig { method, ..config("in0", 53) }));
+        assert!(opened.unwrap().is_err(), "{method:?}: a device that is down");
+        ip("link set in0 up");
+        namespace
+            .run(|| {
+                let mut capture = Capture::open(&CaptureConfig { method, ..config("in0", 53) }).unwrap();
+                assert_eq!(capture.drain(10, |_, _| ()), Ok(Drained { count: 0, more: false }));
+                ip("link del in0");
+                let lost = Instant::now() + Duration::from_secs(10);
+                let error = loop {
+                    if let Err(error) = capture.drain(10, |_, _| ()).map(drop).and_then(|()| capture.check_device()) {
+                        break error;
+                    }
+                    assert!(Instant::now() < lost, "{method:?}: it is not noticed");
+                };
+                assert!(matches!(error, CaptureError::DeviceLost { .. }), "{method:?}: {error}");
+            })
+            .unwrap();
     }
 }

@@ -3,7 +3,9 @@
 use std::io::Write;
 use std::net::IpAddr;
 
-use tcpcopy_wire::control::{DecodeError, FEATURE_TLS_ONLY, GreetingError, Hello, encode_error, encode_hello};
+use tcpcopy_wire::control::{
+    DecodeError, FEATURE_TLS_ONLY, GreetingError, Hello, LegacyError, encode_error, encode_hello,
+};
 
 use super::CloseReason;
 use super::server::{ServerConfig, ServerStats};
@@ -84,7 +86,7 @@ impl ServerStats {
     pub(super) fn count_rejected(&mut self, reason: &CloseReason) {
         *(match reason {
             CloseReason::NotAllowed => &mut self.not_allowed,
-            CloseReason::TooMany { .. } => &mut self.too_many,
+            CloseReason::TooMany { .. } | CloseReason::Occupied => &mut self.too_many,
             CloseReason::TooManyOfOne { .. } => &mut self.too_many_of_one,
             CloseReason::Greeting(GreetingError::WrongProof { .. }) => &mut self.wrong_secret,
             CloseReason::Greeting(GreetingError::OutOfTurn { .. })
@@ -92,7 +94,9 @@ impl ServerStats {
             CloseReason::Greeting(_) | CloseReason::CannotProve => &mut self.no_secret,
             CloseReason::Tls(TlsFault::Plain) => &mut self.without_tls,
             CloseReason::Tls(_) => &mut self.tls_failed,
-            CloseReason::Protocol(DecodeError::Version { .. }) => &mut self.other_version,
+            CloseReason::Protocol(DecodeError::Version { .. } | DecodeError::Legacy(LegacyError::Version { .. })) => {
+                &mut self.other_version
+            }
             CloseReason::Protocol(_) | CloseReason::Closed | CloseReason::Refused(_) => &mut self.garbage,
             CloseReason::Unused | CloseReason::Io(..) => &mut self.unused,
             _ => &mut self.no_hello,

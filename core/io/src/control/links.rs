@@ -1,5 +1,7 @@
 //! tcpcopy's end: connections to every intercept, kept up.
 
+pub(super) mod legacy;
+
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,7 +12,7 @@ use mio::{Interest, Registry, Token};
 use tcpcopy_engine::LinkId;
 use tcpcopy_wire::control::{
     BatchEncoder, DatagramResponse, FEATURE_PAYLOAD, FEATURE_UDP, Hello, LinkStats, Message, ResponseHeader, Role,
-    RouteChange, Secret, encode_ping,
+    RouteChange, Secret, encode_ping, encode_version,
 };
 use tcpcopy_wire::{Timestamp, Transport};
 
@@ -18,6 +20,7 @@ use super::stream::{READ_SIZE, Received, Stream};
 use super::tls::TlsClient;
 use super::transport::Transport as LinkTransport;
 use super::{CloseReason, HELLO_TIMEOUT, PING_INTERVAL};
+use legacy::{Protocol, Sessions, keep_alive};
 
 /// What [`ControlLinks`] are told at their start.
 #[derive(Clone, Debug)]
@@ -40,6 +43,8 @@ pub struct LinksConfig {
     pub secret: Option<Secret>,
     /// Speak TLS.
     pub tls: Option<TlsClient>,
+    /// What to speak.
+    pub protocol: Protocol,
 }
 
 impl LinksConfig {
@@ -55,6 +60,7 @@ impl LinksConfig {
             out_limit: 16 << 20,
             secret: None,
             tls: None,
+            protocol: Protocol::default(),
         }
     }
 }
@@ -152,6 +158,8 @@ pub struct ControlLinks {
     unflushed: Vec<u16>,
     scratch: Vec<u8>,
     deadline: Option<Timestamp>,
+    /// For intercepts of the C programs.
+    sessions: Sessions,
 }
 
 impl ControlLinks {
@@ -184,6 +192,7 @@ impl ControlLinks {
             unflushed: Vec::new(),
             scratch: vec![0; READ_SIZE],
             deadline: Some(Timestamp::ZERO),
+            sessions: Sessions::default(),
         })
     }
 
@@ -252,7 +261,7 @@ impl ControlLinks {
             }
             self.ping(index, now, sink);
         }
-        self.deadline = (0..self.links.len()).map(|i| self.due(i)).min();
+        self.deadline = (0..self.links.len()).map(|i| self.due(i)).min().filter(|at| *at != Timestamp::NEVER);
     }
 
     /// Puts a route change into a link's buffer; [`flush`](Self::flush) sends it.
@@ -260,6 +269,9 @@ impl ControlLinks {
     /// # Errors
     /// See [`SendError`].
     pub fn send(&mut self, link: LinkId, change: &RouteChange) -> Result<(), SendError> {
+        if self.is_legacy() {
+            return self.send_legacy(link, change);
+        }
         let limit = self.config.out_limit;
         let Some(l) = self.links.get_mut(usize::from(link.0)) else { return Err(SendError::Down) };
         let State::Open { stream, up: true, .. } = &mut l.state else { return Err(SendError::Down) };
@@ -314,8 +326,11 @@ impl ControlLinks {
                 None => LinkTransport::plain(socket),
                 Some(tls) => tls.connect(socket, link.address.ip()).map_err(CloseReason::Tls)?,
             };
-            Stream::new(transport, Role::Tcpcopy, &config.hello, config.secret.as_ref(), now)
-                .map_err(|e| CloseReason::io(&e))
+            match config.protocol {
+                Protocol::Legacy { records, .. } => Ok(Stream::legacy(transport, records, now)),
+                Protocol::Current => Stream::new(transport, Role::Tcpcopy, &config.hello, config.secret.as_ref(), now)
+                    .map_err(|e| CloseReason::io(&e)),
+            }
         });
         match begun {
             Ok(stream) => link.state = State::Open { stream: Box::new(stream), established: false, up: false },
@@ -351,8 +366,16 @@ impl ControlLinks {
             *established = true;
             // Without it route changes would wait for acknowledgements; not worth failing for.
             let _ = stream.socket.socket.set_nodelay(true);
-            stream.begin();
+            if self.config.protocol == Protocol::Current {
+                stream.begin();
+            } else {
+                keep_alive(&stream.socket.socket);
+                stream.out.append(encode_version);
+                *up = true;
+                sink(LinkEvent::Up { link: id, hello: Hello::default() });
+            }
         }
+        let sessions = &self.sessions;
         let received = stream.receive(now, &mut self.scratch, &mut |message, _| match message {
             Message::Hello(hello) => {
                 *up = true;
@@ -365,6 +388,12 @@ impl ControlLinks {
             Message::Responses(responses) => {
                 for header in responses {
                     sink(LinkEvent::Response { link: id, header });
+                }
+            }
+            Message::LegacyRecords(records) => {
+                *attempts = 0;
+                for (flow, header) in records {
+                    sink(LinkEvent::Response { link: id, header: ResponseHeader { id: sessions.of(&flow), ..header } });
                 }
             }
             Message::Datagrams(datagrams) => {
@@ -401,7 +430,7 @@ impl ControlLinks {
     }
 
     fn lateness(&mut self, index: usize, now: Timestamp) -> Option<CloseReason> {
-        let dead_after = self.config.ping_interval * 3;
+        let dead_after = if self.is_legacy() { Duration::MAX } else { self.config.ping_interval * 3 };
         let link = &mut self.links[index];
         let State::Open { stream, up, .. } = &link.state else { return None };
         if link.broken.is_some() {
@@ -419,6 +448,7 @@ impl ControlLinks {
         match &link.state {
             State::Waiting { until } => *until,
             State::Open { .. } if link.unread || link.broken.is_some() => Timestamp::ZERO,
+            State::Open { up: true, .. } if self.is_legacy() => Timestamp::NEVER,
             State::Open { stream, up: true, .. } => {
                 link.next_ping.min(stream.last_received + self.config.ping_interval * 3)
             }

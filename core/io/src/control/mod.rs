@@ -30,7 +30,9 @@ use std::time::Duration;
 
 use tcpcopy_wire::control::{DecodeError, GreetingError};
 
+pub use links::legacy::Protocol;
 pub use links::{ControlLinks, LinkEvent, LinksConfig, SendError};
+pub use server::single::Single;
 pub use server::{BindError, ControlServer, LinkFull, PeerEvent, ServerConfig, ServerStats};
 pub use tls::{Identity, TlsClient, TlsError, TlsServer};
 pub use transport::TlsFault;
@@ -61,6 +63,10 @@ pub enum CloseReason {
     NotAllowed,
     /// A client of the C programs, which cannot prove anything, where a proof is demanded.
     CannotProve,
+    /// Another tcpcopy of the C programs has come, and one is served (`--single`).
+    Replaced,
+    /// There is another tcpcopy of the C programs, and one is served (`--single -c`).
+    Occupied,
     /// intercept closed the connection at once.
     TurnedAway,
     /// The other end said why it closes.
@@ -121,14 +127,19 @@ impl fmt::Display for CloseReason {
                 "a tcpcopy of version 1.x, which knows neither --secret-file nor TLS, and this intercept demands them: use a \
                  tcpcopy of this generation, or an intercept without them (and with --allow)",
             ),
+            Self::Replaced => f.write_str(
+                "another tcpcopy has come, and with --single one is served at a time: the newest, or with -c the oldest",
+            ),
+            Self::Occupied => f.write_str("there is a tcpcopy already, and -c keeps newcomers out as long as it is there"),
             Self::TurnedAway => f.write_str(
-                "closed by intercept at once: its --allow does not have this host's address, or it has too many \
-                 connections already; its log says which",
+                "closed by intercept at once: its --allow does not have this host's address, it has too many connections \
+                 already, or it is one of version 1.x, for which there is --intercept-protocol legacy; its log says which",
             ),
             Self::Refused(text) => write!(f, "refused by the other end: {text}"),
             Self::NoHello(after) => write!(
                 f,
-                "no hello within {after:?}; is the other end a tcpcopy or intercept of this generation, and is it not stuck?"
+                "no hello within {after:?}; is the other end a tcpcopy or intercept of this generation, and is it not stuck? \
+                 (for an intercept of version 1.x tcpcopy has --intercept-protocol legacy)"
             ),
             Self::Silent(after) => write!(f, "nothing received for {after:?}"),
             Self::Stalled(after) => write!(f, "the other end has read nothing for {after:?}"),

@@ -1,5 +1,7 @@
 //! intercept's end: a listener and the tcpcopys that have connected to it.
 
+pub(super) mod single;
+
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -16,10 +18,12 @@ use tcpcopy_wire::control::{
     FEATURE_PAYLOAD, FEATURE_UDP, FlowId, Hello, LinkStats, Message, Role, RouteChange, Secret, encode_stats,
 };
 
+use super::links::legacy::keep_alive;
 use super::stream::{READ_SIZE, Received, Stream};
 use super::tls::TlsServer;
 use super::transport::Transport;
 use super::{CloseReason, HELLO_TIMEOUT};
+use single::{Group, Single};
 
 /// What a [`ControlServer`] is told at its start.
 #[derive(Clone, Debug)]
@@ -40,6 +44,8 @@ pub struct ServerConfig {
     pub secret: Option<Secret>,
     /// Serve TLS, and nothing else.
     pub tls: Option<TlsServer>,
+    /// tcpcopys of the C programs register no routes, and one of them is served at a time.
+    pub single: Option<Single>,
     /// Bytes that may wait for one peer.
     pub out_limit: usize,
     /// A peer that sends nothing for this long is closed.
@@ -59,6 +65,7 @@ impl Default for ServerConfig {
             allow: Vec::new(),
             secret: None,
             tls: None,
+            single: None,
             out_limit: 8 << 20,
             silence_timeout: Duration::from_secs(30),
             stall_timeout: Duration::from_secs(10),
@@ -111,6 +118,13 @@ pub enum PeerEvent<'a> {
         from: SocketAddr,
         /// What it said.
         hello: Hello,
+    },
+    /// A tcpcopy of the C programs has connected and said its version, which is the one that is served.
+    LegacyUp {
+        /// The connection.
+        peer: PeerId,
+        /// Where it comes from.
+        from: SocketAddr,
     },
     /// A tcpcopy changes a route.
     Route {
@@ -183,6 +197,8 @@ struct Peer {
     stream: Stream,
     from: SocketAddr,
     up: bool,
+    /// A tcpcopy of the C programs, with the number of routes that it has added.
+    legacy: Option<u64>,
     /// Reading stopped at its budget.
     unread: bool,
     /// A write failed; to be closed at the next opportunity to tell.
@@ -202,6 +218,7 @@ pub struct ControlServer {
     deadline: Option<Timestamp>,
     /// The listener could not accept, for want of file descriptors for instance, and no event will tell of it again.
     accept_again_at: Option<Timestamp>,
+    single: Group,
 }
 
 /// Connections accepted before those that are there get their turn.
@@ -240,6 +257,7 @@ impl ControlServer {
             scratch: vec![0; READ_SIZE],
             deadline: None,
             accept_again_at: None,
+            single: Group::default(),
         })
     }
 
@@ -311,7 +329,7 @@ impl ControlServer {
             }
         }
         self.deadline = self.accept_again_at;
-        let due = self.peers.iter().flatten().map(|p| self.config.due(p)).min();
+        let due = self.peers.iter().flatten().map(|p| self.config.due(p)).min().filter(|at| *at != Timestamp::NEVER);
         self.lower_deadline(due);
     }
 
@@ -342,8 +360,11 @@ impl ControlServer {
         }
     }
 
-    /// Sends counters to a peer, unless its buffer is full.
+    /// Sends counters to a peer, unless its buffer is full, or its protocol has none.
     pub fn send_stats(&mut self, peer: PeerId, stats: &LinkStats, now: Timestamp) {
+        if let Some(Some(Peer { legacy: Some(_), .. })) = self.peers.get(peer.0 as usize) {
+            return;
+        }
         let mut frame = Vec::new();
         encode_stats(stats, &mut frame);
         // Statistics that do not fit are stale by the time there is room.
@@ -408,7 +429,7 @@ impl ControlServer {
             Ok(stream) => stream,
             Err(e) => return reject(&CloseReason::io(&e)),
         };
-        let peer = Peer { stream, from, up: false, unread: false, broken: None };
+        let peer = Peer { stream, from, up: false, legacy: None, unread: false, broken: None };
         self.lower_deadline(Some(self.config.due(&peer)));
         if vacant == self.peers.len() {
             self.peers.push(Some(peer));
@@ -419,9 +440,10 @@ impl ControlServer {
 
     fn read(&mut self, slot: usize, now: Timestamp, sink: &mut dyn FnMut(PeerEvent<'_>)) {
         let Some(Some(peer)) = self.peers.get_mut(slot) else { return };
-        let Peer { stream, from, up, .. } = peer;
+        let Peer { stream, from, up, legacy, .. } = peer;
         let (id, from) = (PeerId(slot as u32), *from);
-        let stats = &mut self.stats;
+        let (stats, config, group) = (&mut self.stats, &self.config, &mut self.single);
+        let (was_up, mut replaced, mut refused) = (*up, Vec::new(), None);
         let received = stream.receive(now, &mut self.scratch, &mut |message, _| match message {
             Message::Hello(hello) => {
                 *up = true;
@@ -444,10 +466,35 @@ impl ControlServer {
                     sink(PeerEvent::Route { peer: id, change: RouteChange::Remove { id: flow_id } });
                 }
             }
+            Message::LegacyHello => match config.admit_legacy(group, slot, now) {
+                Ok(others) => {
+                    replaced = others;
+                    (*up, *legacy) = (true, Some(0));
+                    stats.up += 1;
+                    sink(PeerEvent::LegacyUp { peer: id, from });
+                }
+                Err(reason) => refused = Some(reason),
+            },
+            Message::LegacyRoute(flow) => {
+                if let Some(routes) = legacy {
+                    // Ids of which only the relay hears.
+                    *routes += 1;
+                    let change =
+                        RouteChange::Add { id: FlowId(*routes), transport: tcpcopy_wire::Transport::Tcp, flow };
+                    sink(PeerEvent::Route { peer: id, change });
+                }
+            }
             // Pings and errors are handled by the stream; the rest asks for nothing.
             _ => {}
         });
-        match received {
+        if !was_up && legacy.is_some() {
+            keep_alive(&stream.socket.socket);
+        }
+        for other in replaced {
+            self.close(other, &CloseReason::Replaced, sink);
+        }
+        let Some(Some(peer)) = self.peers.get_mut(slot) else { return };
+        match refused.map_or(received, Err) {
             Ok(more) => {
                 peer.unread = more == Received::Budget;
                 if peer.unread {
@@ -476,7 +523,8 @@ impl ControlServer {
 
     fn close(&mut self, slot: usize, reason: &CloseReason, sink: &mut dyn FnMut(PeerEvent<'_>)) {
         let Some(mut peer) = self.peers[slot].take() else { return };
-        self.config.say_goodbye(&mut peer.stream, peer.up, reason);
+        self.single.leave(slot);
+        self.config.say_goodbye(&mut peer.stream, peer.up && peer.legacy.is_none(), reason);
         // Closing the socket deregisters it; a failure here changes nothing.
         let _ = self.registry.deregister(&mut peer.stream.socket.socket);
         if peer.up {
@@ -498,13 +546,25 @@ impl ControlServer {
 }
 
 impl ServerConfig {
+    /// Whether a tcpcopy of the C programs is served, and whose connections have to be closed for it.
+    fn admit_legacy(&self, group: &mut Group, slot: usize, now: Timestamp) -> Result<Vec<usize>, CloseReason> {
+        match (self.refusal_of_unproved(), self.single) {
+            (Some(reason), _) => Err(reason),
+            (None, None) => Ok(Vec::new()),
+            (None, Some(policy)) => group.join(policy, slot, now),
+        }
+    }
+
     /// When something has to be done about a peer.
     fn due(&self, peer: &Peer) -> Timestamp {
         if peer.unread || peer.broken.is_some() {
             return Timestamp::ZERO;
         }
-        let silent =
-            if peer.up { peer.stream.last_received + self.silence_timeout } else { peer.stream.since + HELLO_TIMEOUT };
+        let silent = match peer.legacy {
+            Some(_) => Timestamp::NEVER,
+            None if peer.up => peer.stream.last_received + self.silence_timeout,
+            None => peer.stream.since + HELLO_TIMEOUT,
+        };
         peer.stream.out.blocked_since.map_or(silent, |at| silent.min(at + self.stall_timeout))
     }
 
@@ -513,7 +573,7 @@ impl ServerConfig {
         if !peer.up {
             return (peer.stream.since + HELLO_TIMEOUT <= now).then_some(CloseReason::NoHello(HELLO_TIMEOUT));
         }
-        if peer.stream.last_received + self.silence_timeout <= now {
+        if peer.legacy.is_none() && peer.stream.last_received + self.silence_timeout <= now {
             return Some(CloseReason::Silent(self.silence_timeout));
         }
         let stalled = peer.stream.out.blocked_since.is_some_and(|at| at + self.stall_timeout <= now);

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 
 use tcpcopy_wire::Timestamp;
-use tcpcopy_wire::control::{Decoder, Greeting, Hello, Message, NONCE_LEN, Role, Secret, encode_pong};
+use tcpcopy_wire::control::{Decoder, Greeting, Hello, Message, NONCE_LEN, RecordKind, Role, Secret, encode_pong};
 
 use super::CloseReason;
 use super::transport::{TlsFault, Transport};
@@ -200,6 +200,21 @@ impl Stream {
         })
     }
 
+    /// A connection to an intercept of the C programs, on which there is no hello.
+    pub(super) fn legacy(socket: Transport, records: RecordKind, now: Timestamp) -> Self {
+        Self {
+            socket,
+            decoder: Decoder::legacy(records),
+            greeting: None,
+            inbound: Vec::new(),
+            out: OutBuffer::default(),
+            since: now,
+            last_received: now,
+            received_anything: false,
+            hung_up: false,
+        }
+    }
+
     /// Puts what this end says first into the buffer: tcpcopy's hello. intercept waits for that.
     pub(super) fn begin(&mut self) {
         if let Some(greeting) = &self.greeting {
@@ -289,6 +304,11 @@ fn read_messages(
         match message {
             Message::Ping(stamp) => out.append(|bytes| encode_pong(stamp, bytes)),
             Message::Error(text) => return Err(CloseReason::Refused(one_line(text))),
+            // Whether one that cannot prove anything is served is the server's to decide.
+            Message::LegacyHello => {
+                *greeting = None;
+                on_message(message, out);
+            }
             message => match greeting {
                 None => on_message(message, out),
                 Some(beginning) => {

@@ -138,6 +138,16 @@ impl Lab {
         Ok(lab)
     }
 
+    /// A cable between two hosts, past the switch: a device of this name, without addresses, on both.
+    ///
+    /// # Errors
+    /// Which step failed, and why.
+    pub fn cable(&self, from: &Host, to: &Host, device: &str) -> Result<(), NetnsError> {
+        let up = format!("link set {device} up");
+        batch(from, &[format!("link add {device} type veth peer name {device} netns {}", to.path()), up.clone()])?;
+        batch(to, &[up])
+    }
+
     /// All hosts.
     pub fn hosts(&self) -> impl Iterator<Item = &Host> {
         [&self.client, &self.online, &self.target, &self.assistant].into_iter().chain(&self.more)

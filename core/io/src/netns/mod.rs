@@ -8,6 +8,7 @@
 
 mod lab;
 mod process;
+mod wire;
 
 use std::fs::{self, File};
 use std::io;
@@ -18,6 +19,7 @@ use std::{error, fmt, thread};
 
 pub use lab::{Host, Lab, REPLICAS_V4, REPLICAS_V6};
 pub use process::{CpuTime, Process};
+pub use wire::Wire;
 
 /// Why hosts could not be made.
 #[derive(Debug)]

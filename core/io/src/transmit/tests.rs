@@ -2,6 +2,8 @@ use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 
+use tcpcopy_wire::checksum::Sum;
+
 use super::*;
 
 /// Runs `test` in a network namespace of its own with `lo` up, or says visibly that it did not run, and why.
@@ -28,9 +30,12 @@ fn run(program: &str, arguments: &str) -> bool {
 }
 
 /// A UDP datagram over IPv4 from 198.51.100.7, without a checksum.
-fn datagram_v4(to: Ipv4Addr, port: u16, payload: &[u8]) -> Vec<u8> {
+pub(super) fn datagram_v4(to: Ipv4Addr, port: u16, payload: &[u8]) -> Vec<u8> {
     let mut p = vec![0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 17, 0, 0, 198, 51, 100, 7];
+    p[2..4].copy_from_slice(&(28 + payload.len() as u16).to_be_bytes());
     p.extend(to.octets());
+    let checksum = Sum::default().add_bytes(&p).finish();
+    p[10..12].copy_from_slice(&checksum.to_be_bytes());
     p.extend(1234u16.to_be_bytes());
     p.extend(port.to_be_bytes());
     p.extend((8 + payload.len() as u16).to_be_bytes());
@@ -40,7 +45,7 @@ fn datagram_v4(to: Ipv4Addr, port: u16, payload: &[u8]) -> Vec<u8> {
 }
 
 /// A UDP datagram over IPv6 from fd00::7.
-fn datagram_v6(to: Ipv6Addr, port: u16, payload: &[u8]) -> Vec<u8> {
+pub(super) fn datagram_v6(to: Ipv6Addr, port: u16, payload: &[u8]) -> Vec<u8> {
     let from: Ipv6Addr = "fd00::7".parse().unwrap();
     let len = 8 + payload.len() as u16;
     let mut udp = Vec::new();
@@ -86,7 +91,7 @@ fn packets_of_both_families_arrive_in_order_with_a_foreign_source() {
             .collect();
         let mut transmitter = Transmitter::open(true, true, 1 << 20).unwrap();
         transmitter.send(packets.iter().map(|(to, p)| (*to, p.as_slice())));
-        assert_eq!(transmitter.stats(), TransmitStats { sent: 300, failed: [0; 6] });
+        assert_eq!(transmitter.stats(), TransmitStats { sent: 300, ..TransmitStats::default() });
         for (socket, from) in [(v4, "198.51.100.7:1234"), (v6, "[fd00::7]:1234")] {
             for i in 0..150u8 {
                 let mut bytes = [0; 4];

@@ -11,6 +11,7 @@ use super::frame::{
     MAX_HELLO_BODY_LEN, MAY_BE_IGNORED, NONCE_LEN, PROOF_LEN, RESPONSE_FIXED_LEN, ROUTE_ADD_V4_LEN, ROUTE_ADD_V6_LEN,
     ROUTE_PAYLOAD_LEN, ROUTE_REMOVE_LEN, STATS_LEN, VERSION,
 };
+use super::legacy::{self, LegacyError, LegacyRecords, RecordKind};
 use super::{DatagramResponse, FlowId, Hello, LinkStats, Payload, ResponseHeader};
 use crate::address::{Endpoint, Flow, Port};
 use crate::ip::Transport;
@@ -61,6 +62,12 @@ pub enum Message<'a> {
         /// The type.
         kind: u8,
     },
+    /// The first message of a tcpcopy of the C programs, which has the version that is served.
+    LegacyHello,
+    /// A route to add, from such a tcpcopy. It names the session by nothing else.
+    LegacyRoute(Flow),
+    /// Packets of targets, from an intercept of the C programs.
+    LegacyRecords(LegacyRecords<'a>),
 }
 
 /// Why a stream of bytes is not the control link. The connection cannot be used any further.
@@ -128,6 +135,8 @@ pub enum DecodeError {
     },
     /// The text of an error is not UTF-8.
     Text,
+    /// What came is not the C programs' control link either.
+    Legacy(LegacyError),
 }
 
 impl fmt::Display for DecodeError {
@@ -139,8 +148,8 @@ impl fmt::Display for DecodeError {
                 for byte in came {
                     write!(f, " {byte:02x}")?;
                 }
-                if came.iter().all(|b| *b == 0) {
-                    f.write_str(", as that of version 1.x does; both ends must be of one generation")
+                if came[0] == 0 {
+                    f.write_str(", as what an intercept of version 1.x sends: give tcpcopy --intercept-protocol legacy")
                 } else if came[0] == TLS_HANDSHAKE {
                     f.write_str(
                         ", as TLS does, which intercept does not serve here: give intercept --tls-cert and --tls-key, or \
@@ -176,6 +185,7 @@ impl fmt::Display for DecodeError {
             Self::Length { kind, len } => write!(f, "a frame of {kind} with an impossible length of {len} bytes"),
             Self::OptionsLength { len } => write!(f, "a response with {len} bytes of TCP options; 40 are possible"),
             Self::Text => f.write_str("an error whose text is not UTF-8"),
+            Self::Legacy(e) => e.fmt(f),
         }
     }
 }
@@ -188,12 +198,27 @@ pub struct Decoder {
     role: Role,
     greeted: bool,
     proof_only: bool,
+    legacy: Option<Legacy>,
+}
+
+/// Which direction of the C programs' control link is read.
+#[derive(Clone, Copy, Debug)]
+enum Legacy {
+    FromTcpcopy,
+    FromIntercept(RecordKind),
 }
 
 impl Decoder {
-    /// A decoder at the start of a connection, at the end `role`.
+    /// A decoder at the start of a connection, at the end `role`. intercept's recognises a tcpcopy of the C programs by
+    /// its first byte.
     pub const fn new(role: Role) -> Self {
-        Self { role, greeted: false, proof_only: false }
+        Self { role, greeted: false, proof_only: false, legacy: None }
+    }
+
+    /// A decoder of what an intercept of the C programs sends, which begins with no hello.
+    pub const fn legacy(records: RecordKind) -> Self {
+        let legacy = Some(Legacy::FromIntercept(records));
+        Self { role: Role::Tcpcopy, greeted: true, proof_only: false, legacy }
     }
 
     /// Whether the hello has been read.
@@ -214,7 +239,20 @@ impl Decoder {
     /// What is wrong with the bytes, as soon as that can be told. The decoder must not be used again.
     #[inline]
     pub fn next<'a>(&mut self, bytes: &'a [u8]) -> Result<Option<(Message<'a>, usize)>, DecodeError> {
+        if let Some(legacy) = self.legacy {
+            let message = match legacy {
+                Legacy::FromTcpcopy => legacy::decode_client(bytes),
+                Legacy::FromIntercept(records) => legacy::decode_records(records, bytes),
+            };
+            return message.map_err(DecodeError::Legacy);
+        }
         if !self.greeted {
+            if self.role == Role::Intercept && bytes.first() == Some(&0) {
+                let hello = legacy::decode_version(bytes).map_err(DecodeError::Legacy)?;
+                self.greeted = hello.is_some();
+                self.legacy = hello.is_some().then_some(Legacy::FromTcpcopy);
+                return Ok(hello);
+            }
             let hello = decode_hello(bytes)?;
             self.greeted = hello.is_some();
             return Ok(hello);

@@ -9,6 +9,7 @@ mod decode;
 mod encode;
 mod frame;
 mod greeting;
+mod legacy;
 #[cfg(test)]
 mod tests;
 
@@ -23,11 +24,16 @@ pub use frame::{
     ROUTE_PAYLOAD_LEN, ROUTE_REMOVE_LEN, STATS_LEN, VERSION,
 };
 pub use greeting::{Greeting, GreetingError, MIN_SECRET_LEN, Secret, ShortSecret};
+pub use legacy::{
+    CLIENT_MESSAGE_LEN, Format as LegacyFormat, LEGACY_VERSION, LegacyError, LegacyRecords, MAX_RECORD_DATA,
+    MAX_RECORD_OPTIONS, NO_SESSION, RecordEncoder, RecordKind, encode_client_add, encode_version,
+};
 
 use std::time::Duration;
 
 use crate::address::Flow;
 use crate::ip::Transport;
+use crate::packet::TcpSegment;
 use crate::seq::SeqNumber;
 use crate::tcp::Flags;
 
@@ -107,6 +113,23 @@ pub struct ResponseHeader<'a> {
     pub options: &'a [u8],
     /// The first bytes of the payload; none unless the route asked for them.
     pub payload: &'a [u8],
+}
+
+impl<'a> ResponseHeader<'a> {
+    /// What a captured segment of the target says, with all of the payload that was captured; of no session yet.
+    #[inline]
+    pub fn of(segment: &TcpSegment<'a>) -> Self {
+        Self {
+            id: FlowId(0),
+            seq: segment.tcp.seq(),
+            ack: segment.tcp.ack(),
+            flags: segment.tcp.flags(),
+            window: segment.tcp.window(),
+            payload_len: segment.payload_len,
+            options: segment.tcp.options_bytes(),
+            payload: segment.payload,
+        }
+    }
 }
 
 /// One UDP datagram that the target sent, as intercept reports it.

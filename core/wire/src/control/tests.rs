@@ -39,6 +39,7 @@ fn copy_out(message: Message<'_>, out: &mut Vec<Owned>) {
         Message::Pong(n) => out.push(Owned::Pong(n)),
         Message::Error(text) => out.push(Owned::Error(text.to_owned())),
         Message::Skipped { kind } => out.push(Owned::Skipped(kind)),
+        Message::LegacyHello | Message::LegacyRoute(_) | Message::LegacyRecords(_) => panic!("{message:?}"),
         // greeting/tests.rs has them.
         Message::Challenge(_) | Message::Proof(_) => unreachable!("no proof was asked for"),
     }
@@ -224,8 +225,8 @@ fn other_protocols_are_told_by_their_first_byte() {
     }
     let error = decode(Role::Intercept, &[b"\x16\x03"]).unwrap_err().to_string();
     assert!(error.contains("as TLS does") && error.contains("--tls-cert"), "{error}");
-    // The first message of the C programs' tcpcopy.
-    let error = decode(Role::Intercept, &[&[0, 0, 0, 0, 0, 0, 0, 6]]).unwrap_err();
+    // What the C programs' intercept sends.
+    let error = decode(Role::Tcpcopy, &[&[0, 1, 0x45, 0]]).unwrap_err();
     assert!(error.to_string().contains("1.x"), "{error}");
 }
 
@@ -335,7 +336,7 @@ fn a_frame_is_not_continued_behind_another_or_after_seal() {
 }
 
 /// The examples of docs/protocol.md: fenced blocks that begin with "```hex NAME", with comments from "#" on.
-fn documented_examples() -> BTreeMap<String, Vec<u8>> {
+pub(super) fn documented_examples() -> BTreeMap<String, Vec<u8>> {
     let text = include_str!("../../../../docs/protocol.md");
     let mut examples = BTreeMap::new();
     let mut lines = text.lines();
@@ -409,7 +410,8 @@ fn the_documentation_shows_what_is_sent() {
     for (name, messages) in &expected {
         assert_eq!(documented.get(*name), Some(&encode(messages, 0)), "{name}: {:02x?}", encode(messages, 0));
     }
-    // Those of the authentication are checked in greeting/tests.rs.
-    let checked = documented.keys().filter(|name| !name.starts_with("authentication-"));
+    // Those of the authentication are checked in greeting/tests.rs, those of the C programs' link in legacy/tests.rs.
+    let elsewhere = ["authentication-", "legacy-"];
+    let checked = documented.keys().filter(|name| !elsewhere.iter().any(|beginning| name.starts_with(beginning)));
     assert_eq!(checked.count(), expected.len(), "an example that nothing checks");
 }

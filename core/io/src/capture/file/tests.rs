@@ -104,3 +104,66 @@ fn the_filter_holds_for_files() {
     assert!(!lengths.is_empty() && lengths.iter().all(|len| *len >= 100), "{lengths:?}");
     assert!(matches!(CaptureFile::open(file.path(), "tcp and"), Err(FileError::BadFilter { .. })));
 }
+
+/// A block of a pcapng file: type, length, body, length.
+fn block(kind: u32, body: &[u8]) -> Vec<u8> {
+    let padded = body.len().next_multiple_of(4);
+    let len = (padded as u32 + 12).to_le_bytes();
+    [&kind.to_le_bytes()[..], &len, body, &vec![0; padded - body.len()], &len].concat()
+}
+
+/// A pcapng file of one interface of this link type, with times in nanoseconds, and one frame.
+fn pcapng(link: u16, at_nanos: u64, frame: &[u8]) -> Vec<u8> {
+    let section = [&0x1a2b_3c4du32.to_le_bytes()[..], &[1, 0, 0, 0], &[0xff; 8]].concat();
+    // Option 9, if_tsresol: 10 to the power of -9.
+    let options = [9, 0, 1, 0, 9, 0, 0, 0, 0, 0, 0, 0];
+    let interface = [&link.to_le_bytes()[..], &[0, 0], &262_144u32.to_le_bytes(), &options].concat();
+    let mut packet = Vec::new();
+    let len = frame.len() as u32;
+    for value in [0, (at_nanos >> 32) as u32, at_nanos as u32, len, len + 7] {
+        packet.extend(value.to_le_bytes());
+    }
+    packet.extend(frame);
+    [block(0x0a0d_0d0a, &section), block(1, &interface), block(6, &packet)].concat()
+}
+
+#[test]
+fn times_are_exact_to_the_nanosecond_in_files_that_have_them() {
+    let at = 1_700_000_000_123_456_789;
+    let mut nanos = pcap(0);
+    nanos[..4].copy_from_slice(&0xa1b2_3c4du32.to_le_bytes());
+    for value in [1_700_000_000u32, 123_456_789, 3, 3] {
+        nanos.extend(value.to_le_bytes());
+    }
+    nanos.extend(b"abc");
+    let mut foreign = Vec::new();
+    for value in [0xa1b2_3c4du32, 0x0002_0004, 0, 0, 65_535, 1, 1_700_000_000, 123_456_789, 3, 3] {
+        foreign.extend(value.to_be_bytes());
+    }
+    foreign.extend(b"abc");
+    for (name, bytes) in [("pcap", nanos), ("pcap, big-endian", foreign), ("pcapng", pcapng(1, at, b"abc"))] {
+        let (mut capture, _file) = open(&bytes).unwrap();
+        let frame = capture.next_frame().unwrap().expect("a frame");
+        assert_eq!((frame.at, frame.bytes), (Timestamp::from_nanos(at), &b"abc"[..]), "{name}");
+        assert!(capture.next_frame().unwrap().is_none(), "{name}");
+    }
+}
+
+#[test]
+fn the_link_types_that_captures_have_are_known() {
+    for (number, link) in [
+        (0, LinkType::Null),
+        (1, LinkType::Ethernet),
+        (101, LinkType::Raw),
+        (108, LinkType::Null),
+        (113, LinkType::LinuxSll),
+        (228, LinkType::Raw),
+        (229, LinkType::Raw),
+        (276, LinkType::LinuxSll2),
+    ] {
+        let mut bytes = pcap(1);
+        bytes[20..24].copy_from_slice(&u32::from(number).to_le_bytes());
+        assert_eq!(open(&bytes).unwrap().0.link_type(), link, "pcap, {number}");
+        assert_eq!(open(&pcapng(number, 0, b"abc")).unwrap().0.link_type(), link, "pcapng, {number}");
+    }
+}
