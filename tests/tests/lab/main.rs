@@ -49,6 +49,8 @@ fn main() -> ExitCode {
     suite.add("many: each connection three times over", Needs::Servers, many::three_times_over);
     suite.add("workers: keepalive", Needs::Servers, workers::keepalive);
     suite.add("workers: new connection per request", Needs::Servers, workers::new_connections);
+    suite.add("workers: packet sockets", Needs::Servers, workers::packet_sockets);
+    suite.add("workers: the C programs' link", Needs::Servers, workers::legacy_link);
     suite.add("workers: IPv6", Needs::Servers, workers::ipv6);
     suite.add("workers: a device goes away and comes back", Needs::Servers, workers::a_device_goes_away);
     suite.add("workers: an intercept that is restarted", Needs::Servers, workers::restarted_intercept);

@@ -50,12 +50,13 @@ fn stop_and_judge(copy: Copy, setup: &Setup<'_>, target: &[Received], are_spread
     }
 }
 
-fn share(bench: &Bench<'_>, reuse: Reuse, rate: f64) {
+fn share(bench: &Bench<'_>, reuse: Reuse, rate: f64, options: &[(&str, &str)]) {
     let lab = Lab::new().expect("a lab");
     let online = Nginx::start(&lab.online, bench.folder);
     let target = Nginx::start(&lab.target, bench.folder);
     let mut setup = Setup::new(bench.programs, bench.folder, &lab);
     setup.set_workers("2");
+    options.iter().for_each(|(option, value)| setup.set(option, value));
     let mut copy = setup.start(&lab);
     copy.wait_until_copying(&lab, lab.online.ipv4.into(), || target.requests());
     let before = target.requests();
@@ -67,11 +68,21 @@ fn share(bench: &Bench<'_>, reuse: Reuse, rate: f64) {
 }
 
 pub(crate) fn keepalive(bench: &Bench<'_>) {
-    share(bench, Reuse::KeepAlive, 1_500.0);
+    share(bench, Reuse::KeepAlive, 1_500.0, &[]);
 }
 
 pub(crate) fn new_connections(bench: &Bench<'_>) {
-    share(bench, Reuse::Close, 750.0);
+    share(bench, Reuse::Close, 750.0, &[]);
+}
+
+/// Packet sockets share packets as libpcap's rings do.
+pub(crate) fn packet_sockets(bench: &Bench<'_>) {
+    share(bench, Reuse::Close, 750.0, &[("--capture", "raw")]);
+}
+
+/// The C programs' link, whose routes each worker of intercept knows, too.
+pub(crate) fn legacy_link(bench: &Bench<'_>) {
+    share(bench, Reuse::Close, 500.0, &[("--intercept-protocol", "legacy")]);
 }
 
 pub(crate) fn ipv6(bench: &Bench<'_>) {
