@@ -6,7 +6,35 @@ use std::path::{Path, PathBuf};
 
 use log::LevelFilter;
 
+use crate::config::Text;
 use crate::exit::Failure;
+
+/// Workers at most; more than a host has processors help nobody.
+pub(crate) const MAX_WORKERS: u16 = 64;
+
+/// What `--workers` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Workers {
+    /// So many.
+    Number(u16),
+    /// `auto`, on a host with so many processors for us.
+    OneForEachProcessor(u16),
+}
+
+/// How many threads are wanted; `None` when nothing is said.
+///
+/// # Errors
+/// Wrong usage, with what is possible.
+pub(crate) fn workers(given: Option<&Text>) -> Result<Option<Workers>, Failure> {
+    let Some(text) = given.map(|text| text.0.trim()) else { return Ok(None) };
+    if text == "auto" {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        return Ok(Some(Workers::OneForEachProcessor(processors.clamp(1, MAX_WORKERS.into()) as u16)));
+    }
+    let number =
+        text.parse().map_err(|_| Failure::usage(format!("in --workers: `{text}` is neither a number nor `auto`")))?;
+    in_range("--workers", number, 1..=MAX_WORKERS).map(|number| Some(Workers::Number(number)))
+}
 
 /// A number within a range, both ends included.
 ///

@@ -18,7 +18,7 @@ use tcpcopy_io::clock::MonotonicClock;
 use tcpcopy_io::control::{ControlLinks, LinkEvent, LinksConfig};
 use tcpcopy_io::netns::{self, Namespace, Process, wait_for};
 use tcpcopy_io::process::{SIGHUP, SIGTERM};
-use tcpcopy_wire::control::{FlowId, Hello, RouteChange};
+use tcpcopy_wire::control::{FEATURE_PAYLOAD, FlowId, Hello, Payload, RouteChange};
 use tcpcopy_wire::tcp::Flags;
 use tcpcopy_wire::{Flow, SeqNumber};
 
@@ -35,9 +35,14 @@ fn main() {
         eprintln!("the tests of intercept are ignored: {reason}");
     }
     type Test = fn() -> Result<(), Failed>;
-    let tests: [(&str, Test); 7] = [
-        ("responses are reported, early ones too", || responses_are_reported("lo")),
-        ("on `any` each response is reported once", || responses_are_reported("any")),
+    let tests: [(&str, Test); 12] = [
+        ("responses are reported, early ones too", || responses_are_reported("lo", &[])),
+        ("on `any` each response is reported once", || responses_are_reported("any", &[])),
+        ("by several workers, too", || responses_are_reported("lo", &["--workers", "3"])),
+        ("on `any`, too", || responses_are_reported("any", &["--workers", "2"])),
+        ("two workers share connections, and have their payload", two_workers),
+        ("a device that was away is captured on again", || a_device_comes_back(&[])),
+        ("by all workers", || a_device_comes_back(&["--workers", "2"])),
         ("a restarted intercept goes on", a_restart),
         ("a daemon writes its pid, opens its log again, and stops", a_daemon),
         ("-n limits what is written at once", small_writes),
@@ -76,8 +81,8 @@ fn stop(mut process: Process) -> Result<String, Failed> {
     Ok(log)
 }
 
-/// A response: id, flags, payload length, options, sequence number.
-type Response = (u64, Flags, u32, Vec<u8>, SeqNumber);
+/// A response: id, flags, payload length, options, sequence number, and how much of the payload came with it.
+type Response = (u64, Flags, u32, Vec<u8>, SeqNumber, usize);
 
 /// A tcpcopy's end of one link.
 struct Copier {
@@ -91,7 +96,7 @@ struct Copier {
 impl Copier {
     fn new() -> Result<Self, Failed> {
         let poll = Poll::new()?;
-        let hello = Hello { features: 0, route_ttl: Duration::from_secs(60), max_batch: 0 };
+        let hello = Hello { features: FEATURE_PAYLOAD, route_ttl: Duration::from_secs(60), max_batch: 0 };
         let links = ControlLinks::new(LinksConfig::new(vec![CONTROL.into()], 1, hello), poll.registry(), Token(0))?;
         let mut copier = Self { poll, clock: MonotonicClock::start(), links, ups: 0, responses: Vec::new() };
         copier.until("the link", |c| c.ups == 1)?;
@@ -114,7 +119,7 @@ impl Copier {
             let mut sink = |e: LinkEvent<'_>| match e {
                 LinkEvent::Up { .. } => *ups += 1,
                 LinkEvent::Response { header: h, .. } => {
-                    responses.push((h.id.0, h.flags, h.payload_len, h.options.to_vec(), h.seq));
+                    responses.push((h.id.0, h.flags, h.payload_len, h.options.to_vec(), h.seq, h.payload.len()));
                 }
                 _ => {}
             };
@@ -156,9 +161,9 @@ fn connection(target: &TcpListener) -> Result<(TcpStream, TcpStream), Failed> {
     Ok((client, target.accept()?.0))
 }
 
-fn responses_are_reported(device: &str) -> Result<(), Failed> {
+fn responses_are_reported(device: &str, options: &[&str]) -> Result<(), Failed> {
     let namespace = namespace()?;
-    let process = intercept(&namespace, device, &[])?;
+    let process = intercept(&namespace, device, options)?;
     namespace.run(|| -> Result<(), Failed> {
         let target = TcpListener::bind(SocketAddr::from(TARGET))?;
         // The target has answered the SYN before a tcpcopy is even there: its answer waits for the route, for a second.
@@ -175,7 +180,7 @@ fn responses_are_reported(device: &str) -> Result<(), Failed> {
                 attempt().ok()
             })
             .ok_or("no early response is released")?;
-        let (id, flags, len, options, _) = &copier.responses[0];
+        let (id, flags, len, options, ..) = &copier.responses[0];
         if (*id, *flags, *len) != (7, Flags::SYN | Flags::ACK, 0) || options.len() < 4 {
             return Err(format!("not the SYN-ACK: {:?}", copier.responses).into());
         }
@@ -201,6 +206,105 @@ fn responses_are_reported(device: &str) -> Result<(), Failed> {
         None => Ok(()),
         Some(part) => Err(format!("`{part}` is not in the log:\n{log}").into()),
     }
+}
+
+/// The number behind a name in a line.
+fn number(line: &str, name: &str) -> Option<u64> {
+    line.split(name).nth(1)?.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+fn two_workers() -> Result<(), Failed> {
+    const CONNECTIONS: u64 = 64;
+    let namespace = namespace()?;
+    let process = intercept(&namespace, "lo", &["--workers", "2"])?;
+    namespace.run(|| -> Result<(), Failed> {
+        let target = TcpListener::bind(SocketAddr::from(TARGET))?;
+        let mut copier = Copier::new()?;
+        let mut open = Vec::new();
+        for id in 0..CONNECTIONS {
+            let pair = connection(&target)?;
+            copier.add_route(id, &pair.0)?;
+            open.push(pair);
+        }
+        let all = |c: &Copier, len: u32| (0..CONNECTIONS).all(|id| c.bytes(id) == len);
+        copier.until("every SYN-ACK", |c| (0..CONNECTIONS).all(|id| c.responses.iter().any(|r| r.0 == id)))?;
+        for (client, server) in &mut open {
+            server.write_all(b"x")?;
+            client.read_exact(&mut [0])?;
+        }
+        copier.until("every answer", |c| all(c, 1))?;
+        for id in 0..CONNECTIONS {
+            let change = RouteChange::Payload { id: FlowId(id), payload: Payload::Full };
+            copier.links.send(LinkId(0), &change).map_err(|e| format!("{e:?}"))?;
+        }
+        copier.links.flush(copier.clock.now());
+        // The captures are opened again meanwhile. What was captured before has no payload; from some moment on all has.
+        let (begun, mut sent) = (Instant::now(), 1);
+        let of = |c: &Copier, id: u64| c.responses.iter().filter(|r| r.0 == id).map(|r| r.5).sum::<usize>();
+        while begun.elapsed() < PATIENCE {
+            sent += 1000;
+            copier.responses.retain(|r| r.1.contains(Flags::SYN));
+            for (client, server) in &mut open {
+                server.write_all(&[7; 1000])?;
+                client.read_exact(&mut [0; 1000])?;
+            }
+            copier.until("answers", |c| (0..CONNECTIONS).all(|id| c.bytes(id) == sent))?;
+            if (0..CONNECTIONS).all(|id| of(&copier, id) == 1000) {
+                return Ok(());
+            }
+        }
+        Err("payload does not come".into())
+    })??;
+    let log = stop(process)?;
+    let line = |what: &str| log.lines().rfind(|l| l.contains(what)).ok_or_else(|| format!("no `{what}` in:\n{log}"));
+    let parts = [line("worker 0: ")?, line("worker 1: ")?].map(|line| number(line, "captured:").unwrap_or(0));
+    let total = number(line("total resp packs:")?, "captured:").unwrap_or(0);
+    // That one of them has none of 64 connections has a chance of 2^-63.
+    if parts.contains(&0) || parts.iter().sum::<u64>() != total || log.contains("balance") {
+        return Err(format!("{parts:?} of {total}:\n{log}").into());
+    }
+    match number(line("total resp packs:")?, "route:") {
+        Some(CONNECTIONS) => Ok(()),
+        other => Err(format!("{other:?} routes, each should be counted once:\n{log}").into()),
+    }
+}
+
+fn a_device_comes_back(options: &[&str]) -> Result<(), Failed> {
+    let namespace = namespace()?;
+    let log = std::env::temp_dir().join(format!("intercept-device-{}-{}", std::process::id(), options.len()));
+    let ip = |line: &str| namespace.output("ip", &line.split(' ').collect::<Vec<_>>());
+    let make =
+        || ["link add away type veth peer name far", "link set away up"].iter().try_for_each(|line| ip(line).map(drop));
+    make()?;
+    let words = ["-l", &log.to_string_lossy()];
+    let process = intercept(&namespace, "lo,away", &[options, &words].concat())?;
+    let is_said = |what: &str| {
+        wait_for(PATIENCE, || fs::read_to_string(&log).ok().filter(|text| text.contains(what)))
+            .ok_or_else(|| format!("`{what}` is not in the log: {}", fs::read_to_string(&log).unwrap_or_default()))
+    };
+    ip("link delete away")?;
+    is_said("trying to open away again")?;
+    make()?;
+    is_said("capturing on away again")?;
+    // The other device goes on all the while, with the same workers.
+    namespace.run(|| -> Result<(), Failed> {
+        let target = TcpListener::bind(SocketAddr::from(TARGET))?;
+        let mut copier = Copier::new()?;
+        let mut open = Vec::new();
+        for id in 0..20 {
+            let pair = connection(&target)?;
+            copier.add_route(id, &pair.0)?;
+            open.push(pair);
+        }
+        copier.until("every SYN-ACK", |c| (0..20).all(|id| c.responses.iter().any(|r| r.0 == id)))
+    })??;
+    stop(process)?;
+    let text = fs::read_to_string(&log)?;
+    fs::remove_file(&log)?;
+    if text.contains("balance") || text.matches("trying to open").count() != 1 {
+        return Err(text.into());
+    }
+    Ok(())
 }
 
 fn a_restart() -> Result<(), Failed> {
@@ -250,11 +354,8 @@ fn small_writes() -> Result<(), Failed> {
     })??;
     let log = stop(process)?;
     let last = log.lines().rfind(|l| l.contains("sock write cnt:")).ok_or("no statistics")?;
-    let number = |name: &str| -> Option<u64> {
-        last.split(name).nth(1)?.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
-    };
     // What waited for its route goes with it, several at once perhaps; what was captured with a route goes one by one.
-    match (number("sock write cnt:"), number("total resp packs:")) {
+    match (number(last, "sock write cnt:"), number(last, "total resp packs:")) {
         (Some(writes), Some(relayed)) if writes >= 51 && writes <= relayed => Ok(()),
         other => Err(format!("{other:?}: {last}").into()),
     }

@@ -88,6 +88,12 @@ impl<'a> Setup<'a> {
         }
     }
 
+    /// Has both programs share their work between threads.
+    pub fn set_workers(&mut self, workers: &str) {
+        self.set("--workers", workers);
+        self.intercept.extend(["--workers", workers].map(str::to_owned));
+    }
+
     fn with(programs: &'a Programs, folder: &'a Path, map: &str, intercept: &str, sources: &str) -> Self {
         Self {
             programs,

@@ -6,7 +6,7 @@ use clap::builder::Styles;
 use clap::{ArgAction, Parser};
 use serde::{Deserialize, Serialize};
 
-use crate::config::{is_off, one_or_many};
+use crate::config::{Text, is_off, one_or_many};
 
 /// Reports to tcpcopy what the test server answers to the copies.
 #[derive(Clone, Debug, Default, PartialEq, Parser, Serialize, Deserialize)]
@@ -50,6 +50,12 @@ pub struct Arguments {
     #[arg(short = 'B', long, value_name = "MB", help_heading = "Capture")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub buffer: Option<u32>,
+
+    /// Threads that share the work, each with captures of its own and a part of the connections; `auto`: one for each
+    /// processor. Each needs memory for all routes. A queue has one reader: with --nfqueue this is 1 [default: 1].
+    #[arg(long, value_name = "N|auto", help_heading = "Capture")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workers: Option<Text>,
 
     /// Run on the test server itself, and read its answers from this NFQUEUE, 0 to 65535: what is for the copies is
     /// reported and dropped. A full queue lets answers through. Without -F, -o and -i this is what intercept does

@@ -1,6 +1,7 @@
 //! The program intercept: options, start, and the loop that brings captured responses to the tcpcopys that wait.
 
 pub mod arguments;
+mod crew;
 mod legacy;
 pub mod options;
 pub mod passlist;
@@ -9,6 +10,7 @@ mod report;
 mod run;
 #[cfg(test)]
 mod tests;
+mod worker;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -70,6 +72,9 @@ fn start(options: &Options) -> Result<Exit, Failure> {
         Ok((log, pid_file, intercept)) => {
             readiness.ready().map_err(|e| Failure::new(Exit::Failure, format!("cannot leave the terminal: {e}")))?;
             let result = intercept.run(&log);
+            if let (Err(failure), true) = (&result, options.log.is_some()) {
+                log::error!("{failure}");
+            }
             drop(pid_file);
             result.map(|()| Exit::Done)
         }

@@ -13,10 +13,11 @@ use tcpcopy_io::control::{DEFAULT_PORT, Single};
 use super::arguments::Arguments;
 use super::legacy;
 use super::queue::QueueOptions;
+use crate::config::Text;
 use crate::exit::Failure;
 use crate::grammar::{OptionName, Part, SyntaxError};
 use crate::security::{self, SecurityFiles};
-use crate::values::{absolute, devices, in_range, log_level};
+use crate::values::{self, Workers, absolute, devices, in_range, log_level};
 
 const MB: usize = 1 << 20;
 /// A year: longer waits are mistakes.
@@ -51,6 +52,8 @@ pub struct Options {
     pub single: Option<Single>,
     /// Routes for which there is room at once.
     pub initial_routes: usize,
+    /// Threads that capture and look routes up; 1: the only one there is.
+    pub workers: u16,
     /// Responses in one write at most; `None`: whatever is there.
     pub responses_per_write: Option<u64>,
     /// The log file; `None`: stderr. Absolute.
@@ -87,6 +90,7 @@ impl Options {
     pub fn check(arguments: Arguments) -> Result<Self, Failure> {
         let port = arguments.port.unwrap_or(DEFAULT_PORT);
         let queue = QueueOptions::check(&arguments, port)?;
+        let queue_number = queue.as_ref().map(|queue| queue.number);
         let (filter, devices) = match queue {
             Some(_) => (String::new(), Vec::new()),
             None => (
@@ -123,6 +127,7 @@ impl Options {
             single,
             port,
             initial_routes: hash_size as usize,
+            workers: workers(arguments.workers.as_ref(), queue_number)?,
             responses_per_write: (combined > 0).then_some(u64::from(combined)),
             log: arguments.log.or(default_log).map(|path| absolute("-l (--log)", &path)).transpose()?,
             log_level: log_level(arguments.log_level.as_deref())?,
@@ -130,6 +135,20 @@ impl Options {
             pid: arguments.pid.map(|path| absolute("-P (--pid)", &path)).transpose()?,
             daemon: arguments.daemon,
         })
+    }
+}
+
+/// How many threads there are to be. `queue`: the queue that is read, if one is.
+fn workers(given: Option<&Text>, queue: Option<u16>) -> Result<u16, Failure> {
+    match (values::workers(given)?, queue) {
+        (Some(Workers::Number(number)), Some(queue)) if number > 1 => Err(Failure::usage(format!(
+            "--workers {number} is for captures, and there is none: responses come through NFQUEUE {queue}, and a queue has \
+             one reader; to share the work, have the rules spread it over several queues (--queue-balance) and run one \
+             intercept for each of them"
+        ))),
+        (_, Some(_)) | (None, None) => Ok(1),
+        (Some(Workers::Number(number)), None) => Ok(number),
+        (Some(Workers::OneForEachProcessor(processors)), None) => Ok(processors),
     }
 }
 

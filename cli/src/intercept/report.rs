@@ -2,12 +2,15 @@
 
 use std::fmt::Write;
 
-use tcpcopy_engine::relay::{RelayDrop, RelayStats};
-use tcpcopy_io::capture::CaptureStats;
+use tcpcopy_engine::relay::RelayDrop;
 use tcpcopy_io::control::ServerStats;
 
-/// The lines of one report. Counters that are nearly always zero are shown when they are not.
-pub(super) fn lines(relay: &RelayStats, server: &ServerStats, captures: &CaptureStats) -> Vec<String> {
+use super::crew::Total;
+
+/// The lines of one report. Counters that are nearly always zero are shown when they are not; several workers have a line
+/// each.
+pub(super) fn lines(total: &Total, server: &ServerStats) -> Vec<String> {
+    let Total { relay, captures, workers } = total;
     let mut lines = vec![
         format!(
             "total resp packs:{}, all:{}, route:{}, sock write cnt:{}, all sessions:{}, captured:{}, waiting:{}",
@@ -57,6 +60,17 @@ pub(super) fn lines(relay: &RelayStats, server: &ServerStats, captures: &Capture
         captures.interface_dropped,
         when_not_zero(&dropped)
     ));
+    for (number, worker) in workers.iter().enumerate() {
+        lines.push(format!(
+            "worker {number}: captured:{}, all:{}, relayed:{}, waiting:{}, dropped by kernel:{}, routes:{}",
+            worker.relay.frames,
+            worker.relay.responses,
+            worker.relay.relayed,
+            worker.relay.held,
+            worker.captures.dropped,
+            worker.relay.routes_alive
+        ));
+    }
     lines
 }
 

@@ -1,20 +1,20 @@
-//! The running program: one thread that waits for captures, tcpcopys and signals, and hands all of it to the relay.
+//! The running program: its main thread, which waits for tcpcopys and signals and, unless there are several workers, for
+//! captures.
 //!
 //! Each turn of the loop first takes what the tcpcopys say, because a route that is known before its responses are read
 //! saves keeping them; then reads every capture that has packets, until it is empty; then writes. A response thus
-//! leaves as soon as there is nothing more to read, and no timer is involved.
+//! leaves as soon as there is nothing more to read, and no timer is involved. With several workers ([`Crew`]) each of them
+//! does that with its captures, and the main thread writes.
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use tcpcopy_engine::relay::RelayDrop;
-use tcpcopy_engine::{PeerId, Relay, RelayConfig, RelayInput, RelayNotice, RelayOutbox};
-use tcpcopy_io::capture::{Capture, CaptureConfig, CaptureError, CaptureStats};
+use tcpcopy_engine::{PeerId, RelayConfig, RelayInput, RelayNotice};
+use tcpcopy_io::capture::{Capture, CaptureConfig, CaptureError};
 use tcpcopy_io::clock::MonotonicClock;
 use tcpcopy_io::control::{BindError, ControlServer, PeerEvent, ServerConfig};
 use tcpcopy_io::process::{self, SIGHUP, Signals};
@@ -22,9 +22,11 @@ use tcpcopy_wire::Timestamp;
 use tcpcopy_wire::control::{Hello, Payload};
 use tcpcopy_wire::link::LinkType;
 
+use super::crew::{Crew, Total};
 use super::options::Options;
 use super::queue::QueueSource;
 use super::report;
+use super::worker::{DRAIN_BUDGET, Worker};
 use crate::exit::{Exit, Failure};
 use crate::logging::Log;
 
@@ -32,12 +34,6 @@ use crate::logging::Log;
 const SNAPLEN: usize = 192;
 /// The same from the moment that a tcpcopy wants payload: merged segments whole.
 const WHOLE_SNAPLEN: usize = 262_144;
-/// Packets that a ring can hold, by far.
-const LEFT_IN_RING: usize = 1 << 20;
-/// Packets read from one capture before the tcpcopys get their turn.
-const DRAIN_BUDGET: usize = 2048;
-/// Bytes of responses that are collected before they are written, when the capture does not run empty.
-const FLUSH_BYTES: usize = 16 << 10;
 /// Time until a capture whose device went away is opened again.
 const REOPEN_AFTER: Duration = Duration::from_secs(2);
 /// Time between counters for the tcpcopys.
@@ -46,31 +42,25 @@ const STATS_FOR_PEERS: Duration = Duration::from_secs(10);
 /// Shortest time between two lines about connections that were turned away: a scan must not fill the log.
 const REJECTION_TOLD_EVERY: Duration = Duration::from_secs(10);
 
+// Captures have the tokens between.
 const SIGNALS: Token = Token(0);
-/// Captures have the tokens from here; there are far fewer devices than that.
-const FIRST_CAPTURE: usize = 1;
+const CREW: Token = Token(FIRST_PEER.0 - 2);
 const QUEUE: Token = Token(FIRST_PEER.0 - 1);
 const FIRST_PEER: Token = Token(1 << 16);
 
-/// One device.
-struct Source {
+/// One device, which all workers capture on.
+struct Device {
     config: CaptureConfig,
-    /// `None` while the device is away.
-    capture: Option<Capture>,
-    readable: bool,
+    /// When it went away: when to try again.
     reopen_at: Option<Timestamp>,
-    /// What the captures before the present one counted.
-    before: CaptureStats,
 }
 
-/// The relay with its connections: all that a captured frame concerns.
-struct Desk {
-    relay: Relay,
-    outbox: RelayOutbox,
-    server: ControlServer,
-    responses_per_write: Option<u64>,
-    undelivered: Vec<(PeerId, u64)>,
-    told: Told,
+/// Who reads captures and looks routes up.
+enum Hands {
+    /// The main thread.
+    Own(Box<Worker>),
+    /// Threads of their own.
+    Crew(Box<Crew>),
 }
 
 /// What is not to be repeated in the log.
@@ -80,20 +70,30 @@ struct Told {
     open_warning: Option<String>,
 }
 
+/// Whom counters are due for.
+#[derive(Clone, Copy, Default)]
+struct Due {
+    peers: bool,
+    log: bool,
+}
+
 /// intercept, ready to run.
 pub(super) struct Intercept {
     poll: Poll,
     signals: Signals,
     clock: MonotonicClock,
-    sources: Vec<Source>,
-    /// Where responses come from in the traditional set-up; there are no sources then.
+    devices: Vec<Device>,
+    /// Where responses come from in the traditional set-up; there are no devices then.
     queue: Option<QueueSource>,
-    desk: Desk,
+    server: ControlServer,
+    hands: Hands,
+    told: Told,
     /// How much of each packet's payload the captures take.
     captured_payload: Payload,
     stats_interval: Option<Duration>,
     next_stats: Timestamp,
     next_peer_stats: Timestamp,
+    due: Due,
 }
 
 impl Intercept {
@@ -107,25 +107,20 @@ impl Intercept {
         let mut signals = process::signals().map_err(failed("cannot take signals"))?;
         poll.registry().register(&mut signals, SIGNALS, Interest::READABLE).map_err(failed("cannot take signals"))?;
         let clock = MonotonicClock::start();
-        let mut sources = Vec::new();
-        for device in &options.devices {
-            let mut source = Source {
-                config: CaptureConfig {
-                    device: device.clone(),
-                    filter: options.filter.clone(),
-                    buffer_bytes: options.buffer_bytes,
-                    snaplen: SNAPLEN,
-                    immediate: true,
-                    ..CaptureConfig::default()
-                },
-                capture: None,
-                readable: false,
-                reopen_at: None,
-                before: CaptureStats::default(),
+        let mut hands = Hands::open(options, clock, &poll).map_err(failed("cannot start a worker"))?;
+        let mut devices = Vec::new();
+        for name in &options.devices {
+            let config = CaptureConfig {
+                device: name.clone(),
+                filter: options.filter.clone(),
+                buffer_bytes: options.buffer_bytes,
+                snaplen: SNAPLEN,
+                immediate: true,
+                ..CaptureConfig::default()
             };
-            let token = Token(FIRST_CAPTURE + sources.len());
-            source.open(&poll, token).map_err(|e| Failure::new(capture_exit(&e), e))?;
-            sources.push(source);
+            let device = Device { config, reopen_at: None };
+            hands.capture(devices.len(), &device, clock.now()).map_err(|e| Failure::new(capture_exit(&e), e))?;
+            devices.push(device);
         }
         let config = ServerConfig {
             address: options.bind,
@@ -144,18 +139,13 @@ impl Intercept {
             }
             None => None,
         };
-        let relay = Relay::new(RelayConfig {
-            initial_routes: options.initial_routes,
-            seed: RandomState::new().hash_one(std::process::id()),
-            legacy: options.legacy,
-            ..RelayConfig::default()
-        });
         if let Ok(address) = server.local_addr() {
             let source = match &options.queue {
                 Some(queue) => format!("reading NFQUEUE {}", queue.number),
                 None => format!("capturing on {} with the filter `{}`", options.devices.join(", "), options.filter),
             };
-            log::info!("intercept {}: listening on {address}, {source}", env!("CARGO_PKG_VERSION"));
+            let workers = if options.workers > 1 { format!(", {} workers", options.workers) } else { String::new() };
+            log::info!("intercept {}: listening on {address}, {source}{workers}", env!("CARGO_PKG_VERSION"));
         }
         let open_warning = server.config().lets_everyone_in().then(|| ServerConfig::open_warning(options.port));
         if let Some(conditions) = options.conditions() {
@@ -166,31 +156,29 @@ impl Intercept {
             poll,
             signals,
             clock,
-            sources,
+            devices,
             queue,
-            desk: Desk {
-                relay,
-                outbox: RelayOutbox::new(),
-                server,
-                responses_per_write: options.responses_per_write,
-                undelivered: Vec::new(),
-                told: Told { next_rejection: now, open_warning },
-            },
+            server,
+            hands,
+            told: Told { next_rejection: now, open_warning },
             captured_payload: Payload::Headers,
             stats_interval: options.stats_interval,
             next_stats: options.stats_interval.map_or(Timestamp::NEVER, |interval| now + interval),
             next_peer_stats: now + STATS_FOR_PEERS,
+            due: Due::default(),
         })
     }
 
     /// Runs until INT or TERM.
     ///
     /// # Errors
-    /// When waiting for events fails.
+    /// When waiting for events fails, or a worker ends by itself.
     pub(super) fn run(mut self, log: &Log) -> Result<(), Failure> {
         let mut events = Events::with_capacity(256);
+        let mut more = false;
         loop {
-            if let Err(e) = self.poll.poll(&mut events, self.patience())
+            let patience = if more { Some(Duration::ZERO) } else { self.patience() };
+            if let Err(e) = self.poll.poll(&mut events, patience)
                 && e.kind() != io::ErrorKind::Interrupted
             {
                 return Err(Failure::new(Exit::Failure, format!("cannot wait for events: {e}")));
@@ -200,18 +188,19 @@ impl Intercept {
             for event in &events {
                 match event.token() {
                     SIGNALS => signalled = true,
+                    CREW => {}
                     QUEUE => {
                         if let Some(queue) = &mut self.queue {
                             queue.readable = true;
                         }
                     }
-                    token if self.desk.server.owns(token) => {
-                        let Desk { relay, outbox, server, told, .. } = &mut self.desk;
-                        server.handle_event(event, now, &mut |e| on_peer(&e, now, relay, outbox, told));
+                    token if self.server.owns(token) => {
+                        let Self { server, hands, told, .. } = &mut self;
+                        server.handle_event(event, now, &mut |e| on_peer(&e, now, hands, told));
                     }
                     token => {
-                        if let Some(source) = self.sources.get_mut(token.0 - FIRST_CAPTURE) {
-                            source.readable = true;
+                        if let Hands::Own(worker) = &mut self.hands {
+                            worker.readable(token);
                         }
                     }
                 }
@@ -220,56 +209,69 @@ impl Intercept {
                 self.stop();
                 return Ok(());
             }
-            if self.desk.relay.wants_payload() > self.captured_payload {
+            if self.hands.wants_payload() > self.captured_payload {
                 self.capture_more(now);
             }
-            self.read_captures(now);
-            self.desk.flush(now);
+            more = self.work(now)?;
             self.on_time();
-            for notice in self.desk.outbox.notices.drain(..) {
-                tell(&notice);
+            if let Hands::Own(worker) = &mut self.hands {
+                worker.notices().for_each(|notice| tell(&notice));
             }
         }
     }
 
     /// How long to wait for events.
     fn patience(&self) -> Option<Duration> {
-        if self.sources.iter().any(|s| s.readable) || self.queue.as_ref().is_some_and(|q| q.readable) {
+        let (busy, deadline) = match &self.hands {
+            Hands::Own(worker) => (worker.has_packets(), worker.next_deadline()),
+            Hands::Crew(crew) => (crew.has_messages(), None),
+        };
+        if busy || self.queue.as_ref().is_some_and(|q| q.readable) {
             return Some(Duration::ZERO);
         }
-        let reopen = self.sources.iter().filter_map(|s| s.reopen_at);
-        let deadlines = [self.desk.relay.next_deadline(), self.desk.server.next_deadline(), Some(self.next_stats)];
+        let reopen = self.devices.iter().filter_map(|device| device.reopen_at);
+        let deadlines = [deadline, self.server.next_deadline(), Some(self.next_stats)];
         let earliest = deadlines.into_iter().flatten().chain(reopen).min()?;
         (earliest != Timestamp::NEVER).then(|| earliest.since(self.clock.now()))
     }
 
-    fn read_captures(&mut self, now: Timestamp) {
-        if let Some(queue) = self.queue.as_mut().filter(|q| q.readable) {
-            let desk = &mut self.desk;
-            queue.drain(DRAIN_BUDGET, |bytes, wire_len| desk.take(now, LinkType::Raw, bytes, wire_len));
-        }
-        for source in self.sources.iter_mut().filter(|s| s.readable) {
-            let Some(capture) = &mut source.capture else {
-                source.readable = false;
-                continue;
-            };
-            let (link, desk) = (capture.link_type(), &mut self.desk);
-            let drained = capture.drain(DRAIN_BUDGET, |bytes, wire_len| desk.take(now, link, bytes, wire_len));
-            match drained {
-                Ok(drained) => source.readable = drained.more,
-                Err(e) => {
-                    log::error!("{e}; trying to open it again every {REOPEN_AFTER:?}");
-                    source.lose(now);
+    /// Brings responses from the captures to the tcpcopys. Whether there is more to do at once.
+    ///
+    /// # Errors
+    /// When a worker has ended by itself.
+    fn work(&mut self, now: Timestamp) -> Result<bool, Failure> {
+        let Self { hands, queue, server, devices, .. } = self;
+        let lost = |device: usize| {
+            if devices[device].reopen_at.is_none() {
+                log::info!("trying to open {} again every {REOPEN_AFTER:?}", devices[device].config.device);
+                devices[device].reopen_at = Some(now + REOPEN_AFTER);
+            }
+        };
+        match hands {
+            Hands::Own(worker) => {
+                if let Some(queue) = queue.as_mut().filter(|q| q.readable) {
+                    queue.drain(DRAIN_BUDGET, |bytes, wire_len| {
+                        worker.take(now, LinkType::Raw, bytes, wire_len, server);
+                    });
                 }
+                worker.read(now, server, lost);
+                Ok(false)
+            }
+            Hands::Crew(crew) => {
+                crew.pass_on();
+                let more = crew.receive(now, server, lost)?;
+                if crew.has_answered() {
+                    self.use_counters(now);
+                }
+                Ok(more)
             }
         }
     }
 
-    /// A tcpcopy wants payload, which the captures have cut off so far: opens each once more, with room for it. What the
-    /// old one still holds is read from it; a few packets may come from both, which costs an acknowledgement each.
+    /// A tcpcopy wants payload, which the captures have cut off so far: opens each once more, with room for it.
     #[cold]
     fn capture_more(&mut self, now: Timestamp) {
-        self.captured_payload = match self.desk.relay.wants_payload() {
+        self.captured_payload = match self.hands.wants_payload() {
             // In few steps, whatever is asked for.
             Payload::First(bytes) => Payload::First(bytes.checked_next_power_of_two().unwrap_or(u16::MAX)),
             other => other,
@@ -287,85 +289,101 @@ impl Intercept {
                 "the queue still gives {SNAPLEN} bytes of a packet: {e}; sessions that need payload wait in vain"
             );
         }
-        for (index, source) in self.sources.iter_mut().enumerate() {
-            source.config.snaplen = snaplen;
-            let Some(mut old) = source.capture.take() else { continue };
-            let before = source.before;
-            if let Err(e) = source.open(&self.poll, Token(FIRST_CAPTURE + index)) {
+        for (number, device) in self.devices.iter_mut().enumerate() {
+            device.config.snaplen = snaplen;
+            if device.reopen_at.is_none()
+                && let Err(e) = self.hands.capture(number, device, now)
+            {
                 log::error!("{e}; sessions that need payload wait in vain");
-                source.capture = Some(old);
-                continue;
             }
-            let (link, desk) = (old.link_type(), &mut self.desk);
-            let _ = old.drain(LEFT_IN_RING, |bytes, wire_len| {
-                desk.relay.handle(now, RelayInput::Frame { link, bytes, wire_len }, &mut desk.outbox);
-            });
-            source.before = before;
-            source.before += old.stats();
         }
     }
 
     /// Does what the clock asks for.
     fn on_time(&mut self) {
         let now = self.clock.now();
-        let Desk { relay, outbox, server, told, .. } = &mut self.desk;
+        let Self { server, hands, told, .. } = self;
         if server.next_deadline().is_some_and(|at| at <= now) {
-            server.handle_timeout(now, &mut |e| on_peer(&e, now, relay, outbox, told));
+            server.handle_timeout(now, &mut |e| on_peer(&e, now, hands, told));
         }
-        if relay.next_deadline().is_some_and(|at| at <= now) {
-            relay.handle(now, RelayInput::Timeout, outbox);
+        match hands {
+            Hands::Own(worker) => {
+                worker.on_time(now);
+                // Routes that came with the time-out may have released responses.
+                worker.flush(now, server);
+            }
+            Hands::Crew(crew) => crew.pass_on(),
         }
-        // Routes that came with the time-out may have released responses.
-        self.desk.flush(now);
-        for (index, source) in self.sources.iter_mut().enumerate() {
-            if source.reopen_at.is_some_and(|at| at <= now) {
-                match source.open(&self.poll, Token(FIRST_CAPTURE + index)) {
-                    Ok(()) => log::info!("capturing on {} again", source.config.device),
-                    Err(_) => source.reopen_at = Some(now + REOPEN_AFTER),
+        for (number, device) in self.devices.iter_mut().enumerate() {
+            if device.reopen_at.is_some_and(|at| at <= now) {
+                match self.hands.capture(number, device, now) {
+                    Ok(()) => {
+                        log::info!("capturing on {} again", device.config.device);
+                        device.reopen_at = None;
+                    }
+                    Err(_) => device.reopen_at = Some(now + REOPEN_AFTER),
                 }
             }
         }
+        let before = self.due;
         if now >= self.next_peer_stats {
             self.next_peer_stats = now + STATS_FOR_PEERS;
-            self.send_stats(now);
+            self.due.peers = self.server.stats().up > 0;
         }
         if let Some(interval) = self.stats_interval
             && now >= self.next_stats
         {
             self.next_stats = now + interval;
-            if self.desk.relay.stats().frames > 0 || self.desk.server.stats().accepted > 0 {
-                self.report();
+            self.due.log = true;
+        }
+        if (self.due.peers, self.due.log) == (before.peers, before.log) {
+            return;
+        }
+        match &mut self.hands {
+            Hands::Own(_) => self.use_counters(now),
+            Hands::Crew(crew) => crew.ask(self.server.peers()),
+        }
+    }
+
+    /// Does with the counters what was to be done with them, now that they are there.
+    fn use_counters(&mut self, now: Timestamp) {
+        let due = std::mem::take(&mut self.due);
+        if due.peers {
+            let kernel_drops = self.total().captures.dropped;
+            let peers: Vec<PeerId> = self.server.peers().collect();
+            for peer in peers {
+                let mut stats = match &mut self.hands {
+                    Hands::Own(worker) => worker.link_stats(peer),
+                    Hands::Crew(crew) => crew.link_stats(peer),
+                };
+                stats.kernel_drops = kernel_drops;
+                self.server.send_stats(peer, &stats, now);
+            }
+        }
+        if due.log {
+            let total = self.total();
+            if total.relay.frames > 0 || self.server.stats().accepted > 0 {
+                self.report(&total);
             }
         }
     }
 
-    fn send_stats(&mut self, now: Timestamp) {
-        if self.desk.server.stats().up == 0 {
-            return;
-        }
-        let kernel_drops = self.capture_stats().dropped;
-        let peers: Vec<PeerId> = self.desk.server.peers().collect();
-        for peer in peers {
-            let mut stats = self.desk.relay.link_stats(peer);
-            stats.kernel_drops = kernel_drops;
-            self.desk.server.send_stats(peer, &stats, now);
-        }
-    }
-
-    fn capture_stats(&mut self) -> CaptureStats {
-        let mut total = CaptureStats::default();
-        for source in &mut self.sources {
-            total += source.stats();
-        }
+    fn total(&mut self) -> Total {
+        let mut total = match &mut self.hands {
+            Hands::Own(worker) => {
+                let counters = worker.counters([]);
+                Total { relay: counters.relay, captures: counters.captures, workers: Vec::new() }
+            }
+            Hands::Crew(crew) => crew.total(),
+        };
         if let Some(queue) = &mut self.queue {
-            total += queue.capture_stats();
+            total.captures += queue.capture_stats();
         }
         total
     }
 
-    fn report(&mut self) {
-        let captures = self.capture_stats();
-        for line in report::lines(self.desk.relay.stats(), &self.desk.server.stats(), &captures) {
+    fn report(&mut self, total: &Total) {
+        for line in report::lines(total, &self.server.stats()) {
             log::info!("{line}");
         }
         if let Some(queue) = &mut self.queue {
@@ -392,79 +410,67 @@ impl Intercept {
     /// Relays what has been captured, and takes leave.
     fn stop(&mut self) {
         let now = self.clock.now();
-        if let Some(queue) = &mut self.queue {
-            queue.close_rules();
-            queue.readable = true;
+        let Self { hands, queue, server, clock, .. } = self;
+        match hands {
+            Hands::Own(worker) => {
+                if let Some(queue) = queue {
+                    queue.close_rules();
+                    queue.drain(DRAIN_BUDGET, |bytes, wire_len| {
+                        worker.take(now, LinkType::Raw, bytes, wire_len, server);
+                    });
+                }
+                worker.finish(now, server);
+            }
+            Hands::Crew(crew) => crew.stop(*clock, server),
         }
-        for source in &mut self.sources {
-            source.readable = true;
-        }
-        self.read_captures(now);
-        self.desk.flush(now);
-        self.report();
-        if let Err(e) = self.desk.relay.stats().check() {
+        let total = self.total();
+        self.report(&total);
+        if let Err(e) = total.relay.check() {
             log::error!("{e}");
         }
         log::info!("stopped");
     }
 }
 
-impl Source {
-    fn open(&mut self, poll: &Poll, token: Token) -> Result<(), CaptureError> {
-        let capture = Capture::open(&self.config)?;
-        poll.registry().register(&mut SourceFd(&capture.as_raw_fd()), token, Interest::READABLE).map_err(|e| {
-            CaptureError::Open { device: self.config.device.clone(), reason: format!("cannot wait for it: {e}") }
-        })?;
-        self.capture = Some(capture);
-        self.reopen_at = None;
-        // Packets may have come before the registration.
-        self.readable = true;
+impl Hands {
+    fn open(options: &Options, clock: MonotonicClock, poll: &Poll) -> io::Result<Self> {
+        let config = || RelayConfig {
+            initial_routes: options.initial_routes,
+            seed: RandomState::new().hash_one(std::process::id()),
+            legacy: options.legacy,
+            ..RelayConfig::default()
+        };
+        let (registry, combined) = (poll.registry(), options.responses_per_write);
+        Ok(if options.workers == 1 {
+            Self::Own(Box::new(Worker::new(registry.try_clone()?, config(), combined)))
+        } else {
+            Self::Crew(Box::new(Crew::start(options.workers, clock, config, combined, registry, CREW)?))
+        })
+    }
+
+    /// Opens captures on a device, in the place of those that there are.
+    fn capture(&mut self, number: usize, device: &Device, now: Timestamp) -> Result<(), CaptureError> {
+        match self {
+            Self::Own(worker) => worker.give(number, Capture::open(&device.config)?, now),
+            // Opened by one thread, in the order of the workers: so the groups of all devices bring a flow to one worker.
+            Self::Crew(crew) => crew.give(number, Capture::open_group(&device.config, crew.len())?),
+        }
         Ok(())
     }
 
-    /// Closes the capture, which also ends its registration.
-    fn lose(&mut self, now: Timestamp) {
-        self.before = self.stats();
-        self.capture = None;
-        self.readable = false;
-        self.reopen_at = Some(now + REOPEN_AFTER);
-    }
-
-    fn stats(&mut self) -> CaptureStats {
-        let mut total = self.before;
-        if let Some(capture) = &mut self.capture {
-            total += capture.stats();
+    fn wants_payload(&self) -> Payload {
+        match self {
+            Self::Own(worker) => worker.wants_payload(),
+            Self::Crew(crew) => crew.wants_payload(),
         }
-        total
     }
-}
 
-impl Desk {
-    /// Hands a frame to the relay, and writes when enough has come together.
+    /// Passes on what concerns peers and routes.
     #[inline]
-    fn take(&mut self, now: Timestamp, link: LinkType, bytes: &[u8], wire_len: usize) {
-        self.relay.handle(now, RelayInput::Frame { link, bytes, wire_len }, &mut self.outbox);
-        let responses = self.outbox.responses();
-        if self.responses_per_write.is_some_and(|most| responses >= most) || self.outbox.bytes() >= FLUSH_BYTES {
-            self.flush(now);
-        }
-    }
-
-    /// Sends what the relay has for its peers.
-    #[inline]
-    fn flush(&mut self, now: Timestamp) {
-        if self.outbox.responses() == 0 {
-            return;
-        }
-        for (peer, frames, responses) in self.outbox.batches() {
-            if self.server.send(peer, frames, responses, now).is_err() {
-                self.undelivered.push((peer, responses));
-            }
-        }
-        self.outbox.clear_batches();
-        for (peer, responses) in self.undelivered.drain(..) {
-            let reason = RelayDrop::LinkFull;
-            self.relay.handle(now, RelayInput::Undelivered { peer, responses, reason }, &mut self.outbox);
+    fn tell(&mut self, now: Timestamp, input: RelayInput<'static>) {
+        match self {
+            Self::Own(worker) => worker.tell(now, input),
+            Self::Crew(crew) => crew.tell(input),
         }
     }
 }
@@ -480,25 +486,25 @@ impl Told {
     }
 }
 
-fn on_peer(event: &PeerEvent<'_>, now: Timestamp, relay: &mut Relay, outbox: &mut RelayOutbox, told: &mut Told) {
+fn on_peer(event: &PeerEvent<'_>, now: Timestamp, hands: &mut Hands, told: &mut Told) {
     match *event {
-        PeerEvent::Route { peer, change } => relay.handle(now, RelayInput::Route { peer, change }, outbox),
+        PeerEvent::Route { peer, change } => hands.tell(now, RelayInput::Route { peer, change }),
         PeerEvent::Up { peer, from, hello } => {
             log::info!("tcpcopy at {from} connected (link {})", peer.0);
             told.warn_if_open(from);
             let Hello { route_ttl, max_batch, features } = hello;
-            relay.handle(now, RelayInput::PeerUp { peer, route_ttl, max_batch, features }, outbox);
+            hands.tell(now, RelayInput::PeerUp { peer, route_ttl, max_batch, features });
         }
         PeerEvent::LegacyUp { peer, from } => {
             log::info!("tcpcopy of the C programs at {from} connected (link {})", peer.0);
             told.warn_if_open(from);
-            relay.handle(now, RelayInput::LegacyPeerUp { peer }, outbox);
+            hands.tell(now, RelayInput::LegacyPeerUp { peer });
         }
         PeerEvent::Gone { peer, from, reason, undelivered } => {
             log::warn!("tcpcopy at {from} is gone (link {}): {reason}", peer.0);
             let reason = RelayDrop::LinkClosed;
-            relay.handle(now, RelayInput::Undelivered { peer, responses: undelivered, reason }, outbox);
-            relay.handle(now, RelayInput::PeerGone { peer }, outbox);
+            hands.tell(now, RelayInput::Undelivered { peer, responses: undelivered, reason });
+            hands.tell(now, RelayInput::PeerGone { peer });
         }
         PeerEvent::Rejected { from, reason } if now >= told.next_rejection => {
             told.next_rejection = now + REJECTION_TOLD_EVERY;
@@ -510,7 +516,8 @@ fn on_peer(event: &PeerEvent<'_>, now: Timestamp, relay: &mut Relay, outbox: &mu
     }
 }
 
-fn tell(notice: &RelayNotice) {
+/// Writes to the log what the relay has to say.
+pub(super) fn tell(notice: &RelayNotice) {
     match notice {
         RelayNotice::Unrouted { transport, flow, responses } => log::debug!(
             "{responses} responses belong to no tcpcopy, the last one on {transport} {flow}; some after the end of a connection are \

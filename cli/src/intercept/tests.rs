@@ -7,8 +7,10 @@ use tcpcopy_io::control::{ServerStats, Single};
 use tcpcopy_wire::control::{LegacyFormat, RecordKind};
 
 use super::arguments::Arguments;
+use super::crew::Total;
 use super::options::Options;
 use super::report;
+use super::worker::Counters;
 use crate::config;
 use crate::exit::Exit;
 
@@ -199,9 +201,35 @@ fn a_report_names_what_was_dropped_and_only_that() {
     let mut relay = RelayStats { relayed: 3, responses: 5, ..RelayStats::default() };
     relay.dropped[RelayDrop::NoRoute as usize] = 2;
     let captures = CaptureStats { dropped: 7, ..CaptureStats::default() };
-    let text = report::lines(&relay, &ServerStats::default(), &captures).join("\n");
+    let mut total = Total { relay, captures, workers: Vec::new() };
+    let text = report::lines(&total, &ServerStats::default()).join("\n");
     for part in ["total resp packs:3, all:5", "dropped by kernel:7", "no route:2"] {
         assert!(text.contains(part), "{text}");
     }
-    assert!(!text.contains("malformed") && !text.contains("garbage"), "{text}");
+    assert!(!text.contains("malformed") && !text.contains("garbage") && !text.contains("worker"), "{text}");
+
+    total.workers = vec![Counters::default(); 2];
+    total.workers[1].relay.frames = 12;
+    let text = report::lines(&total, &ServerStats::default()).join("\n");
+    assert!(text.contains("worker 0: captured:0,") && text.contains("worker 1: captured:12,"), "{text}");
+}
+
+#[test]
+fn workers_are_for_captures() {
+    let workers = |words: &[&str]| check(&[&["-F", "tcp"], words].concat()).map(|options| options.workers);
+    assert_eq!((workers(&[]), workers(&["--workers", "3"])), (Ok(1), Ok(3)));
+    let processors = std::thread::available_parallelism().map_or(1, usize::from).min(64);
+    assert_eq!(workers(&["--workers", "auto"]).map(usize::from), Ok(processors));
+    let file: Arguments = toml::from_str("filter = 'tcp'\nworkers = 2").unwrap();
+    assert_eq!(Options::check(file).unwrap().workers, 2);
+    for (value, said) in [("0", "1 to 64"), ("65", "1 to 64"), ("two", "neither a number nor `auto`")] {
+        let message = workers(&["--workers", value]).unwrap_err();
+        assert!(message.contains(said) && message.contains("--workers"), "{message}");
+    }
+    // A queue has one reader.
+    let message = check(&["--nfqueue", "5", "--workers", "2"]).unwrap_err();
+    assert!(message.contains("NFQUEUE 5") && message.contains("one intercept for each"), "{message}");
+    for one in ["1", "auto"] {
+        assert_eq!(check(&["--nfqueue", "5", "--workers", one]).map(|options| options.workers), Ok(1));
+    }
 }

@@ -26,7 +26,7 @@ use clap::error::ErrorKind;
 use mio::{Events, Interest, Poll, Token, Waker};
 use tcpcopy_engine::{CopierConfig, Gate};
 use tcpcopy_io::capture::file::FileError;
-use tcpcopy_io::capture::{self, Capture, CaptureConfig, CaptureError, Fanout};
+use tcpcopy_io::capture::{self, CaptureConfig, CaptureError, CaptureGroup};
 use tcpcopy_io::clock::MonotonicClock;
 use tcpcopy_io::control::LinksConfig;
 use tcpcopy_io::process::{self, Daemonized, PidFile, Readiness, SIGHUP, Signals, StartReport};
@@ -330,34 +330,39 @@ fn open_captures(options: &Options, workers: &mut [(Worker, Handle)]) -> Result<
     let responses = options.responses.iter();
     let of_target = responses.flat_map(|r| r.devices.iter().map(move |device| (device, Side::Target, &r.filter)));
     for (device, side, filter) in of_clients.chain(of_target) {
-        let mut fanout = (workers.len() > 1 && side == Side::Clients).then_some(Fanout::New);
-        for (worker, _) in workers.iter_mut() {
-            let mut config = CaptureConfig {
-                device: device.clone(),
-                filter: filter.clone(),
-                buffer_bytes: options.buffer_bytes,
-                snaplen: SNAPLEN,
-                immediate: false,
-                // Where the target is on this host, what it sends may only go out.
-                inbound_only: side == Side::Clients && !options.both_directions,
-                promiscuous: side == Side::Clients && options.promiscuous,
-                behind_tags: side == Side::Clients && options.filter_behind_tags,
-                fanout,
-                method: options.capture_method,
+        let config = CaptureConfig {
+            device: device.clone(),
+            filter: filter.clone(),
+            buffer_bytes: options.buffer_bytes,
+            snaplen: SNAPLEN,
+            immediate: false,
+            // Where the target is on this host, what it sends may only go out.
+            inbound_only: side == Side::Clients && !options.both_directions,
+            promiscuous: side == Side::Clients && options.promiscuous,
+            behind_tags: side == Side::Clients && options.filter_behind_tags,
+            fanout: None,
+            method: options.capture_method,
+        };
+        let failure = |e: CaptureError| {
+            let exit = match e {
+                CaptureError::NoSuchDevice { .. } | CaptureError::BadFilter { .. } => Exit::Usage,
+                CaptureError::NoPermission { .. } => Exit::Permission,
+                _ => Exit::Failure,
             };
-            let capture = Capture::open(&config).map_err(|e| {
-                let exit = match e {
-                    CaptureError::NoSuchDevice { .. } | CaptureError::BadFilter { .. } => Exit::Usage,
-                    CaptureError::NoPermission { .. } => Exit::Permission,
-                    _ => Exit::Failure,
-                };
-                Failure::new(exit, e)
-            })?;
-            fanout = capture.fanout_group().map(Fanout::Join);
-            config.fanout = fanout;
-            worker
-                .add_capture(capture, config, side)
-                .map_err(|e| Failure::new(Exit::Failure, format!("cannot wait for packets on `{device}`: {e}")))?;
+            Failure::new(exit, e)
+        };
+        let not_waiting =
+            |e: io::Error| Failure::new(Exit::Failure, format!("cannot wait for packets on `{device}`: {e}"));
+        if side == Side::Target {
+            for (worker, _) in workers.iter_mut() {
+                let alone = CaptureGroup::open(config.clone(), 1).map_err(failure)?;
+                worker.add_capture(Arc::new(alone), 0, side).map_err(not_waiting)?;
+            }
+            continue;
+        }
+        let group = Arc::new(CaptureGroup::open(config, workers.len()).map_err(failure)?);
+        for (member, (worker, _)) in workers.iter_mut().enumerate() {
+            worker.add_capture(Arc::clone(&group), member, side).map_err(not_waiting)?;
         }
     }
     Ok(())
@@ -516,7 +521,7 @@ impl Running {
 
     /// To the terminal, if there is one to print to, and to the log file, if there is one.
     fn print_table(&self, options: &Options) {
-        let table = report::table(&self.total());
+        let table = report::table(&self.total()) + &report::worker_rows(&self.counters);
         if !options.daemon {
             // A terminal that has gone is no reason to fail at the end.
             let _ = io::stdout().write_all(table.as_bytes());

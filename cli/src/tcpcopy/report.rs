@@ -15,6 +15,10 @@ use tcpcopy_wire::control::LinkStats;
 
 use super::replay::Progress;
 
+mod workers;
+
+pub use workers::worker_rows;
+
 /// The counters of a worker, or of all of them together.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {

@@ -27,7 +27,7 @@ use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use tcpcopy_engine::ledger::SessionEnd;
 use tcpcopy_engine::{Copier, CopierConfig, Input, LinkId, Notice, Outbox};
 use tcpcopy_io::capture::backlog::Backlog;
-use tcpcopy_io::capture::{Capture, CaptureConfig, CaptureError, CaptureStats};
+use tcpcopy_io::capture::{Capture, CaptureError, CaptureGroup, CaptureStats};
 use tcpcopy_io::clock::MonotonicClock;
 use tcpcopy_io::control::{ControlLinks, LinkEvent, LinksConfig, SendError};
 use tcpcopy_io::transmit::Transmitter;
@@ -138,7 +138,11 @@ pub enum Side {
 struct Device {
     token: Token,
     side: Side,
-    config: CaptureConfig,
+    /// Where captures come from, and which one of them is ours.
+    group: Arc<CaptureGroup>,
+    member: usize,
+    /// The number of the opening of the capture that there is or was.
+    opened: u64,
     capture: Option<Capture>,
     /// How its frames begin.
     link: LinkType,
@@ -276,26 +280,31 @@ impl Worker {
         }
     }
 
-    /// Gives the worker a capture; packets are copied from now on. `config` opens it again should it be lost.
+    /// Gives the worker a capture, the one of this member of the group; packets are copied from now on. Should it be lost, the
+    /// group has another one.
     ///
     /// # Errors
     /// When it cannot be waited for.
-    pub fn add_capture(&mut self, capture: Capture, config: CaptureConfig, side: Side) -> io::Result<()> {
+    pub fn add_capture(&mut self, group: Arc<CaptureGroup>, member: usize, side: Side) -> io::Result<()> {
         let token = Token(FIRST_CAPTURE + self.devices.len());
-        self.poll.registry().register(&mut SourceFd(&capture.as_raw_fd()), token, Interest::READABLE)?;
-        self.devices.push(Device {
+        let mut device = Device {
             token,
             side,
-            config,
-            link: capture.link_type(),
-            capture: Some(capture),
-            // What came between opening and registering made no event.
-            ready: true,
+            group,
+            member,
+            opened: 0,
+            link: LinkType::Raw,
+            capture: None,
+            ready: false,
             backlog: Backlog::new(BACKLOG_LIMIT),
             check_at: Timestamp::ZERO,
             before: CaptureStats::default(),
             losses: 0,
-        });
+        };
+        if let Some((opened, capture)) = device.group.newer(member) {
+            device.use_capture(opened, capture, self.poll.registry())?;
+        }
+        self.devices.push(device);
         Ok(())
     }
 
@@ -491,24 +500,28 @@ impl Device {
     }
 
     fn reopen(&mut self, now: Timestamp, registry: &Registry) {
-        let opened = Capture::open(&self.config).map_err(|e| e.to_string()).and_then(|capture| {
-            registry
-                .register(&mut SourceFd(&capture.as_raw_fd()), self.token, Interest::READABLE)
-                .map_err(|e| e.to_string())?;
-            Ok(capture)
-        });
+        let opened = match self.group.again(self.member, self.opened) {
+            Ok(Some((opened, capture))) => self.use_capture(opened, capture, registry).map_err(|e| e.to_string()),
+            Ok(None) => Err(format!("no capture is left of `{}`", self.group.device())),
+            Err(e) => Err(e.to_string()),
+        };
         match opened {
-            Ok(capture) => {
-                log::info!("capturing on `{}` again", self.config.device);
-                self.link = capture.link_type();
-                self.capture = Some(capture);
-                self.ready = true;
-            }
+            Ok(()) => log::info!("capturing on `{}` again", self.group.device()),
             Err(e) => {
                 log::debug!("{e}");
                 self.check_at = now + REOPEN_EVERY;
             }
         }
+    }
+
+    fn use_capture(&mut self, opened: u64, capture: Capture, registry: &Registry) -> io::Result<()> {
+        self.opened = opened;
+        registry.register(&mut SourceFd(&capture.as_raw_fd()), self.token, Interest::READABLE)?;
+        self.link = capture.link_type();
+        self.capture = Some(capture);
+        // What came between opening and registering made no event.
+        self.ready = true;
+        Ok(())
     }
 }
 

@@ -6,6 +6,7 @@
 
 pub mod backlog;
 pub mod file;
+mod group;
 mod method;
 mod raw;
 
@@ -20,6 +21,7 @@ use tcpcopy_wire::link::LinkType;
 
 use crate::device::device_index;
 use crate::process::{self, Capability};
+pub use group::CaptureGroup;
 pub use method::{Capture, Method};
 
 /// How long the kernel may keep packets back to hand them over together, in milliseconds.
@@ -29,6 +31,10 @@ const BUFFER_TIMEOUT_MS: i32 = 1;
 const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
 /// The same for a whole fanout group, which does not follow its members' own setting (Linux 5.9; older kernels ignore it).
 const PACKET_FANOUT_FLAG_IGNORE_OUTGOING: u32 = 0x4000;
+/// A filter that lets nothing pass: no frame is that short.
+const NOTHING: &str = "less 1";
+/// Packets that a ring can hold, by far.
+const LEFT_IN_RING: usize = 1 << 20;
 
 /// Instructions of a filter that the kernel takes (`BPF_MAXINSNS`).
 const MAX_FILTER_INSTRUCTIONS: usize = 4096;
@@ -78,7 +84,13 @@ impl Default for CaptureConfig {
 }
 
 /// Membership in a group of captures that share one device's packets: all packets of a flow go to one member
-/// (packet(7), `PACKET_FANOUT_HASH`).
+/// (packet(7), `PACKET_FANOUT_HASH`), in both directions. Which one goes by the order in which members joined, so groups
+/// of several devices agree when theirs were joined in the same order.
+///
+/// Fragments, which do not show their ports, go by addresses: all of a datagram to one member, IPv4 and IPv6 alike, but
+/// maybe not to the one that has the flow. `PACKET_FANOUT_FLAG_DEFRAG` would put those of IPv4 together before, and is not
+/// used: the kernel keeps the fragments of all such groups in one place, so that of two programs on a host only one gets
+/// the datagram, and the other nothing that it could count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fanout {
     /// Begin a group; [`Capture::fanout_group`] tells its number.
@@ -203,6 +215,8 @@ struct PcapCapture {
     index: u32,
     link: LinkType,
     fanout_group: Option<u16>,
+    /// What to take from the start on, while the group is being made.
+    held: Option<CaptureConfig>,
     totals: CaptureStats,
     last: [u32; 3],
 }
@@ -239,14 +253,11 @@ impl PcapCapture {
             link: dlt.get_name().unwrap_or_else(|_| dlt.0.to_string()),
         })?;
         if !config.filter.is_empty() {
-            let bad_filter = |e| CaptureError::BadFilter { filter: config.filter.clone(), reason: pcap_text(e) };
-            // The plain filter first: it is the one that messages are about.
-            pcap.filter(&config.filter, true).map_err(bad_filter)?;
-            let tagged = behind_tags(&config.filter);
-            let fits = |program: pcap::BpfProgram| program.get_instructions().len() <= MAX_FILTER_INSTRUCTIONS;
-            if config.behind_tags && link == LinkType::Ethernet && pcap.compile(&tagged, true).is_ok_and(fits) {
-                pcap.filter(&tagged, true).map_err(bad_filter)?;
-            }
+            set_filter(&mut pcap, config, link)?;
+        }
+        if config.fanout.is_some() {
+            let nothing = CaptureConfig { filter: NOTHING.to_owned(), behind_tags: false, ..config.clone() };
+            set_filter(&mut pcap, &nothing, link)?;
         }
         if config.inbound_only {
             // The kernel's own switch costs nothing per packet; an old kernel does not have it.
@@ -260,7 +271,19 @@ impl PcapCapture {
                     .map_err(|e| CaptureError::Fanout { device: device.clone(), reason: e.to_string() })?,
             ),
         };
-        Ok(Self { pcap, device, index, link, fanout_group, totals: CaptureStats::default(), last: [0; 3] })
+        let held = config.fanout.map(|_| config.clone());
+        let mut capture =
+            Self { pcap, device, index, link, fanout_group, held, totals: CaptureStats::default(), last: [0; 3] };
+        if capture.held.is_some() {
+            // What came before it heard nothing belongs to whoever was in the group already.
+            capture.drain(LEFT_IN_RING, |_, _| {})?;
+        }
+        Ok(capture)
+    }
+
+    /// See [`Capture::start`].
+    fn start(&mut self) -> Result<(), CaptureError> {
+        self.held.take().map_or(Ok(()), |config| set_filter(&mut self.pcap, &config, self.link))
     }
 
     #[inline]
@@ -291,6 +314,20 @@ impl AsRawFd for PcapCapture {
     fn as_raw_fd(&self) -> RawFd {
         self.pcap.as_raw_fd()
     }
+}
+
+/// Gives the kernel the configuration's filter, in the place of the one before.
+fn set_filter(pcap: &mut pcap::Capture<Active>, config: &CaptureConfig, link: LinkType) -> Result<(), CaptureError> {
+    let bad_filter = |e| CaptureError::BadFilter { filter: config.filter.clone(), reason: pcap_text(e) };
+    // The plain filter first: it is the one that messages are about.
+    pcap.filter(&config.filter, true).map_err(bad_filter)?;
+    let tagged = behind_tags(&config.filter);
+    let fits = |program: pcap::BpfProgram| program.get_instructions().len() <= MAX_FILTER_INSTRUCTIONS;
+    let is_wanted = config.behind_tags && !config.filter.is_empty() && link == LinkType::Ethernet;
+    if is_wanted && pcap.compile(&tagged, true).is_ok_and(fits) {
+        pcap.filter(&tagged, true).map_err(bad_filter)?;
+    }
+    Ok(())
 }
 
 /// Checks a filter without capturing, so that a mistake in it is found before any permission is needed.

@@ -18,6 +18,7 @@ mod security;
 mod source;
 mod traditional;
 mod udp;
+mod workers;
 mod workloads;
 
 use std::process::ExitCode;
@@ -46,6 +47,13 @@ fn main() -> ExitCode {
     suite.add("many: two targets, two intercepts with their parts", Needs::Servers, many::two_targets_two_intercepts);
     suite.add("many: real servers behind a director (LVS, direct routing)", Needs::Servers, many::direct_routing);
     suite.add("many: each connection three times over", Needs::Servers, many::three_times_over);
+    suite.add("workers: keepalive", Needs::Servers, workers::keepalive);
+    suite.add("workers: new connection per request", Needs::Servers, workers::new_connections);
+    suite.add("workers: packet sockets", Needs::Servers, workers::packet_sockets);
+    suite.add("workers: the C programs' link", Needs::Servers, workers::legacy_link);
+    suite.add("workers: IPv6", Needs::Servers, workers::ipv6);
+    suite.add("workers: a device goes away and comes back", Needs::Servers, workers::a_device_goes_away);
+    suite.add("workers: an intercept that is restarted", Needs::Servers, workers::restarted_intercept);
     suite.add("without an intercept: responses come to tcpcopy", Needs::Servers, many::no_assistant);
 
     suite.add("replay: captures by their times, faster, and as fast as possible", Needs::Tcpdump, replay::files);
@@ -105,6 +113,7 @@ fn main() -> ExitCode {
     suite.add("MySQL: a load leaves the same rows as in MariaDB", Needs::MySql, mysql::same_load_both);
     suite.add("MariaDB copy: sysbench", Needs::MariaDb, mysql_copy::sysbench_mariadb);
     suite.add("MariaDB copy: eight threads of sysbench", Needs::MariaDb, mysql_copy::many_threads);
+    suite.add("MariaDB copy: two workers", Needs::MariaDb, mysql_copy::two_workers);
     suite.add("MariaDB copy: reads only", Needs::MariaDb, mysql_copy::reads_only);
     suite.add("MariaDB copy: the target restarts", Needs::MariaDb, mysql_copy::target_restarts);
     suite.add("MariaDB copy: a session that was open already", Needs::MariaDb, mysql_copy::joined);

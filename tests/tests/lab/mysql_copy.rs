@@ -11,6 +11,7 @@ use tcpcopy_tests::sql::clients::{Login, Sysbench, command_line, pymysql};
 use tcpcopy_tests::sql::{Family, Plugin, SQL_PORT, Server};
 
 use crate::harness::Bench;
+use crate::udp::row;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The load's user has these passwords.
@@ -251,6 +252,21 @@ pub(crate) fn pymysql_by_plugin(bench: &Bench<'_>) {
         );
         assert_well(&log, bench);
     }
+}
+
+/// Sessions of two workers, each of which needs what online answered and, of both of intercept's workers, payload.
+pub(crate) fn two_workers(bench: &Bench<'_>) {
+    let pair = Pair::start(bench, [Family::MariaDb, Family::MariaDb], [Plugin::Native, Plugin::Native]);
+    pair.on_both("CREATE TABLE shop.visit (s INT, q INT)");
+    let mut setup = Setup::sql(bench.programs, bench.folder, &pair.lab);
+    setup.set_workers("2");
+    let copy = pair.copy_with(bench, setup, &pair.lab.assistant, &[]);
+    pymysql(&pair.lab.client, &pair.login(), SESSIONS).expect("PyMySQL");
+    assert_all_visits(&pair, bench);
+    let log = copy.stop();
+    assert_well(&log, bench);
+    let seen = ["worker 0", "worker 1"].map(|worker| row(&log, worker, "sessions seen"));
+    assert!(seen.iter().sum::<u64>() > 20 && !seen.contains(&0), "{seen:?}");
 }
 
 /// A target that checks no passwords, without `-u`.

@@ -141,6 +141,7 @@ pub(crate) fn large_datagrams(bench: &Bench<'_>) {
         // Over IPv6 the ports of a fragment are beyond what a filter finds by itself.
         let filter = setup.intercept.last_mut().expect("a filter");
         *filter = format!("({filter}) or (ip6[6] = 44 and ip6[40] = 17)");
+        setup.intercept.extend(["--workers", workers].map(str::to_owned));
         let copy = setup.start(&lab);
         let mut sent = 0;
         for (family, server) in [lab.online.ipv4.into(), lab.online.ipv6.into()].map(any).into_iter().enumerate() {

@@ -12,10 +12,7 @@ use crate::exit::Failure;
 use crate::tcpcopy::arguments::Arguments;
 use crate::tcpcopy::replay::Plan;
 use crate::tcpcopy::{filter, grammar};
-use crate::values::{absolute, devices, in_range};
-
-/// Workers at most; more than a host has cores help nobody.
-const MAX_WORKERS: u16 = 64;
+use crate::values::{self, Workers, absolute, devices, in_range};
 
 /// By what means devices are captured on.
 pub(super) fn capture_method(text: Option<&str>, replays: bool) -> Result<Method, Failure> {
@@ -135,21 +132,16 @@ pub(super) fn workers(
     sources: &str,
     warnings: &mut Vec<String>,
 ) -> Result<u16, Failure> {
-    let text = arguments.workers.as_ref().map(|text| text.0.trim());
-    let number = match text {
+    let number = match values::workers(arguments.workers.as_ref())? {
         None => 1,
-        Some("auto") => {
-            let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Some(Workers::Number(number)) => number,
+        Some(Workers::OneForEachProcessor(processors)) => {
             // Each worker needs an address of its own.
             let addresses =
                 if sources.is_empty() { usize::MAX } else { grammar::sources(sources).map_or(1, |s| s.len()) };
-            processors.min(addresses).clamp(1, MAX_WORKERS.into()) as u16
+            usize::from(processors).min(addresses).max(1) as u16
         }
-        Some(text) => text
-            .parse()
-            .map_err(|_| Failure::usage(format!("in --workers: `{text}` is neither a number nor `auto`")))?,
     };
-    let number = in_range("--workers", number, 1..=MAX_WORKERS)?;
     if replays && number > 1 {
         warnings.push("--workers: a file is replayed by one worker".to_owned());
         return Ok(1);

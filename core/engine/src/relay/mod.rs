@@ -42,6 +42,11 @@
 //! peer can acknowledge the one and gets the other sent again: a capture that is too short delays but never stops a
 //! session. A peer that has not said in its hello that it knows of payload is sent none.
 //!
+//! **Several relays.** Where several threads share a capture, by flow, each has a relay and tells it of all peers and
+//! routes; see [`RelayStats::of_workers`]. A route that only another relay uses is idle here and is forgotten in time. That
+//! costs nothing as long as a flow's responses go to one relay. Only fragments, which are shared by addresses, may come to
+//! another one, and find no route when none of that flow came there for so long.
+//!
 //! **The C programs.** Their tcpcopy is served, too, by routes that have the peer's number and an id that is nobody's
 //! business; its responses are records of their link. It removes no routes: once the target has closed, one is kept for a
 //! minute only. What has no route goes, with [`LegacyConfig::single`], to one of those peers without. See `legacy`.
@@ -483,9 +488,7 @@ impl Relay {
     }
 
     fn undelivered(&mut self, peer: PeerId, responses: u64, reason: RelayDrop) {
-        let responses = responses.min(self.stats.relayed);
-        self.stats.relayed -= responses;
-        self.stats.drop_frames(reason, responses);
+        let responses = self.stats.count_undelivered(reason, responses);
         if let Some(p) = self.peers.get_mut(peer.0 as usize) {
             p.relayed = p.relayed.saturating_sub(responses);
             p.overflowed += responses;

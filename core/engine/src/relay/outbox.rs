@@ -190,3 +190,13 @@ pub enum RelayNotice {
         limit: usize,
     },
 }
+
+impl RelayNotice {
+    /// Whether it comes of routes alone, so that relays with the same routes would all say it.
+    pub fn is_of_routes(&self) -> bool {
+        match self {
+            Self::Unrouted { .. } => false,
+            Self::RoutesOrphaned { .. } | Self::PeerRoutesFull { .. } | Self::RouteTableFull { .. } => true,
+        }
+    }
+}

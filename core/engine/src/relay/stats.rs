@@ -1,6 +1,7 @@
 //! The relay's counters, and the equations that they obey.
 
 use std::fmt;
+use std::ops::AddAssign;
 
 /// Why a captured frame did not reach a tcpcopy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -75,6 +76,15 @@ macro_rules! counters {
                 [$((stringify!($field), self.$field),)+].into_iter()
             }
         }
+
+        impl AddAssign<&Self> for RelayStats {
+            fn add_assign(&mut self, other: &Self) {
+                $(self.$field += other.$field;)+
+                for (mine, theirs) in self.dropped.iter_mut().zip(other.dropped) {
+                    *mine += theirs;
+                }
+            }
+        }
     };
 }
 
@@ -125,6 +135,40 @@ impl RelayStats {
     #[inline]
     pub(super) fn drop_frames(&mut self, reason: RelayDrop, frames: u64) {
         self.dropped[reason as usize] += frames;
+    }
+
+    /// The counters of relays that share the frames of a capture and are told of the same routes: what happens to frames
+    /// adds up; routes are counted where most are left, since one forgets those that only another one has used.
+    pub fn of_workers<'a>(workers: impl IntoIterator<Item = &'a Self>) -> Self {
+        let (mut total, mut routes) = (Self::default(), &Self::default());
+        for worker in workers {
+            total += worker;
+            if worker.routes_alive >= routes.routes_alive {
+                routes = worker;
+            }
+        }
+        Self {
+            routes_added: routes.routes_added,
+            routes_replaced: routes.routes_replaced,
+            routes_removed: routes.routes_removed,
+            routes_expired: routes.routes_expired,
+            routes_orphaned: routes.routes_orphaned,
+            routes_refused: routes.routes_refused,
+            routes_over_share: routes.routes_over_share,
+            routes_alive: routes.routes_alive,
+            unknown_removals: routes.unknown_removals,
+            unknown_wishes: routes.unknown_wishes,
+            ..total
+        }
+    }
+
+    /// Counts responses as dropped that were counted as relayed before; returns how many, which is never more than were
+    /// relayed.
+    pub fn count_undelivered(&mut self, reason: RelayDrop, responses: u64) -> u64 {
+        let responses = responses.min(self.relayed);
+        self.relayed -= responses;
+        self.drop_frames(reason, responses);
+        responses
     }
 
     /// The relay's equations:

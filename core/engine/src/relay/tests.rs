@@ -525,3 +525,31 @@ proptest! {
         }
     }
 }
+
+/// As in two threads that share a capture: both know the route, one hears of the flow.
+#[test]
+fn relays_with_the_same_routes_are_counted_as_one() {
+    let (mut used, mut idle) = (Bench::with_peers(), Bench::with_peers());
+    for b in [&mut used, &mut idle] {
+        b.add(0, 1, flow(1));
+        b.add(1, 2, flow(2));
+    }
+    for second in 0..100 {
+        used.respond(flow(1), second, 10);
+        for b in [&mut used, &mut idle] {
+            b.wait(Duration::from_secs(1));
+        }
+    }
+    idle.respond(flow(9), 1, 10);
+    assert_eq!((used.relay.stats().routes_alive, idle.relay.stats().routes_alive), (1, 0), "each by what it hears");
+    let total = RelayStats::of_workers([used.relay.stats(), idle.relay.stats()]);
+    total.check().unwrap();
+    assert_eq!((total.frames, total.relayed, total.held), (101, 100, 1));
+    assert_eq!((total.routes_added, total.routes_alive, total.routes_expired), (2, 1, 1));
+
+    let mut total = total;
+    assert_eq!(total.count_undelivered(RelayDrop::LinkFull, 40), 40);
+    assert_eq!((total.relayed, total.dropped[RelayDrop::LinkFull as usize]), (60, 40));
+    assert_eq!(total.count_undelivered(RelayDrop::LinkClosed, 100), 60, "no more than there were");
+    total.check().unwrap();
+}

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use tcpcopy_wire::link::LinkType;
 
 use super::raw::RawCapture;
-use super::{CaptureConfig, CaptureError, CaptureStats, Drained, PcapCapture, check_device};
+use super::{CaptureConfig, CaptureError, CaptureStats, Drained, Fanout, PcapCapture, check_device};
 
 /// By what means packets are captured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,7 +33,7 @@ enum Means {
 }
 
 impl Capture {
-    /// Opens a capture; packets are collected from now on.
+    /// Opens a capture; packets are collected from now on, of one in a fanout group from its [`start`](Self::start) on.
     ///
     /// # Errors
     /// Why it cannot be opened; see [`CaptureError`].
@@ -51,6 +51,35 @@ impl Capture {
                 Ok(Self { means: Means::Raw(capture), device, index, link, fanout_group })
             }
         }
+    }
+
+    /// Begins to collect packets, where the capture is in a fanout group. Start its members when all of them have joined:
+    /// before, a flow may go to one member now and to another one later, and would be seen by both.
+    ///
+    /// # Errors
+    /// [`CaptureError::BadFilter`] when the kernel does not take the filter.
+    pub fn start(&mut self) -> Result<(), CaptureError> {
+        match &mut self.means {
+            Means::Pcap(capture) => capture.start(),
+            Means::Raw(capture) => capture.start(),
+        }
+    }
+
+    /// Opens as many captures as there are members, in one fanout group if there are several, and starts them. The
+    /// configuration's own `fanout` does not count.
+    ///
+    /// # Errors
+    /// Why one of them cannot be opened.
+    pub fn open_group(config: &CaptureConfig, members: usize) -> Result<Vec<Self>, CaptureError> {
+        let mut fanout = (members > 1).then_some(Fanout::New);
+        let mut captures = Vec::with_capacity(members);
+        for _ in 0..members {
+            let capture = Self::open(&CaptureConfig { fanout, ..config.clone() })?;
+            fanout = capture.fanout_group().map(Fanout::Join);
+            captures.push(capture);
+        }
+        captures.iter_mut().try_for_each(Self::start)?;
+        Ok(captures)
     }
 
     /// The device it captures on.

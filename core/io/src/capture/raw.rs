@@ -13,8 +13,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tcpcopy_wire::link::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, LinkType};
 
 use super::{
-    CaptureConfig, CaptureError, CaptureStats, Drained, MAX_FILTER_INSTRUCTIONS, PACKET_IGNORE_OUTGOING, behind_tags,
-    device_names, join_fanout, pcap_text, set_option, set_packet_option,
+    CaptureConfig, CaptureError, CaptureStats, Drained, MAX_FILTER_INSTRUCTIONS, NOTHING, PACKET_IGNORE_OUTGOING,
+    behind_tags, device_names, join_fanout, pcap_text, set_option, set_packet_option,
 };
 use crate::device::{Hardware, device_index, hardware};
 use crate::process::{self, Capability};
@@ -37,6 +37,8 @@ pub(super) struct RawCapture {
     pub(super) link: LinkType,
     pub(super) fanout_group: Option<u16>,
     inbound_only: bool,
+    /// What to take from the start on, while the group is being made.
+    held: Option<CaptureConfig>,
     /// Each of `headers` points to the entries of the others with its index: set up once.
     headers: Box<[libc::mmsghdr; BATCH]>,
     addresses: Box<[libc::sockaddr_ll; BATCH]>,
@@ -68,7 +70,13 @@ impl RawCapture {
         let socket = Socket::new(Domain::PACKET, kind, Some(Protocol::from(0))).map_err(to_open_error)?;
         let fd = socket.as_raw_fd();
         socket.set_nonblocking(true).map_err(to_open_error)?;
-        attach_filter(fd, config, link)?;
+        if !config.filter.is_empty() {
+            attach_filter(fd, config, link)?;
+        }
+        if config.fanout.is_some() {
+            let nothing = CaptureConfig { filter: NOTHING.to_owned(), behind_tags: false, ..config.clone() };
+            attach_filter(fd, &nothing, link)?;
+        }
         grow_receive_buffer(&socket, config.buffer_bytes);
         if config.inbound_only {
             // An old kernel does not have it; `drain` looks itself.
@@ -116,12 +124,19 @@ impl RawCapture {
             link,
             fanout_group,
             inbound_only: config.inbound_only,
+            held: config.fanout.map(|_| config.clone()),
             headers,
             addresses,
             buffers,
             slots,
             totals: CaptureStats::default(),
         })
+    }
+
+    /// See [`Capture::start`](super::Capture::start).
+    pub(super) fn start(&mut self) -> Result<(), CaptureError> {
+        let (fd, link) = (self.socket.as_raw_fd(), self.link);
+        self.held.take().map_or(Ok(()), |config| attach_filter(fd, &config, link))
     }
 
     pub(super) fn drain(&mut self, budget: usize, mut each: impl FnMut(&[u8], usize)) -> Result<Drained, CaptureError> {
@@ -211,14 +226,11 @@ impl AsRawFd for RawCapture {
 
 /// Compiles the configuration's filter for packets as the socket shows them, and attaches it.
 fn attach_filter(fd: RawFd, config: &CaptureConfig, link: LinkType) -> Result<(), CaptureError> {
-    if config.filter.is_empty() {
-        return Ok(());
-    }
     let bad_filter = |reason: String| CaptureError::BadFilter { filter: config.filter.clone(), reason };
     let dlt = if link == LinkType::Ethernet { pcap::Linktype::ETHERNET } else { pcap::Linktype(DLT_RAW) };
     let compiler = pcap::Capture::dead(dlt).map_err(|e| bad_filter(pcap_text(e)))?;
     let mut program = compiler.compile(&config.filter, true).map_err(|e| bad_filter(pcap_text(e)))?;
-    if config.behind_tags && link == LinkType::Ethernet {
+    if config.behind_tags && !config.filter.is_empty() && link == LinkType::Ethernet {
         let tagged = compiler.compile(&behind_tags(&config.filter), true);
         if let Some(tagged) = tagged.ok().filter(|p| p.get_instructions().len() <= MAX_FILTER_INSTRUCTIONS) {
             program = tagged;

@@ -86,10 +86,16 @@ fn shares_packets_by_flow(method: Method) {
     let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
     let to = receiver.local_addr().unwrap();
     let member = |fanout| CaptureConfig { fanout: Some(fanout), method, ..config("lo", to.port()) };
-    let first = Capture::open(&member(Fanout::New)).unwrap();
+    let mut first = Capture::open(&member(Fanout::New)).unwrap();
+    let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+    sender.send_to(b"before the group is whole", to).unwrap();
     let group = first.fanout_group().unwrap();
-    let second = Capture::open(&member(Fanout::Join(group))).unwrap();
+    let mut second = Capture::open(&member(Fanout::Join(group))).unwrap();
     assert_eq!(second.fanout_group(), Some(group));
+    sender.send_to(b"before the members start", to).unwrap();
+    for member in [&mut first, &mut second] {
+        member.start().unwrap();
+    }
     for _ in 0..64 {
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
         sender.send_to(b"one", to).unwrap();
@@ -105,6 +111,79 @@ fn shares_packets_by_flow(method: Method) {
     assert!(ports(&packets[0]).is_disjoint(&ports(&packets[1])), "a flow is with one member only");
     let received: u64 = captures.iter_mut().map(|capture| capture.stats().received).sum();
     assert_eq!(received, 128, "what goes out takes no place in the ring");
+}
+
+#[test]
+fn captures_that_are_opened_again_have_the_flows_that_they_had() {
+    if !may_capture() {
+        return;
+    }
+    let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let to = receiver.local_addr().unwrap();
+    let group = CaptureGroup::open(config("lo", to.port()), 3).unwrap();
+    let senders: Vec<UdpSocket> = (0..48).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+    let shares = |captures: &mut [Capture]| {
+        for sender in &senders {
+            sender.send_to(b"one", to).unwrap();
+        }
+        let packets = collect(captures, senders.len());
+        packets
+            .iter()
+            .map(|share| share.iter().map(|p| [p[20], p[21]]).collect::<std::collections::BTreeSet<_>>())
+            .collect::<Vec<_>>()
+    };
+    let (numbers, mut captures): (Vec<u64>, Vec<Capture>) = (0..3).filter_map(|member| group.newer(member)).unzip();
+    assert_eq!(numbers, [1, 1, 1]);
+    assert!(group.newer(0).is_none(), "each is taken once");
+    let before = shares(&mut captures);
+    assert_eq!(before.iter().flatten().count(), 48);
+
+    // Found to be lost one after the other, and in another order.
+    captures.clear();
+    let mut again: Vec<(usize, u64, Capture)> = [2, 0, 1]
+        .into_iter()
+        .map(|member| {
+            let (number, capture) = group.again(member, 1).unwrap().unwrap();
+            (member, number, capture)
+        })
+        .collect();
+    again.sort_by_key(|(member, ..)| *member);
+    assert!(again.iter().all(|(_, number, _)| *number == 2), "opened once, for all");
+    captures.extend(again.into_iter().map(|(.., capture)| capture));
+    assert_eq!(shares(&mut captures), before);
+}
+
+/// A namespace of its own, whose loopback device sends datagrams in fragments.
+fn run_with_small_mtu(test: impl FnOnce() + Send) {
+    if !may_capture() {
+        return;
+    }
+    let namespace = crate::netns::Namespace::new().unwrap();
+    for line in ["link set lo mtu 1500", "link set lo up"] {
+        namespace.output("ip", &line.split(' ').collect::<Vec<_>>()).unwrap();
+    }
+    namespace.run(test).unwrap();
+}
+
+#[test]
+fn all_fragments_of_a_datagram_go_to_one_member() {
+    run_with_small_mtu(|| {
+        for (address, device) in [("127.0.0.1", "lo"), ("127.0.0.1", "any"), ("::1", "lo"), ("::1", "any")] {
+            let receiver = UdpSocket::bind((address, 0)).unwrap();
+            let to = receiver.local_addr().unwrap();
+            // Fragments but the first have no ports that a filter could look at.
+            let config = CaptureConfig { filter: "udp".to_owned(), ..config(device, 0) };
+            let mut captures = Capture::open_group(&config, 4).unwrap();
+            for _ in 0..16 {
+                let sender = UdpSocket::bind((address, 0)).unwrap();
+                sender.send_to(&[7; 4_000], to).unwrap();
+            }
+            let packets = collect(&mut captures, 48);
+            assert_eq!(packets.iter().map(Vec::len).sum::<usize>(), 48, "{address} on {device}");
+            let with_fragments = packets.iter().filter(|share| !share.is_empty()).count();
+            assert_eq!(with_fragments, 1, "{address} on {device}: fragments go by addresses");
+        }
+    });
 }
 
 #[test]
@@ -147,6 +226,10 @@ fn a_mirror_is_seen_behind_vlan_tags() {
         return;
     };
     let ip = |arguments: &str| namespace.output("ip", &arguments.split(' ').collect::<Vec<_>>()).unwrap();
+    // A kernel that has IPv6 greets its neighbours while the captures are being opened, which they would count.
+    for devices in ["all", "default"] {
+        let _ = namespace.set_sysctl(&format!("net/ipv6/conf/{devices}/disable_ipv6"), "1");
+    }
     ip("link add in0 type veth peer name out0");
     ip("link set in0 up");
     ip("link set out0 up");

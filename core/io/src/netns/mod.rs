@@ -256,7 +256,7 @@ impl Namespace {
     }
 
     /// A path that names this namespace for other programs while this process lives.
-    fn path(&self) -> String {
+    pub fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.fd.as_raw_fd())
     }
 }

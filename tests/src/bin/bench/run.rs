@@ -48,11 +48,18 @@ impl Measured {
 
 impl Scene {
     pub(crate) fn new(programs: &Programs) -> Self {
+        Self::with(programs, |_| {})
+    }
+
+    /// With programs whose options `change` has changed.
+    pub(crate) fn with(programs: &Programs, change: impl FnOnce(&mut Setup<'_>)) -> Self {
         let folder = TempDir::with_prefix("tcpcopy-bench-").expect("a folder");
         let lab = Lab::new().expect("a lab");
         let online = Nginx::start(&lab.online, folder.path());
         let target = Nginx::start(&lab.target, folder.path());
-        let mut copy = Setup::new(programs, folder.path(), &lab).start(&lab);
+        let mut setup = Setup::new(programs, folder.path(), &lab);
+        change(&mut setup);
+        let mut copy = setup.start(&lab);
         copy.wait_until_copying(&lab, lab.online.ipv4.into(), || target.requests());
         // Probes that were on their way.
         thread::sleep(Duration::from_millis(300));

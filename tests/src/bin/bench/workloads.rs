@@ -107,6 +107,13 @@ pub(crate) const ALL: &[Workload] = &[
         goal: "100 % within 1 s",
         measure: port_reuse,
     },
+    Workload {
+        number: 12,
+        name: "wrk -t1 -c50, keepalive, 3 s",
+        before: "one worker only",
+        goal: "(told, not judged)",
+        measure: workers,
+    },
 ];
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -283,4 +290,27 @@ fn port_reuse(programs: &Programs) -> Vec<Row> {
     let reached = measured.in_time == measured.online && measured.comparison.is_perfect();
     let ours = copied(&measured);
     vec![row(String::new(), &measured, ours, reached)]
+}
+
+/// The same load as fast as it goes, with one worker in each program and with two. On a machine whose processors are busy
+/// with the servers already, more threads have nothing to run on; the ratio tells.
+fn workers(programs: &Programs) -> Vec<Row> {
+    let mut alone = 0;
+    ["1", "2"]
+        .into_iter()
+        .map(|workers| {
+            let scene = Scene::with(programs, |setup| setup.set_workers(workers));
+            let measured = scene.measure(SECOND, 10 * SECOND, |scene| {
+                let wrk = Wrk { connections: 50, seconds: 3, close: false, load: load::WrkLoad::AsFastAsItGoes };
+                wrk.run(&scene.lab.client, scene.server(), scene.folder.path());
+            });
+            let ratio = if alone == 0 {
+                alone = measured.in_time.max(1);
+                String::new()
+            } else {
+                format!(", {:.2} times those of one", measured.in_time as f64 / alone as f64)
+            };
+            row(format!(", --workers {workers}"), &measured, copied(&measured) + &ratio, true)
+        })
+        .collect()
 }
