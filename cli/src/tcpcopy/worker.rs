@@ -14,55 +14,39 @@
 //! After each step the outbox is emptied: route changes before packets, since intercept must know a route before the
 //! target can answer. The clock is read once a round.
 
+mod delivery;
+mod device;
+
 use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::time::Duration;
 
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Registry, Token, Waker};
-use tcpcopy_engine::ledger::SessionEnd;
-use tcpcopy_engine::{Copier, CopierConfig, Input, LinkId, Notice, Outbox};
+use mio::{Events, Poll, Token, Waker};
+use tcpcopy_engine::{Copier, CopierConfig, Input, LinkId, Outbox};
 use tcpcopy_io::capture::backlog::Backlog;
-use tcpcopy_io::capture::{Capture, CaptureError, CaptureGroup, CaptureStats};
+use tcpcopy_io::capture::{CaptureGroup, CaptureStats};
 use tcpcopy_io::clock::MonotonicClock;
-use tcpcopy_io::control::{ControlLinks, LinkEvent, LinksConfig, SendError};
+use tcpcopy_io::control::{ControlLinks, LinkEvent, LinksConfig};
 use tcpcopy_io::transmit::Transmitter;
-use tcpcopy_module_api::LogLevel;
 use tcpcopy_wire::Timestamp;
-use tcpcopy_wire::control::{LinkStats, RouteChange};
+use tcpcopy_wire::control::LinkStats;
 use tcpcopy_wire::link::LinkType;
 
+use self::delivery::{Delivery, ModuleLines};
+pub use self::device::Side;
+use self::device::{BACKLOG_LIMIT, Device};
 use super::replay::{Plan, Replay};
-use super::report::{Snapshot, one_line};
+use super::report::Snapshot;
 
-/// Frames that one capture hands over before the links and the ring are looked at again.
-const BATCH: usize = 64;
-/// The same in bytes: a frame of 64 KB is 45 packets to send, and while they are sent the ring fills.
-const BATCH_BYTES: usize = 256 << 10;
-/// Frames taken directly from the ring, where their size is not known before.
-const DIRECT: usize = 16;
-/// Frames moved from a ring to its queue in one round; copying them takes a small part of a millisecond.
-const MOVE: usize = 1024;
-/// Bytes of frames that wait in memory for one capture, at most. Beyond that the ring fills, and the kernel counts what
-/// it drops.
-const BACKLOG_LIMIT: usize = 64 << 20;
-/// Pause before a device that has gone away is tried again.
-const REOPEN_EVERY: Duration = Duration::from_secs(2);
-/// Pause between looks whether the devices are still there.
-const CHECK_EVERY: Duration = Duration::from_secs(2);
 /// Sessions have this long to close towards the target after the order to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(3);
 /// Attempts to reach each intercept at the start.
 const START_ATTEMPTS: u32 = 3;
 /// Pause between looks at the signals while the links are being connected.
 const START_TICK: Duration = Duration::from_millis(100);
-/// A notice that concerns no single session is repeated no sooner than this.
-const NOTICE_EVERY: Duration = Duration::from_secs(30);
-
 const WAKER: Token = Token(0);
 const FIRST_CAPTURE: usize = 1;
 
@@ -125,39 +109,6 @@ pub enum StartError {
     Io(io::Error),
 }
 
-/// Whose packets a capture shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    /// Clients', and maybe online's.
-    Clients,
-    /// The target's (`-s local`).
-    Target,
-}
-
-/// A device, and its capture while there is one.
-struct Device {
-    token: Token,
-    side: Side,
-    /// Where captures come from, and which one of them is ours.
-    group: Arc<CaptureGroup>,
-    member: usize,
-    /// The number of the opening of the capture that there is or was.
-    opened: u64,
-    capture: Option<Capture>,
-    /// How its frames begin.
-    link: LinkType,
-    /// The ring may hold frames.
-    ready: bool,
-    /// Frames taken out of the ring that could not be handled yet.
-    backlog: Backlog,
-    /// When to look whether the device is still there or, after it was lost, there again.
-    check_at: Timestamp,
-    /// Counters of former captures.
-    before: CaptureStats,
-    /// How often it was lost.
-    losses: u64,
-}
-
 /// A worker, before and while it runs.
 pub struct Worker {
     number: usize,
@@ -172,19 +123,6 @@ pub struct Worker {
     replay: Option<Replay>,
     waker: Arc<Waker>,
     stop_at: Option<Timestamp>,
-}
-
-/// Where the engine's wishes go.
-struct Delivery {
-    outbox: Outbox,
-    transmitter: Transmitter,
-    routes_unsent: u64,
-    /// The intercept of each link, and what it last said of itself.
-    relays: Vec<(SocketAddr, LinkStats)>,
-    named_ends: HashSet<(SessionEnd, &'static str)>,
-    next_source_notice: Timestamp,
-    module_lines: ModuleLines,
-    told_not_supported: bool,
 }
 
 impl Worker {
@@ -442,224 +380,6 @@ impl Worker {
         // A main thread that has gone does not listen; the worker ends at its next look at the orders.
         let _ = reports.send(Report { worker: self.number, counters, last });
         let _ = wake_main.wake();
-    }
-}
-
-impl Device {
-    /// Whether there may be something to do without waiting.
-    fn has_frames(&self) -> bool {
-        self.ready || !self.backlog.is_empty()
-    }
-
-    /// Gives the engine one batch of frames, the oldest first, and empties the ring as far as the queue has room.
-    #[inline]
-    fn hand_over(&mut self, now: Timestamp, engine: &mut Copier, outbox: &mut Outbox) -> Result<(), CaptureError> {
-        let (link, side) = (self.link, self.side);
-        let mut handle = |bytes: &[u8], wire_len| {
-            let input = match side {
-                Side::Clients => Input::Frame { link, bytes, wire_len },
-                Side::Target => Input::TargetFrame { link, bytes, wire_len },
-            };
-            engine.handle(now, input, outbox);
-        };
-        self.backlog.drain(BATCH, BATCH_BYTES, &mut handle);
-        let Some(capture) = &mut self.capture else {
-            return Ok(());
-        };
-        if self.ready && self.backlog.is_empty() {
-            self.ready = capture.drain(DIRECT, &mut handle)?.more;
-        }
-        if self.ready && !self.backlog.is_full() {
-            self.ready = capture.drain(MOVE, |bytes, wire_len| self.backlog.push(bytes, wire_len))?.more;
-        }
-        Ok(())
-    }
-
-    /// The capture has ended by itself: tries again later.
-    #[cold]
-    fn lose(&mut self, e: &CaptureError, now: Timestamp, registry: &Registry) {
-        log::warn!("{e}; it is opened again when the device is back");
-        if let Some(mut capture) = self.capture.take() {
-            // The descriptor is closed with the capture; this only tidies up before.
-            let _ = registry.deregister(&mut SourceFd(&capture.as_raw_fd()));
-            self.before += capture.stats();
-        }
-        self.losses += 1;
-        self.ready = false;
-        self.check_at = now + REOPEN_EVERY;
-    }
-
-    #[cold]
-    fn check(&mut self, now: Timestamp, registry: &Registry) {
-        self.check_at = now + CHECK_EVERY;
-        match self.capture.as_ref().map(Capture::check_device) {
-            Some(Ok(())) => {}
-            Some(Err(e)) => self.lose(&e, now, registry),
-            None => self.reopen(now, registry),
-        }
-    }
-
-    fn reopen(&mut self, now: Timestamp, registry: &Registry) {
-        let opened = match self.group.again(self.member, self.opened) {
-            Ok(Some((opened, capture))) => self.use_capture(opened, capture, registry).map_err(|e| e.to_string()),
-            Ok(None) => Err(format!("no capture is left of `{}`", self.group.device())),
-            Err(e) => Err(e.to_string()),
-        };
-        match opened {
-            Ok(()) => log::info!("capturing on `{}` again", self.group.device()),
-            Err(e) => {
-                log::debug!("{e}");
-                self.check_at = now + REOPEN_EVERY;
-            }
-        }
-    }
-
-    fn use_capture(&mut self, opened: u64, capture: Capture, registry: &Registry) -> io::Result<()> {
-        self.opened = opened;
-        registry.register(&mut SourceFd(&capture.as_raw_fd()), self.token, Interest::READABLE)?;
-        self.link = capture.link_type();
-        self.capture = Some(capture);
-        // What came between opening and registering made no event.
-        self.ready = true;
-        Ok(())
-    }
-}
-
-/// Lines of modules in the log, so many in a second at most: a module speaks for each session if it likes.
-#[derive(Default)]
-struct ModuleLines {
-    second: u64,
-    written: u32,
-    left_out: u64,
-}
-
-impl ModuleLines {
-    /// Lines in a second.
-    const LIMIT: u32 = 20;
-
-    fn log(&mut self, now: Timestamp, level: LogLevel, text: std::fmt::Arguments<'_>) {
-        let level = match level {
-            LogLevel::Error => log::Level::Error,
-            LogLevel::Warn => log::Level::Warn,
-            LogLevel::Info => log::Level::Info,
-            LogLevel::Debug => log::Level::Debug,
-        };
-        if !log::log_enabled!(level) {
-            return;
-        }
-        let second = now.as_millis() / 1000;
-        if second != self.second {
-            if self.left_out > 0 {
-                log::warn!("{} lines of modules were left out: more than {} in a second", self.left_out, Self::LIMIT);
-            }
-            *self = Self { second, ..Self::default() };
-        }
-        if self.written == Self::LIMIT {
-            self.left_out += 1;
-            return;
-        }
-        self.written += 1;
-        log::log!(level, "{}", one_line(&text.to_string()));
-    }
-}
-
-impl Delivery {
-    /// Where a link leads.
-    fn address(&self, link: LinkId) -> SocketAddr {
-        self.relays[usize::from(link.0)].0
-    }
-
-    /// Carries out what the engine wants: routes first, then packets.
-    #[inline]
-    fn deliver(&mut self, now: Timestamp, links: &mut ControlLinks) {
-        if self.outbox.is_empty() {
-            return;
-        }
-        let mut has_new_route = false;
-        for (link, change) in self.outbox.routes.drain(..) {
-            has_new_route |= matches!(change, RouteChange::Add { .. });
-            match links.send(link, &change) {
-                Ok(()) => {}
-                // All live routes are added when the link is up again.
-                Err(SendError::Down | SendError::Full) => self.routes_unsent += 1,
-                Err(SendError::NotSupported) => {
-                    self.routes_unsent += 1;
-                    if std::mem::replace(&mut self.told_not_supported, true) {
-                        continue;
-                    }
-                    let address = self.relays[usize::from(link.0)].0;
-                    log::error!(
-                        "intercept {address} is of a release that reports neither the target's payload, which a module \
-                         wants, nor UDP: sessions that need it wait in vain; use one of this release, and without \
-                         --intercept-protocol"
-                    );
-                }
-            }
-        }
-        // The end of a route can wait for the end of the round; its beginning must be there before the packets.
-        if has_new_route {
-            links.flush(now);
-        }
-        if self.outbox.packet_count() > 0 {
-            self.transmitter.send(self.outbox.packets());
-        }
-        if !self.outbox.notices.is_empty() {
-            self.log_notices(now);
-        }
-        self.outbox.clear();
-    }
-
-    #[cold]
-    fn log_notices(&mut self, now: Timestamp) {
-        for notice in &self.outbox.notices {
-            match notice {
-                Notice::SessionEnded { flow, reason } => {
-                    let expected = matches!(reason, SessionEnd::Idle | SessionEnd::Stopped);
-                    if !expected && self.named_ends.insert((*reason, "")) {
-                        log::warn!("session {flow} ended early: {reason}; further ones are counted in the statistics");
-                    } else {
-                        log::debug!("session {flow} ended early: {reason}");
-                    }
-                }
-                Notice::ModuleAborted { module, flow, reason } => {
-                    if self.named_ends.insert((SessionEnd::Module, module)) {
-                        log::warn!(
-                            "session {flow} was given up by module `{module}`: {}; further ones are counted",
-                            one_line(reason)
-                        );
-                    } else {
-                        log::debug!("session {flow} was given up by module `{module}`: {}", one_line(reason));
-                    }
-                }
-                Notice::ModulePanicked { module, flow, message } => {
-                    if self.named_ends.insert((SessionEnd::ModulePanicked, module)) {
-                        log::error!(
-                            "module `{module}` failed by a mistake in it ({}); session {flow} is given up, and so is \
-                             each one that this happens to: further ones are counted",
-                            one_line(message)
-                        );
-                    } else {
-                        log::debug!("module `{module}` panicked in session {flow}: {}", one_line(message));
-                    }
-                }
-                Notice::ModuleLog { module, flow, level, text } => {
-                    self.module_lines.log(now, *level, format_args!("{module}: session {flow}: {text}"));
-                }
-                Notice::NoFreeSource { client, target } => {
-                    if self.next_source_notice <= now {
-                        self.next_source_notice = now + NOTICE_EVERY;
-                        log::warn!(
-                            "no source address and port is free towards {target} for client {client}: sessions are \
-                             left out; give more addresses with -c"
-                        );
-                    }
-                }
-                Notice::Shedding { sessions, bytes } => log::warn!(
-                    "new sessions are left out: {sessions} sessions take {} MB, which is the limit (-m)",
-                    bytes >> 20
-                ),
-            }
-        }
     }
 }
 

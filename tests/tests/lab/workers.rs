@@ -56,7 +56,9 @@ fn share(bench: &Bench<'_>, reuse: Reuse, rate: f64, options: &[(&str, &str)]) {
     let target = Nginx::start(&lab.target, bench.folder);
     let mut setup = Setup::new(bench.programs, bench.folder, &lab);
     setup.set_workers("2");
-    options.iter().for_each(|(option, value)| setup.set(option, value));
+    for (option, value) in options {
+        setup.set(option, value);
+    }
     let mut copy = setup.start(&lab);
     copy.wait_until_copying(&lab, lab.online.ipv4.into(), || target.requests());
     let before = target.requests();
