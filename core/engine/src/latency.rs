@@ -12,11 +12,12 @@ const BUCKETS: usize = 33 * PER_OCTAVE as usize;
 pub struct Latency {
     buckets: Box<[u64; BUCKETS]>,
     count: u64,
+    total: Duration,
 }
 
 impl Default for Latency {
     fn default() -> Self {
-        Self { buckets: Box::new([0; BUCKETS]), count: 0 }
+        Self { buckets: Box::new([0; BUCKETS]), count: 0, total: Duration::ZERO }
     }
 }
 
@@ -26,6 +27,18 @@ impl Latency {
     pub fn record(&mut self, time: Duration) {
         self.buckets[bucket(time.as_micros() as u64)] += 1;
         self.count += 1;
+        self.total = self.total.saturating_add(time);
+    }
+
+    /// All of them together.
+    pub fn total(&self) -> Duration {
+        self.total
+    }
+
+    /// How many lasted as long as this, and longer than the one before, for durations that double from 8 microseconds on.
+    pub fn octaves(&self) -> impl Iterator<Item = (Duration, u64)> {
+        let octaves = self.buckets.chunks(PER_OCTAVE as usize).zip(0u32..);
+        octaves.map(|(buckets, octave)| (Duration::from_micros(8 << octave), buckets.iter().sum()))
     }
 
     /// How many there are.
@@ -50,6 +63,7 @@ impl Latency {
             *own += others;
         }
         self.count += other.count;
+        self.total = self.total.saturating_add(other.total);
     }
 }
 
@@ -85,6 +99,18 @@ mod tests {
             assert!(end >= micros && end <= micros + micros / 8, "{micros}: {end}");
             micros += 1 + micros / 17;
         }
+    }
+
+    #[test]
+    fn each_time_is_in_its_octave() {
+        let mut latency = Latency::default();
+        for micros in [1, 7, 8, 15, 16, 1_000, 5_000_000] {
+            latency.record(Duration::from_micros(micros));
+        }
+        let filled: Vec<(u128, u64)> =
+            latency.octaves().filter(|(_, n)| *n > 0).map(|(bound, n)| (bound.as_micros(), n)).collect();
+        assert_eq!(filled, [(8, 2), (16, 2), (32, 1), (1_024, 1), (8_388_608, 1)]);
+        assert_eq!(latency.total(), Duration::from_micros(5_001_047));
     }
 
     #[test]

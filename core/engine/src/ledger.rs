@@ -16,6 +16,8 @@
 use std::fmt;
 use std::ops::AddAssign;
 
+use crate::latency::Latency;
+
 macro_rules! reasons {
     ($(#[$meta:meta])* $name:ident { $($(#[doc = $doc:literal])+ $variant:ident = $text:literal,)+ }) => {
         $(#[$meta])*
@@ -153,12 +155,16 @@ macro_rules! counters {
             pub bytes_dropped: [u64; ByteDrop::ALL.len()],
             /// Sessions ended early, by [`SessionEnd`].
             pub sessions_ended: [u64; SessionEnd::ALL.len()],
+            /// Of each request, the time from its capture until it was let through to the target.
+            pub lag: Latency,
+            /// Of each request that the target answered, the time from then until it began to answer.
+            pub response_time: Latency,
         }
 
         impl Ledger {
-            /// Each plain counter with its name, for statistics and metrics.
-            pub fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> {
-                [$((stringify!($field), self.$field),)+].into_iter()
+            /// Each plain counter with its name and its meaning.
+            pub fn counters(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+                [$((stringify!($field), concat!($($doc),+).trim_ascii(), self.$field),)+].into_iter()
             }
         }
 
@@ -168,6 +174,8 @@ macro_rules! counters {
                 for (a, b) in self.packets_dropped.iter_mut().zip(&other.packets_dropped) { *a += b; }
                 for (a, b) in self.bytes_dropped.iter_mut().zip(&other.bytes_dropped) { *a += b; }
                 for (a, b) in self.sessions_ended.iter_mut().zip(&other.sessions_ended) { *a += b; }
+                self.lag.merge(&other.lag);
+                self.response_time.merge(&other.response_time);
             }
         }
     };

@@ -71,9 +71,9 @@ macro_rules! counters {
         }
 
         impl RelayStats {
-            /// Each plain counter with its name, for statistics and metrics.
-            pub fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> {
-                [$((stringify!($field), self.$field),)+].into_iter()
+            /// Each plain counter with its name and its meaning.
+            pub fn counters(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+                [$((stringify!($field), concat!($($doc),+).trim_ascii(), self.$field),)+].into_iter()
             }
         }
 

@@ -40,6 +40,8 @@ pub(crate) struct GateState {
     skip_turn: bool,
     /// The front mark has been counted as held.
     holding: bool,
+    /// When the request was let through that the target has not begun to answer; [`Timestamp::NEVER`] when it has.
+    asked_at: Timestamp,
     /// When the target last sent data, as far as the quiet time goes; later than now where that is longer.
     last_data: Timestamp,
     /// The module counts responses: nothing but their number lets a turn through.
@@ -58,6 +60,7 @@ impl GateState {
             open: false,
             skip_turn: false,
             holding: false,
+            asked_at: Timestamp::NEVER,
             last_data: Timestamp::ZERO,
             counted: false,
             completed: 0,
@@ -71,6 +74,13 @@ impl GateState {
         self.got = self.got.saturating_add(bytes);
         self.push = push;
         self.last_data = now;
+    }
+
+    /// How long the target took to begin to answer, if it does so now.
+    #[inline]
+    pub(crate) fn take_response_time(&mut self, now: Timestamp) -> Option<Duration> {
+        let asked_at = std::mem::replace(&mut self.asked_at, Timestamp::NEVER);
+        (asked_at != Timestamp::NEVER).then(|| now.since(asked_at))
     }
 
     /// The quiet time that has begun is longer than [`QUIET`] by this much.
@@ -160,7 +170,11 @@ impl GateState {
                 self.push = false;
                 self.holding = false;
             }
-            ledger.requests_copied += u64::from(queue.release());
+            if let Some(since) = queue.release() {
+                ledger.requests_copied += 1;
+                ledger.lag.record(now.since(since));
+                self.asked_at = self.asked_at.min(now);
+            }
             released = true;
         }
         released

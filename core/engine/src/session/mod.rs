@@ -391,7 +391,8 @@ impl Session {
             self.show_client_data(cx, data, need, push);
         } else {
             let need = if cx.config.gate == Gate::Off { 0 } else { need };
-            self.queue_for(cx).push_data(data, Mark { need, push, begins, ..Mark::default() });
+            let mark = Mark { need, push, begins, at: cx.now, ..Mark::default() };
+            self.queue_for(cx).push_data(data, mark);
         }
     }
 
@@ -452,6 +453,9 @@ impl Session {
             return;
         }
         if heard.advanced > 0 {
+            if let Some(time) = self.gate.take_response_time(cx.now) {
+                cx.ledger.response_time.record(time);
+            }
             self.gate.on_target_data(cx.now, heard.advanced, heard.burst_end);
             self.gate.allow_pause(self.target.two_round_trips().saturating_sub(gate::QUIET));
         }

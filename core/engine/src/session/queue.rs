@@ -17,6 +17,8 @@
 
 use std::collections::VecDeque;
 
+use tcpcopy_wire::Timestamp;
+
 /// What a mark stands for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum MarkKind {
@@ -44,6 +46,8 @@ pub(crate) struct Mark {
     pub(crate) push: bool,
     /// A request begins here.
     pub(crate) begins: bool,
+    /// When it was captured, or the module decided about it.
+    pub(crate) at: Timestamp,
 }
 
 /// See the [module's documentation](self).
@@ -85,12 +89,13 @@ impl StreamQueue {
         self.marks.get(self.released)
     }
 
-    /// Lets the first held mark through; tells whether a request begins with it that was not let through before.
+    /// Lets the first held mark through. If a request begins with it that was not let through before, tells since when that
+    /// has been here.
     #[inline]
-    pub(crate) fn release(&mut self) -> bool {
-        let Some(mark) = self.marks.get_mut(self.released) else { return false };
+    pub(crate) fn release(&mut self) -> Option<Timestamp> {
+        let mark = self.marks.get_mut(self.released)?;
         self.released += 1;
-        std::mem::take(&mut mark.begins)
+        std::mem::take(&mut mark.begins).then_some(mark.at)
     }
 
     /// The next mark to send.

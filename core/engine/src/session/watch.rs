@@ -210,11 +210,11 @@ impl WatchState {
         self.segments.front().map_or(0, |s| s.len)
     }
 
-    fn mark(&mut self, ungated: bool, push: bool) -> Mark {
+    fn mark(&mut self, stage: &Stage<'_>, push: bool) -> Mark {
         let begins = !std::mem::replace(&mut self.sent_in_turn, true);
         let need = std::mem::take(&mut self.turn_need);
-        let need = if ungated { 0 } else { need };
-        Mark { need, responses: self.expected, push, begins, ..Mark::default() }
+        let need = if stage.ungated { 0 } else { need };
+        Mark { need, responses: self.expected, push, begins, at: stage.now, ..Mark::default() }
     }
 
     /// Moves `data`, which begins at the first segment, to the target.
@@ -224,7 +224,7 @@ impl WatchState {
             self.begin_segment();
             let (now, later) = data.split_at(self.in_segment().min(data.len()));
             let push = self.take(now.len());
-            let mark = self.mark(stage.ungated, push);
+            let mark = self.mark(stage, push);
             stage.tail().push_data(now, mark);
             data = later;
         }
@@ -238,7 +238,7 @@ impl WatchState {
         if !self.replacing {
             self.begin_segment();
         }
-        let mut mark = self.mark(stage.ungated, true);
+        let mut mark = self.mark(stage, true);
         if self.replacing && self.counted && !stage.ungated {
             let of_next = self.segments.front().filter(|next| !next.begun).map_or(0, |next| next.need);
             mark.need = mark.need.max(of_next);
