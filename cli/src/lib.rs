@@ -8,6 +8,7 @@ pub mod exit;
 pub mod grammar;
 pub mod intercept;
 pub mod logging;
+pub mod metrics;
 pub mod program;
 pub mod security;
 pub mod tcpcopy;

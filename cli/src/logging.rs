@@ -1,4 +1,4 @@
-//! The log: lines of the form `2026/01/31 12:34:56 +789 [warn] text`, to a file or to stderr.
+//! The log: lines of the form `2026/01/31 12:34:56 +789 [warn] text`, or JSON objects, to a file or to stderr.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -6,6 +6,30 @@ use std::path::{Path, PathBuf};
 
 use flexi_logger::{DeferredNow, FileSpec, FlexiLoggerError, LogSpecification, Logger, LoggerHandle, WriteMode};
 use log::{LevelFilter, Record};
+
+/// What a line of the log looks like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// `2026/01/31 12:34:56 +789 [warn] text`.
+    #[default]
+    Text,
+    /// `{"time":"2026-01-31T12:34:56.789+01:00","level":"warn","message":"text"}`.
+    Json,
+}
+
+impl LogFormat {
+    /// Reads `--log-format`.
+    ///
+    /// # Errors
+    /// What there is, in words.
+    pub fn parse(text: Option<&str>) -> Result<Self, String> {
+        match text {
+            None | Some("text") => Ok(Self::Text),
+            Some("json") => Ok(Self::Json),
+            Some(other) => Err(format!("in --log-format: `{other}` is neither text nor json")),
+        }
+    }
+}
 
 /// The running log. Logging stops when it is dropped.
 pub struct Log {
@@ -32,13 +56,17 @@ impl fmt::Display for LogError {
 impl std::error::Error for LogError {}
 
 impl Log {
-    /// Begins to log what is at least as grave as `level`: appended to `file`, or to stderr if there is none.
+    /// Begins to log what is at least as grave as `level`, in this form: appended to `file`, or to stderr if there is none.
     ///
     /// # Errors
     /// When the file cannot be written, or a log is running already.
-    pub fn start(file: Option<&Path>, level: LevelFilter) -> Result<Self, LogError> {
+    pub fn start(file: Option<&Path>, level: LevelFilter, format: LogFormat) -> Result<Self, LogError> {
         let to_error = |source| LogError { file: file.map(Path::to_owned), source };
-        let logger = Logger::with(LogSpecification::builder().default(level).build()).format(write_line);
+        let write = match format {
+            LogFormat::Text => write_line,
+            LogFormat::Json => write_json,
+        };
+        let logger = Logger::with(LogSpecification::builder().default(level).build()).format(write);
         let logger = match file {
             Some(path) => {
                 let spec = FileSpec::try_from(path).map_err(to_error)?;
@@ -61,20 +89,44 @@ impl Log {
     }
 }
 
-fn write_line(out: &mut dyn Write, now: &mut DeferredNow, record: &Record<'_>) -> io::Result<()> {
-    let level = match record.level() {
+fn level(record: &Record<'_>) -> &'static str {
+    match record.level() {
         log::Level::Error => "error",
         log::Level::Warn => "warn",
         log::Level::Info => "info",
         log::Level::Debug => "debug",
         log::Level::Trace => "trace",
-    };
-    write!(out, "{} [{level}] {}", now.format("%Y/%m/%d %H:%M:%S +%3f"), record.args())
+    }
+}
+
+fn write_line(out: &mut dyn Write, now: &mut DeferredNow, record: &Record<'_>) -> io::Result<()> {
+    write!(out, "{} [{}] {}", now.format("%Y/%m/%d %H:%M:%S +%3f"), level(record), record.args())
+}
+
+/// One object a line (JSON Lines). The time is of RFC 3339.
+fn write_json(out: &mut dyn Write, now: &mut DeferredNow, record: &Record<'_>) -> io::Result<()> {
+    let time = now.format("%Y-%m-%dT%H:%M:%S%.3f%:z").to_string();
+    let line = serde_json::json!({ "time": time, "level": level(record), "message": record.args().to_string() });
+    write!(out, "{line}")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn in_json_a_line_is_an_object_whatever_the_text() {
+        let mut out = Vec::new();
+        let record = Record::builder().args(format_args!("a \"word\"\nand a line")).level(log::Level::Error).build();
+        write_json(&mut out, &mut DeferredNow::new(), &record).unwrap();
+        let line = String::from_utf8(out).unwrap();
+        assert!(!line.contains('\n'), "{line}");
+        let object: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!((&object["level"], &object["message"]), (&"error".into(), &"a \"word\"\nand a line".into()));
+        let time = object["time"].as_str().unwrap();
+        assert!(time.len() >= 24 && &time[10..11] == "T" && &time[19..20] == ".", "{time}");
+        assert_eq!(LogFormat::parse(Some("xml")), Err("in --log-format: `xml` is neither text nor json".to_owned()));
+    }
 
     #[test]
     fn a_line_has_the_time_the_level_and_the_text() {

@@ -160,10 +160,20 @@ pub struct Arguments {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_level: Option<String>,
 
+    /// How lines of the log look: text, or json, an object a line [default: text].
+    #[arg(long, value_name = "text|json", help_heading = "Program")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_format: Option<String>,
+
     /// Seconds between statistics in the log; 0 for none [default: 30].
     #[arg(long, value_name = "SECONDS", help_heading = "Program")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stats_interval: Option<u32>,
+
+    /// Serve metrics for Prometheus over HTTP at this address and port, at /metrics; without an address, for this host only.
+    #[arg(long, value_name = "[ADDR:]PORT", help_heading = "Program")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<Text>,
 
     /// Write the process id to this file, and remove it at the end.
     #[arg(short = 'P', long, value_name = "FILE", help_heading = "Program")]

@@ -2,12 +2,15 @@
 
 pub mod arguments;
 mod crew;
+mod exposition;
 mod legacy;
 pub mod options;
 pub mod passlist;
 pub mod queue;
 mod report;
 mod run;
+#[cfg(test)]
+pub(crate) use exposition::Exposition;
 #[cfg(test)]
 mod tests;
 mod worker;
@@ -87,7 +90,8 @@ fn start(options: &Options) -> Result<Exit, Failure> {
 }
 
 fn set_up(options: &Options) -> Result<(Log, Option<PidFile>, Intercept), Failure> {
-    let log = Log::start(options.log.as_deref(), options.log_level).map_err(|e| Failure::new(Exit::Failure, e))?;
+    let log = Log::start(options.log.as_deref(), options.log_level, options.log_format)
+        .map_err(|e| Failure::new(Exit::Failure, e))?;
     let pid_file =
         options.pid.as_deref().map(PidFile::create).transpose().map_err(|e| Failure::new(Exit::Failure, e))?;
     Ok((log, pid_file, Intercept::open(options)?))

@@ -1,6 +1,6 @@
 //! The options of intercept, checked.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,6 +16,8 @@ use super::queue::QueueOptions;
 use crate::config::Text;
 use crate::exit::Failure;
 use crate::grammar::{OptionName, Part, SyntaxError};
+use crate::logging::LogFormat;
+use crate::metrics;
 use crate::security::{self, SecurityFiles};
 use crate::values::{self, Workers, absolute, devices, in_range, log_level};
 
@@ -60,8 +62,12 @@ pub struct Options {
     pub log: Option<PathBuf>,
     /// What is logged.
     pub log_level: LevelFilter,
+    /// How lines of the log look.
+    pub log_format: LogFormat,
     /// Time between statistics.
     pub stats_interval: Option<Duration>,
+    /// Where metrics are served.
+    pub metrics: Option<SocketAddr>,
     /// The pid file. Absolute.
     pub pid: Option<PathBuf>,
     /// Run in the background.
@@ -131,7 +137,14 @@ impl Options {
             responses_per_write: (combined > 0).then_some(u64::from(combined)),
             log: arguments.log.or(default_log).map(|path| absolute("-l (--log)", &path)).transpose()?,
             log_level: log_level(arguments.log_level.as_deref())?,
+            log_format: LogFormat::parse(arguments.log_format.as_deref()).map_err(Failure::usage)?,
             stats_interval: (stats_interval > 0).then(|| Duration::from_secs(stats_interval.into())),
+            metrics: arguments
+                .metrics
+                .as_ref()
+                .map(|text| metrics::address(&text.0))
+                .transpose()
+                .map_err(Failure::usage)?,
             pid: arguments.pid.map(|path| absolute("-P (--pid)", &path)).transpose()?,
             daemon: arguments.daemon,
         })

@@ -9,9 +9,10 @@
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Interest, Poll, Token, Waker};
 use tcpcopy_engine::relay::RelayDrop;
 use tcpcopy_engine::{PeerId, RelayConfig, RelayInput, RelayNotice};
 use tcpcopy_io::capture::{Capture, CaptureConfig, CaptureError};
@@ -23,12 +24,14 @@ use tcpcopy_wire::control::{Hello, Payload};
 use tcpcopy_wire::link::LinkType;
 
 use super::crew::{Crew, Total};
+use super::exposition::Exposition;
 use super::options::Options;
 use super::queue::QueueSource;
 use super::report;
 use super::worker::{DRAIN_BUDGET, Worker};
 use crate::exit::{Exit, Failure};
 use crate::logging::Log;
+use crate::metrics::{Exporter, Scrape};
 
 /// Bytes kept of each packet: link header with VLAN tags, IPv6 header with some extensions, longest TCP header.
 const SNAPLEN: usize = 192;
@@ -44,6 +47,7 @@ const REJECTION_TOLD_EVERY: Duration = Duration::from_secs(10);
 
 // Captures have the tokens between.
 const SIGNALS: Token = Token(0);
+const METRICS: Token = Token(FIRST_PEER.0 - 3);
 const CREW: Token = Token(FIRST_PEER.0 - 2);
 const QUEUE: Token = Token(FIRST_PEER.0 - 1);
 const FIRST_PEER: Token = Token(1 << 16);
@@ -94,6 +98,9 @@ pub(super) struct Intercept {
     next_stats: Timestamp,
     next_peer_stats: Timestamp,
     due: Due,
+    exporter: Option<Exporter>,
+    /// Scrapes that wait for counters.
+    scrapes: Vec<Scrape>,
 }
 
 impl Intercept {
@@ -147,6 +154,13 @@ impl Intercept {
             let workers = if options.workers > 1 { format!(", {} workers", options.workers) } else { String::new() };
             log::info!("intercept {}: listening on {address}, {source}{workers}", env!("CARGO_PKG_VERSION"));
         }
+        let exporter = match options.metrics {
+            None => None,
+            Some(address) => {
+                let waker = Waker::new(poll.registry(), METRICS).map_err(failed("cannot wait for scrapes"))?;
+                Some(Exporter::open(address, Arc::new(waker))?)
+            }
+        };
         let open_warning = server.config().lets_everyone_in().then(|| ServerConfig::open_warning(options.port));
         if let Some(conditions) = options.conditions() {
             log::info!("tcpcopys must {conditions}");
@@ -166,6 +180,8 @@ impl Intercept {
             next_stats: options.stats_interval.map_or(Timestamp::NEVER, |interval| now + interval),
             next_peer_stats: now + STATS_FOR_PEERS,
             due: Due::default(),
+            exporter,
+            scrapes: Vec::new(),
         })
     }
 
@@ -188,7 +204,8 @@ impl Intercept {
             for event in &events {
                 match event.token() {
                     SIGNALS => signalled = true,
-                    CREW => {}
+                    // What they tell is looked for in every turn.
+                    CREW | METRICS => {}
                     QUEUE => {
                         if let Some(queue) = &mut self.queue {
                             queue.readable = true;
@@ -336,7 +353,9 @@ impl Intercept {
             self.next_stats = now + interval;
             self.due.log = true;
         }
-        if (self.due.peers, self.due.log) == (before.peers, before.log) {
+        let waiting = self.scrapes.len();
+        self.scrapes.extend(self.exporter.iter().flat_map(Exporter::scrapes));
+        if (self.due.peers, self.due.log) == (before.peers, before.log) && self.scrapes.len() == waiting {
             return;
         }
         match &mut self.hands {
@@ -358,6 +377,13 @@ impl Intercept {
                 };
                 stats.kernel_drops = kernel_drops;
                 self.server.send_stats(peer, &stats, now);
+            }
+        }
+        if !self.scrapes.is_empty() {
+            let total = self.total();
+            let server = self.server.stats();
+            for scrape in self.scrapes.drain(..) {
+                scrape.answer(Exposition { relay: total.relay.clone(), captures: total.captures, server });
             }
         }
         if due.log {

@@ -25,6 +25,8 @@ use super::output::{Output, output};
 use super::replay::Plan;
 use super::{decap, filter, grammar, legacy};
 use crate::exit::Failure;
+use crate::logging::LogFormat;
+use crate::metrics;
 use crate::security::SecurityFiles;
 use crate::values::{absolute, in_range, log_level};
 
@@ -103,8 +105,12 @@ pub struct Options {
     pub log: Option<PathBuf>,
     /// What is logged.
     pub log_level: LevelFilter,
+    /// How lines of the log look.
+    pub log_format: LogFormat,
     /// Time between statistics.
     pub stats_interval: Option<Duration>,
+    /// Where metrics are served.
+    pub metrics: Option<SocketAddr>,
     /// The pid file. Absolute.
     pub pid: Option<PathBuf>,
     /// Run in the background.
@@ -249,7 +255,14 @@ impl Options {
             workers,
             log: arguments.log.or(default_log).map(|path| absolute("-l (--log)", &path)).transpose()?,
             log_level: log_level(arguments.log_level.as_deref())?,
+            log_format: LogFormat::parse(arguments.log_format.as_deref()).map_err(Failure::usage)?,
             stats_interval: (stats_interval > 0).then(|| Duration::from_secs(stats_interval.into())),
+            metrics: arguments
+                .metrics
+                .as_ref()
+                .map(|text| metrics::address(&text.0))
+                .transpose()
+                .map_err(Failure::usage)?,
             pid: arguments.pid.map(|path| absolute("-P (--pid)", &path)).transpose()?,
             daemon: arguments.daemon,
             warnings,

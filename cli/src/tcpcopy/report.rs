@@ -148,21 +148,38 @@ fn udp_lines(snapshot: &Snapshot) -> Vec<String> {
         lines.push("udp responses: not counted without an intercept (-s)".to_owned());
         return lines;
     }
-    let mut line = format!(
-        "udp responses: {}, answered {} of {} sent ({}), unanswered {}, unsolicited {}",
+    let line = format!(
+        "udp responses: {}, answered {} of {} sent ({}), unanswered {}, unsolicited {}{}",
         l.udp_responses,
         l.udp_answered,
         l.udp_sent,
         percent(l.udp_answered, l.udp_sent),
         l.udp_unanswered,
-        l.udp_unsolicited
+        l.udp_unsolicited,
+        within("; ", &snapshot.udp_latency)
     );
-    for (i, (name, milliseconds)) in latencies(&snapshot.udp_latency).into_iter().enumerate() {
-        let before = if i == 0 { "; " } else { ", " };
-        write!(line, "{before}{name} within {milliseconds:.3} ms").expect("strings take all");
-    }
     lines.push(line);
     lines
+}
+
+/// `50 % within 0.3 ms, …` behind some text; nothing of nothing.
+fn within(before: &str, latency: &Latency) -> String {
+    let shares: Vec<String> = latencies(latency)
+        .into_iter()
+        .map(|(name, milliseconds)| format!("{name} within {milliseconds:.3} ms"))
+        .collect();
+    if shares.is_empty() { String::new() } else { format!("{before}{}", shares.join(", ")) }
+}
+
+/// How long requests were held here, and how long the target took.
+fn request_lines(l: &Ledger) -> Vec<String> {
+    if l.requests == 0 {
+        return Vec::new();
+    }
+    vec![
+        format!("requests: captured {}, let through {}{}", l.requests, l.requests_copied, within("; lag: ", &l.lag)),
+        format!("target: began to answer {}{}", l.response_time.count(), within("; ", &l.response_time)),
+    ]
 }
 
 /// Why packets could not be taken out of their tunnel.
@@ -277,6 +294,7 @@ pub fn statistics(snapshot: &Snapshot) -> Vec<String> {
         ),
     ];
     lines.extend(tunnel_line(l));
+    lines.extend(request_lines(l));
     if let Some(multiplier) = multiplier(l) {
         lines.push(format!("multiplier: {multiplier}"));
     }
@@ -417,19 +435,21 @@ pub fn warnings(before: &Snapshot, now: &Snapshot) -> Vec<String> {
     warnings
 }
 
+/// Rows of the table: a total, its parts, and of these the reasons that are not zero.
+fn rows(text: &mut String, title: &str, total: (&str, u64), parts: &[(&str, u64)], reasons: Vec<(&str, u64)>) {
+    writeln!(text, "{title:<10} {:<64} {:>14}", total.0, total.1).expect("strings take all");
+    for (name, count) in parts {
+        writeln!(text, "{:<10}   {name:<62} {count:>14}", "").expect("strings take all");
+    }
+    for (name, count) in reasons.into_iter().filter(|(_, count)| *count > 0) {
+        writeln!(text, "{:<10}     {name:<60} {count:>14}", "").expect("strings take all");
+    }
+}
+
 /// The table that is printed at the end.
 pub fn table(snapshot: &Snapshot) -> String {
     let Snapshot { ledger: l, capture, transmit, .. } = snapshot;
     let mut text = String::new();
-    let mut rows = |title: &str, total: (&str, u64), parts: &[(&str, u64)], reasons: Vec<(&str, u64)>| {
-        writeln!(text, "{title:<10} {:<64} {:>14}", total.0, total.1).expect("strings take all");
-        for (name, count) in parts {
-            writeln!(text, "{:<10}   {name:<62} {count:>14}", "").expect("strings take all");
-        }
-        for (name, count) in reasons.into_iter().filter(|(_, count)| *count > 0) {
-            writeln!(text, "{:<10}     {name:<60} {count:>14}", "").expect("strings take all");
-        }
-    };
     let dropped = |counts: &[u64]| counts.iter().sum::<u64>();
     let mut packet_parts = vec![
         ("multiplied: taken for further copies", l.packets_multiplied),
@@ -440,8 +460,9 @@ pub fn table(snapshot: &Snapshot) -> String {
         packet_parts.insert(0, ("taken out of tunnels", l.packets_decapsulated));
         packet_parts.insert(1, ("fragments of tunnels' packets", l.tunnel_fragments));
     }
-    rows("packets", ("captured", l.packets_captured), &packet_parts, packet_drops(l).collect());
+    rows(&mut text, "packets", ("captured", l.packets_captured), &packet_parts, packet_drops(l).collect());
     rows(
+        &mut text,
         "bytes",
         ("captured", l.bytes_captured),
         &[
@@ -454,6 +475,7 @@ pub fn table(snapshot: &Snapshot) -> String {
         byte_drops(l).collect(),
     );
     rows(
+        &mut text,
         "sessions",
         ("seen", l.sessions_seen),
         &[
@@ -464,6 +486,7 @@ pub fn table(snapshot: &Snapshot) -> String {
         session_ends(l).collect(),
     );
     rows(
+        &mut text,
         "target",
         ("packets sent", l.packets_sent),
         &[
@@ -475,6 +498,7 @@ pub fn table(snapshot: &Snapshot) -> String {
         send_errors(transmit).collect(),
     );
     rows(
+        &mut text,
         "kernel",
         ("packets that passed the filter", capture.received),
         &[
@@ -483,6 +507,16 @@ pub fn table(snapshot: &Snapshot) -> String {
         ],
         Vec::new(),
     );
+    if l.requests > 0 {
+        let parts = [("let through to the target", l.requests_copied), ("answers begun", l.response_time.count())];
+        rows(&mut text, "requests", ("captured", l.requests), &parts, Vec::new());
+        for (what, latency) in [("let through", &l.lag), ("answers begun", &l.response_time)] {
+            for (name, milliseconds) in latencies(latency) {
+                let name = format!("{name} of those {what}, within (ms)");
+                writeln!(text, "{:<10}     {name:<60} {milliseconds:>14.3}", "").expect("strings take all");
+            }
+        }
+    }
     if has_udp(l) {
         let responses = [
             ("responses received", l.udp_responses),
@@ -500,7 +534,7 @@ pub fn table(snapshot: &Snapshot) -> String {
             ("clients, by target and copy", l.udp_flows),
         ];
         parts.extend(if snapshot.links > 0 { &responses[..] } else { &[] });
-        rows("udp", ("datagrams captured", l.udp_datagrams), &parts, Vec::new());
+        rows(&mut text, "udp", ("datagrams captured", l.udp_datagrams), &parts, Vec::new());
         for (name, milliseconds) in latencies(&snapshot.udp_latency) {
             let name = format!("{name} of the answers within (ms)");
             writeln!(text, "{:<10}   {name:<62} {milliseconds:>14.3}", "").expect("strings take all");

@@ -100,6 +100,25 @@ fn the_multiplier_is_told_where_there_is_one() {
 }
 
 #[test]
+fn how_long_things_took_is_told() {
+    let mut s = sample();
+    assert!(!statistics(&s).join("\n").contains("lag"));
+    (s.ledger.requests, s.ledger.requests_copied) = (3, 2);
+    for micros in [100, 200] {
+        s.ledger.lag.record(std::time::Duration::from_micros(micros));
+    }
+    s.ledger.response_time.record(std::time::Duration::from_millis(7));
+    let lines = statistics(&s).join("\n");
+    assert!(lines.contains("requests: captured 3, let through 2; lag: 50 % within 0.1"), "{lines}");
+    assert!(lines.contains("target: began to answer 1; 50 % within 7."), "{lines}");
+    let text = table(&s);
+    assert!(
+        text.contains("requests   captured") && text.contains("99 % of those answers begun, within (ms)"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_replay_says_what_was_found_and_what_became_of_it() {
     let mut s = sample();
     assert_eq!(replay_summary(&s), Vec::<String>::new(), "there is none");

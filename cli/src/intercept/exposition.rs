@@ -1,0 +1,64 @@
+//! intercept's numbers as metrics.
+
+use std::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
+use tcpcopy_engine::relay::{RelayDrop, RelayStats};
+use tcpcopy_io::capture::CaptureStats;
+use tcpcopy_io::control::ServerStats;
+
+use crate::metrics::Metrics;
+
+/// Those of the relay's counters that also shrink.
+const GAUGES: &[&str] = &["held", "routes_alive"];
+
+/// The counters, as they are at one moment.
+#[derive(Debug, Default)]
+pub(crate) struct Exposition {
+    pub(super) relay: RelayStats,
+    pub(super) captures: CaptureStats,
+    pub(super) server: ServerStats,
+}
+
+impl Collector for Exposition {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut metrics = Metrics::new(encoder);
+        let Self { relay, captures, server } = self;
+        for (name, help, value) in relay.counters() {
+            let metric = format!("intercept_{name}");
+            if GAUGES.contains(&name) {
+                metrics.gauge(&metric, help, value as f64)?;
+            } else {
+                metrics.counter(&metric, help, value)?;
+            }
+        }
+        let dropped = RelayDrop::ALL.iter().map(|reason| reason.text()).zip(relay.dropped);
+        metrics.counters("intercept_dropped", "Frames that reached no tcpcopy.", "reason", dropped)?;
+        metrics.counter("intercept_capture_received", "Packets that passed the capture filter.", captures.received)?;
+        let lost = "Packets lost because the capture buffer was full.";
+        metrics.counter("intercept_capture_dropped", lost, captures.dropped)?;
+        metrics.gauge("intercept_links_up", "Connections of tcpcopys that work.", server.up as f64)?;
+        metrics.counter("intercept_connections_accepted", "Connections accepted.", server.accepted)?;
+        let refused = [
+            ("not allowed", server.not_allowed),
+            ("wrong secret", server.wrong_secret),
+            ("no secret", server.no_secret),
+            ("without a proof", server.unproved),
+            ("without TLS", server.without_tls),
+            ("TLS failed", server.tls_failed),
+            ("garbage", server.garbage),
+            ("another version", server.other_version),
+            ("without a hello", server.no_hello),
+            ("too many", server.too_many),
+            ("too many from one address", server.too_many_of_one),
+        ];
+        metrics.counters(
+            "intercept_connections_refused",
+            "Connections closed before they were up.",
+            "reason",
+            refused,
+        )?;
+        metrics.counter("intercept_writes", "Batches of responses handed to sockets.", server.writes)
+    }
+}

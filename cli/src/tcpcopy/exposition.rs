@@ -1,0 +1,100 @@
+//! tcpcopy's numbers as metrics.
+
+use std::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
+use tcpcopy_engine::ledger::{ByteDrop, PacketDrop, SessionEnd};
+use tcpcopy_io::transmit::SendError;
+
+use super::report::Snapshot;
+use crate::metrics::Metrics;
+
+/// Those of the ledger's counters that also shrink.
+const GAUGES: &[&str] = &["sessions_alive", "pending_bytes", "udp_flows_alive", "responses_delayed"];
+
+/// The counters of all workers, as they are at one moment.
+#[derive(Debug)]
+pub struct Exposition(pub Snapshot);
+
+impl Collector for Exposition {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut metrics = Metrics::new(encoder);
+        let Snapshot { ledger, capture, transmit, .. } = &self.0;
+        for (name, help, value) in ledger.counters() {
+            let metric = format!("tcpcopy_{name}");
+            if GAUGES.contains(&name) {
+                metrics.gauge(&metric, help, value as f64)?;
+            } else {
+                metrics.counter(&metric, help, value)?;
+            }
+        }
+        let packets = PacketDrop::ALL.iter().map(|reason| reason.text()).zip(ledger.packets_dropped);
+        metrics.counters("tcpcopy_packets_dropped", "Captured packets that were not used.", "reason", packets)?;
+        let bytes = ByteDrop::ALL.iter().map(|reason| reason.text()).zip(ledger.bytes_dropped);
+        metrics.counters("tcpcopy_bytes_dropped", "Clients' bytes that were not copied.", "reason", bytes)?;
+        let sessions = SessionEnd::ALL.iter().map(|reason| reason.text()).zip(ledger.sessions_ended);
+        metrics.counters("tcpcopy_sessions_ended_early", "Sessions not copied to their end.", "reason", sessions)?;
+        let unsent = SendError::ALL.map(SendError::text).into_iter().zip(transmit.failed);
+        metrics.counters("tcpcopy_packets_not_sent", "Packets that the system did not take.", "reason", unsent)?;
+        let lag = "Time from the capture of a request until it was let through to the target.";
+        metrics.durations("tcpcopy_lag", lag, &ledger.lag)?;
+        let response = "Time from a request until the target began to answer it.";
+        metrics.durations("tcpcopy_response_time", response, &ledger.response_time)?;
+        let datagrams = "Time from a datagram until the target answered it.";
+        metrics.durations("tcpcopy_udp_response_time", datagrams, &self.0.udp_latency)?;
+        metrics.counter("tcpcopy_capture_received", "Packets that passed the capture filter.", capture.received)?;
+        metrics.counter(
+            "tcpcopy_capture_dropped",
+            "Packets lost because the capture buffer was full.",
+            capture.dropped,
+        )?;
+        metrics.counter(
+            "tcpcopy_capture_dropped_by_device",
+            "Packets that the network device could not take.",
+            capture.interface_dropped,
+        )?;
+        metrics.gauge("tcpcopy_links", "Connections to intercepts that there should be.", self.0.links as f64)?;
+        metrics.gauge("tcpcopy_links_up", "Connections to intercepts that work.", self.0.links_up as f64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use prometheus_client::encoding::text::encode;
+    use prometheus_client::registry::Registry;
+
+    use super::*;
+
+    #[test]
+    fn every_counter_of_the_ledger_is_a_metric() {
+        let mut snapshot = Snapshot::default();
+        snapshot.ledger.packets_captured = 7;
+        snapshot.ledger.sessions_alive = 3;
+        snapshot.ledger.drop_packet(PacketDrop::NoMap);
+        snapshot.ledger.lag.record(Duration::from_micros(100));
+        snapshot.ledger.lag.record(Duration::from_secs(1_000));
+        let names: Vec<&str> = snapshot.ledger.counters().map(|(name, ..)| name).collect();
+        assert!(GAUGES.iter().all(|gauge| names.contains(gauge)));
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Exposition(snapshot)));
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        for name in names {
+            assert!(text.contains(&format!("# HELP tcpcopy_{name} ")), "{name} is missing in:\n{text}");
+        }
+        for line in [
+            "tcpcopy_packets_captured_total 7",
+            "tcpcopy_sessions_alive 3",
+            "tcpcopy_packets_dropped_total{reason=\"no map matches\"} 1",
+            "tcpcopy_lag_seconds_count 2",
+            "tcpcopy_lag_seconds_bucket{le=\"0.000128\"} 1",
+            "tcpcopy_lag_seconds_bucket{le=\"+Inf\"} 2",
+        ] {
+            assert!(text.lines().any(|l| l.starts_with(line)), "`{line}` is missing in:\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
+}

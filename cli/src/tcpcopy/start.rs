@@ -1,0 +1,267 @@
+//! Opens everything a copy needs, and starts its workers.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use mio::{Interest, Poll, Waker};
+use tcpcopy_engine::{CopierConfig, Gate};
+use tcpcopy_io::capture::file::FileError;
+use tcpcopy_io::capture::{CaptureConfig, CaptureError, CaptureGroup};
+use tcpcopy_io::clock::MonotonicClock;
+use tcpcopy_io::control::LinksConfig;
+use tcpcopy_io::process::{self, PidFile, SIGHUP};
+use tcpcopy_io::transmit::link::LinkPaths;
+use tcpcopy_io::transmit::{TransmitError, Transmitter};
+use tcpcopy_module_api::ModuleHandle;
+use tcpcopy_wire::control::{FEATURE_PAYLOAD, FEATURE_UDP, Hello};
+
+use super::options::{Options, Responses};
+use super::report::Snapshot;
+use super::supervise::{Running, SIGNALS, WAKER};
+use super::worker::{Handle, Side, StartError, Worker};
+use crate::exit::{Exit, Failure};
+use crate::metrics::Exporter;
+
+/// Send buffer of each raw socket, in bytes.
+const SEND_BUFFER: usize = 8 << 20;
+/// Bytes kept of each captured packet: all of it, merged segments included.
+const SNAPLEN: usize = 262_144;
+
+/// Opens everything and starts the workers. `None`: a signal ended the start.
+pub(super) fn start(options: &Options) -> Result<Option<Running>, Failure> {
+    let failed = |what: &str| {
+        let what = what.to_owned();
+        move |e: io::Error| Failure::new(Exit::Failure, format!("cannot {what}: {e}"))
+    };
+    let pid_file =
+        options.pid.as_deref().map(PidFile::create).transpose().map_err(|e| Failure::new(Exit::Failure, e))?;
+    if let Some(plan) = &options.replay {
+        plan.check().map_err(|e| {
+            let usage =
+                matches!(e, FileError::Open { .. } | FileError::NotACapture { .. } | FileError::BadFilter { .. });
+            Failure::new(if usage { Exit::Usage } else { Exit::Failure }, format!("in -i (--device): {e}"))
+        })?;
+    }
+    let poll = Poll::new().map_err(failed("wait for events"))?;
+    let mut signals = process::signals().map_err(failed("handle signals"))?;
+    poll.registry().register(&mut signals, SIGNALS, Interest::READABLE).map_err(failed("wait for signals"))?;
+    let waker = Arc::new(Waker::new(poll.registry(), WAKER).map_err(failed("wait for workers"))?);
+
+    for warning in &options.warnings {
+        log::warn!("{warning}");
+    }
+    let exporter = match options.metrics {
+        None => None,
+        Some(address) => Some(Exporter::open(address, Arc::clone(&waker))?),
+    };
+    let (secret, tls) = (options.security.read_secret()?, options.security.client()?);
+    let clock = MonotonicClock::start();
+    let mut workers = Vec::new();
+    let paths = options
+        .output
+        .as_ref()
+        .map(|output| LinkPaths::find(&output.devices, &output.targets))
+        .transpose()
+        .map_err(transmit_failure)?;
+    for number in 0..usize::from(options.workers) {
+        let ipv6 = |map: &tcpcopy_engine::Map| map.target.addr.is_ipv6();
+        let transmitter = match &paths {
+            Some(paths) => Transmitter::open_link(paths, SEND_BUFFER),
+            None => Transmitter::open(!options.maps.iter().all(ipv6), options.maps.iter().any(ipv6), SEND_BUFFER),
+        };
+        let transmitter = transmitter.map_err(transmit_failure)?;
+        let features = FEATURE_PAYLOAD | FEATURE_UDP;
+        let hello = Hello { features, route_ttl: options.idle_timeout, ..Hello::default() };
+        let mut links = LinksConfig::new(options.intercepts.clone(), options.links_per_intercept, hello);
+        (links.secret, links.tls) = (secret.clone(), tls.clone());
+        links.protocol = options.intercept_protocol;
+        let engine = engine_config(options, number);
+        let captures =
+            options.devices.len() + options.responses.as_ref().map_or(0, |responses| responses.devices.len());
+        let made = Worker::new(number, clock, engine, links, transmitter, captures).map_err(failed("make a worker"))?;
+        workers.push(made);
+    }
+    if !options.keep_trying {
+        for (worker, _) in &mut workers {
+            let interrupted = || signals.pending().any(|signal| signal != SIGHUP);
+            match worker.connect(interrupted) {
+                Ok(()) => {}
+                Err(StartError::Interrupted) => return Ok(None),
+                Err(StartError::Refused { intercept, reason }) => {
+                    return Err(Failure::new(
+                        Exit::Unreachable,
+                        format!("no link to intercept at {intercept}: {reason}"),
+                    ));
+                }
+                Err(StartError::Unreachable { intercept, attempts, reason }) => {
+                    return Err(Failure::new(
+                        Exit::Unreachable,
+                        format!(
+                            "intercept at {intercept} cannot be reached: {reason} (attempt {attempts}); start it first, \
+                             or let tcpcopy keep trying with -L"
+                        ),
+                    ));
+                }
+                Err(StartError::Io(e)) => return Err(failed("wait for the links")(e)),
+            }
+        }
+    }
+    open_captures(options, &mut workers)?;
+    if let Some(plan) = &options.replay {
+        for (worker, _) in &mut workers {
+            worker.add_replay(plan).map_err(failed("start a thread"))?;
+        }
+    }
+
+    let (sender, reports) = mpsc::channel();
+    let mut threads = Vec::new();
+    for (number, (worker, handle)) in workers.into_iter().enumerate() {
+        let (sender, waker) = (sender.clone(), Arc::clone(&waker));
+        let thread = thread::Builder::new()
+            .name(format!("worker-{number}"))
+            .spawn(move || {
+                // Also when the worker panics, the main thread must look at it.
+                let _wake = WakeAtEnd(&waker);
+                worker.run(&sender, &waker)
+            })
+            .map_err(failed("start a thread"))?;
+        threads.push((handle, thread));
+    }
+    log_start(options);
+    let counters = vec![Snapshot::default(); threads.len()];
+    Ok(Some(Running {
+        poll,
+        signals,
+        workers: threads,
+        reports,
+        counters,
+        replay_is_over: false,
+        exporter,
+        _pid_file: pid_file,
+    }))
+}
+
+fn transmit_failure(e: TransmitError) -> Failure {
+    let exit = match e {
+        TransmitError::NoPermission => Exit::Permission,
+        TransmitError::Device { .. } => Exit::Usage,
+        TransmitError::NoPath { .. } => Exit::Unreachable,
+        TransmitError::Open { .. } => Exit::Failure,
+    };
+    Failure::new(exit, e)
+}
+
+/// Wakes the main thread when its worker ends, however it ends.
+struct WakeAtEnd<'a>(&'a Waker);
+
+impl Drop for WakeAtEnd<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.wake();
+    }
+}
+
+fn engine_config(options: &Options, worker: usize) -> CopierConfig {
+    let module: ModuleHandle = options.modules[0].handle.clone();
+    CopierConfig {
+        sources: options.sources[worker].clone(),
+        mtu: options.mtu,
+        mss: options.mss,
+        only_whole_sessions: options.only_whole_sessions,
+        gate: if options.no_wait { Gate::Off } else { Gate::Turns },
+        response_timeout: options.response_timeout,
+        idle_timeout: options.idle_timeout,
+        memory_limit: options.memory_limit / usize::from(options.workers),
+        intercepts: options.intercepts.len() as u16,
+        sees_responses: options.responses.is_some(),
+        preserve_rtt: options.preserve_rtt,
+        links_per_intercept: options.links_per_intercept,
+        timestamp_base: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u32),
+        // The standard library's hash keys come from the system's random numbers.
+        seed: RandomState::new().build_hasher().finish(),
+        modules: options.modules.iter().map(|module| module.handle.clone()).collect(),
+        traffic: options.traffic.clone(),
+        decapsulation: options.decapsulation.clone(),
+        ..CopierConfig::new(options.maps.clone(), module)
+    }
+}
+
+/// Opens each device once for every worker. Several workers share clients' packets by flow; of the target's packets, whose
+/// flows are others, each looks for its own.
+fn open_captures(options: &Options, workers: &mut [(Worker, Handle)]) -> Result<(), Failure> {
+    let of_clients = options.devices.iter().map(|device| (device, Side::Clients, &options.filter));
+    let responses = options.responses.iter();
+    let of_target = responses.flat_map(|r| r.devices.iter().map(move |device| (device, Side::Target, &r.filter)));
+    for (device, side, filter) in of_clients.chain(of_target) {
+        let config = CaptureConfig {
+            device: device.clone(),
+            filter: filter.clone(),
+            buffer_bytes: options.buffer_bytes,
+            snaplen: SNAPLEN,
+            immediate: false,
+            // Where the target is on this host, what it sends may only go out.
+            inbound_only: side == Side::Clients && !options.both_directions,
+            promiscuous: side == Side::Clients && options.promiscuous,
+            behind_tags: side == Side::Clients && options.filter_behind_tags,
+            fanout: None,
+            method: options.capture_method,
+        };
+        let failure = |e: CaptureError| {
+            let exit = match e {
+                CaptureError::NoSuchDevice { .. } | CaptureError::BadFilter { .. } => Exit::Usage,
+                CaptureError::NoPermission { .. } => Exit::Permission,
+                _ => Exit::Failure,
+            };
+            Failure::new(exit, e)
+        };
+        let not_waiting =
+            |e: io::Error| Failure::new(Exit::Failure, format!("cannot wait for packets on `{device}`: {e}"));
+        if side == Side::Target {
+            for (worker, _) in workers.iter_mut() {
+                let alone = CaptureGroup::open(config.clone(), 1).map_err(failure)?;
+                worker.add_capture(Arc::new(alone), 0, side).map_err(not_waiting)?;
+            }
+            continue;
+        }
+        let group = Arc::new(CaptureGroup::open(config, workers.len()).map_err(failure)?);
+        for (member, (worker, _)) in workers.iter_mut().enumerate() {
+            worker.add_capture(Arc::clone(&group), member, side).map_err(not_waiting)?;
+        }
+    }
+    Ok(())
+}
+
+fn log_start(options: &Options) {
+    for map in &options.maps {
+        let online = map.online_addr.map_or_else(
+            || format!("port {}", map.online_port),
+            |addr| tcpcopy_wire::Endpoint::new(addr, map.online_port).to_string(),
+        );
+        let module = &options.modules[usize::from(map.module)];
+        let about = module.handle.about;
+        log::info!(
+            "copying {online} to {} over {}, by module {} {} ({})",
+            map.target,
+            map.transport,
+            about.name,
+            about.version,
+            module.origin
+        );
+    }
+    if let Some(output) = &options.output {
+        log::info!("sending at the link layer of {}", output.devices.join(", "));
+    }
+    match &options.replay {
+        Some(plan) => {
+            let files: Vec<String> = plan.files.iter().map(|path| path.display().to_string()).collect();
+            log::info!("replaying {}", files.join(", "));
+        }
+        None => log::info!("capturing on {} with the filter: {}", options.devices.join(", "), options.filter),
+    }
+    if let Some(Responses { devices, filter }) = &options.responses {
+        log::info!("capturing the target's responses on {} with the filter: {filter}", devices.join(", "));
+    }
+}

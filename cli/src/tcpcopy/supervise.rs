@@ -1,0 +1,200 @@
+//! The running copy, seen from its main thread: signals, workers, statistics.
+
+use std::io::{self, Write};
+use std::sync::mpsc::Receiver;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use mio::{Events, Poll, Token};
+use tcpcopy_io::process::{PidFile, SIGHUP, Signals};
+
+use super::exposition::Exposition;
+use super::options::Options;
+use super::progress::ProgressDisplay;
+use super::report::{self, Snapshot};
+use super::worker::{Handle, Order, Report};
+use crate::exit::{Exit, Failure};
+use crate::logging::Log;
+use crate::metrics::{Exporter, Scrape};
+
+/// Counters are fetched at least this often: libpcap's wrap.
+const LONGEST_TICK: Duration = Duration::from_secs(60);
+/// A worker that is asked for its counters or told to stop has this long, its own limit included.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+
+pub(super) const SIGNALS: Token = Token(0);
+pub(super) const WAKER: Token = Token(1);
+
+/// The running program, seen from its main thread.
+pub(super) struct Running {
+    pub(super) poll: Poll,
+    pub(super) signals: Signals,
+    pub(super) workers: Vec<(Handle, JoinHandle<io::Result<()>>)>,
+    pub(super) reports: Receiver<Report>,
+    pub(super) counters: Vec<Snapshot>,
+    /// The worker that replays has nothing more to do.
+    pub(super) replay_is_over: bool,
+    pub(super) exporter: Option<Exporter>,
+    pub(super) _pid_file: Option<PidFile>,
+}
+
+impl Running {
+    /// Waits for signals and workers, and writes statistics, until a signal ends the program.
+    pub(super) fn supervise(mut self, options: &Options, log: &Log) -> Result<(), Failure> {
+        let mut events = Events::with_capacity(16);
+        let mut progress = options.replay.is_some().then(|| ProgressDisplay::new(options.daemon));
+        let tick = options.stats_interval.map_or(LONGEST_TICK, |interval| interval.min(LONGEST_TICK));
+        let tick = if progress.is_some() { tick.min(ProgressDisplay::every()) } else { tick };
+        let mut next_tick = Instant::now() + tick;
+        let mut next_statistics = options.stats_interval.map(|interval| Instant::now() + interval);
+        let mut before = Snapshot::default();
+        loop {
+            let timeout = next_tick.saturating_duration_since(Instant::now());
+            match self.poll.poll(&mut events, Some(timeout)) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => events.clear(),
+                Err(e) => return Err(Failure::new(Exit::Failure, format!("cannot wait for events: {e}"))),
+                Ok(()) => {}
+            }
+            let signals: Vec<i32> = self.signals.pending().collect();
+            if signals.contains(&SIGHUP) {
+                match log.reopen() {
+                    Ok(()) => log::info!("log opened again"),
+                    Err(e) => log::error!("{e}"),
+                }
+            }
+            if signals.iter().any(|signal| *signal != SIGHUP) {
+                break;
+            }
+            while let Ok(report) = self.reports.try_recv() {
+                self.take(report);
+            }
+            if self.replay_is_over {
+                drop(progress);
+                self.print_summary(options);
+                return Ok(());
+            }
+            if self.workers.iter().any(|(_, thread)| thread.is_finished()) {
+                return Err(self.worker_failure(options));
+            }
+            let scrapes: Vec<Scrape> = self.exporter.iter().flat_map(Exporter::scrapes).collect();
+            if !scrapes.is_empty() {
+                self.collect(Order::Report);
+                for scrape in scrapes {
+                    scrape.answer(Exposition(self.total()));
+                }
+            }
+            let now = Instant::now();
+            if now >= next_tick {
+                next_tick = now + tick;
+                self.collect(Order::Report);
+                if let (Some(display), Some(replay)) = (&mut progress, &self.total().replay) {
+                    display.show(replay);
+                }
+                if let Some(due) = next_statistics.filter(|due| now >= *due) {
+                    let interval = options.stats_interval.unwrap_or(tick);
+                    // A late tick (a suspended host) does not make the next ones come in a row.
+                    next_statistics = Some((due + interval).max(now + interval / 2));
+                    let total = self.total();
+                    for line in report::statistics(&total) {
+                        log::info!("{line}");
+                    }
+                    for warning in report::warnings(&before, &total) {
+                        log::warn!("{warning}");
+                    }
+                    before = total;
+                }
+            }
+        }
+        drop(progress);
+        log::info!("stopping: the sessions are closed towards the target");
+        self.collect(Order::Stop);
+        self.print_summary(options);
+        Ok(())
+    }
+
+    /// Takes a worker's report.
+    fn take(&mut self, report: Report) {
+        self.replay_is_over |= report.last && report.counters.replay.is_some();
+        self.counters[report.worker] = report.counters;
+    }
+
+    /// The table; of a replay, also what was found and what became of it.
+    fn print_summary(&self, options: &Options) {
+        self.print_table(options);
+        let total = self.total();
+        for line in report::replay_summary(&total) {
+            if !options.daemon {
+                // A terminal that has gone is no reason to fail at the end.
+                let _ = writeln!(io::stdout(), "{line}");
+            }
+            if options.daemon || options.log.is_some() {
+                log::info!("{line}");
+            }
+        }
+    }
+
+    /// Gives all workers an order and waits for their reports, for a limited time, or for a second signal to stop.
+    fn collect(&mut self, order: Order) {
+        for (handle, _) in &self.workers {
+            handle.order(order);
+        }
+        let give_up = Instant::now() + ANSWER_LIMIT;
+        let mut missing = self.workers.len();
+        while missing > 0 {
+            match self.reports.recv_timeout(Duration::from_millis(100)) {
+                Ok(report) => {
+                    self.take(report);
+                    missing -= 1;
+                }
+                Err(_) if Instant::now() >= give_up => {
+                    log::warn!("{missing} workers do not answer; their last counters are used");
+                    return;
+                }
+                Err(_) if order == Order::Stop && self.signals.pending().any(|signal| signal != SIGHUP) => return,
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn total(&self) -> Snapshot {
+        let mut total = Snapshot::default();
+        for counters in &self.counters {
+            total += counters;
+        }
+        total
+    }
+
+    /// To the terminal, if there is one to print to, and to the log file, if there is one.
+    fn print_table(&self, options: &Options) {
+        let table = report::table(&self.total()) + &report::worker_rows(&self.counters);
+        if !options.daemon {
+            // A terminal that has gone is no reason to fail at the end.
+            let _ = io::stdout().write_all(table.as_bytes());
+        }
+        if options.log.is_some() {
+            table.lines().for_each(|line| log::info!("{line}"));
+        }
+    }
+
+    /// A worker has ended though nobody told it to: stops the others.
+    fn worker_failure(&mut self, options: &Options) -> Failure {
+        let mut reason = "a worker ended".to_owned();
+        let (ended, rest): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.workers).into_iter().partition(|(_, thread)| thread.is_finished());
+        self.workers = rest;
+        for (_, thread) in ended {
+            reason = match thread.join() {
+                Ok(Err(e)) => format!("a worker cannot wait for events: {e}"),
+                Ok(Ok(())) => continue,
+                Err(panic) => {
+                    let text = panic.downcast_ref::<String>().map(String::as_str);
+                    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+                    format!("a worker failed by a mistake in the program: {text}")
+                }
+            };
+        }
+        self.collect(Order::Stop);
+        self.print_table(options);
+        Failure::new(Exit::Failure, reason)
+    }
+}
