@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod demo;
+pub mod doctor;
 #[cfg(test)]
 mod documents;
 pub mod exit;
