@@ -7,8 +7,12 @@ use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+mod usage;
 
 pub use signal_hook_mio::v1_0::Signals;
+pub use usage::Usage;
 
 /// Interrupt from the terminal.
 pub const SIGINT: i32 = libc::SIGINT;
@@ -24,6 +28,20 @@ pub const SIGHUP: i32 = libc::SIGHUP;
 /// When the system refuses a handler.
 pub fn signals() -> io::Result<Signals> {
     Signals::new([SIGINT, SIGTERM, SIGHUP])
+}
+
+/// CPU time of all threads so far.
+fn rusage() -> io::Result<Duration> {
+    // SAFETY: all zeroes is a rusage, which getrusage fills.
+    let (code, usage) = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        (libc::getrusage(libc::RUSAGE_SELF, &raw mut usage), usage)
+    };
+    if code != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let part = |time: libc::timeval| Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1_000);
+    Ok(part(usage.ru_utime) + part(usage.ru_stime))
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
