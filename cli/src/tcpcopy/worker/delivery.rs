@@ -159,7 +159,10 @@ impl Delivery {
                         );
                     }
                 }
-                Notice::Shedding { sessions, bytes } => log::warn!(
+                Notice::Shedding { by_count: true, sessions, .. } => {
+                    log::warn!("new sessions are left out: there are {sessions}, which is the limit (--max-sessions)");
+                }
+                Notice::Shedding { sessions, bytes, .. } => log::warn!(
                     "new sessions are left out: {sessions} sessions take {} MB, which is the limit (-m)",
                     bytes >> 20
                 ),
