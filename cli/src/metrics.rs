@@ -22,6 +22,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 use tcpcopy_engine::Latency;
+use tcpcopy_io::privileges;
 
 use crate::exit::{Exit, Failure};
 
@@ -84,7 +85,10 @@ impl Exporter {
         let listener = TcpListener::bind(address)?;
         let address = listener.local_addr()?;
         let (sender, scrapes) = mpsc::channel();
-        thread::Builder::new().name("metrics".to_owned()).spawn(move || serve(&listener, &sender, &waker))?;
+        thread::Builder::new().name("metrics".to_owned()).spawn(move || {
+            privileges::renounce();
+            serve(&listener, &sender, &waker);
+        })?;
         Ok(Self { scrapes, address })
     }
 
