@@ -22,7 +22,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 use tcpcopy_engine::Latency;
-use tcpcopy_io::process::Usage;
+use tcpcopy_io::{privileges, usage};
 
 use crate::exit::{Exit, Failure};
 
@@ -85,7 +85,10 @@ impl Exporter {
         let listener = TcpListener::bind(address)?;
         let address = listener.local_addr()?;
         let (sender, scrapes) = mpsc::channel();
-        thread::Builder::new().name("metrics".to_owned()).spawn(move || serve(&listener, &sender, &waker))?;
+        thread::Builder::new().name("metrics".to_owned()).spawn(move || {
+            privileges::renounce();
+            serve(&listener, &sender, &waker);
+        })?;
         Ok(Self { scrapes, address })
     }
 
@@ -224,13 +227,11 @@ impl<'a> Metrics<'a> {
     /// # Errors
     /// See [`counter`](Self::counter).
     pub fn process(&mut self) -> fmt::Result {
-        // A system that does not tell is no reason to tell nothing else.
-        let Ok(usage) = Usage::now() else { return Ok(()) };
         let memory = "Memory in use (resident set), capture buffers included, in bytes.";
-        self.gauge("process_resident_memory_bytes", memory, usage.memory as f64)?;
+        self.gauge("process_resident_memory_bytes", memory, usage::resident_bytes() as f64)?;
         let cpu = "CPU time of all threads.";
         let encoder = self.encoder.encode_descriptor("process_cpu", cpu, Some(&Unit::Seconds), MetricType::Counter)?;
-        ConstCounter::new(usage.cpu.as_secs_f64()).encode(encoder)
+        ConstCounter::new(usage::process_time().as_secs_f64()).encode(encoder)
     }
 
     /// Counters of one kind, told apart by a label.

@@ -92,9 +92,10 @@ fn start(options: &Options) -> Result<Exit, Failure> {
 fn set_up(options: &Options) -> Result<(Log, Option<PidFile>, Intercept), Failure> {
     let log = Log::start(options.log.as_deref(), options.log_level, options.log_format)
         .map_err(|e| Failure::new(Exit::Failure, e))?;
+    let present = options.identity.begin()?;
     let pid_file =
         options.pid.as_deref().map(PidFile::create).transpose().map_err(|e| Failure::new(Exit::Failure, e))?;
-    Ok((log, pid_file, Intercept::open(options)?))
+    Ok((log, pid_file, Intercept::open(options, present)?))
 }
 
 /// Whether a command line is taken; otherwise why not.

@@ -10,7 +10,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use tcpcopy_engine::relay::RelayDrop;
@@ -18,7 +18,7 @@ use tcpcopy_engine::{PeerId, RelayConfig, RelayInput, RelayNotice};
 use tcpcopy_io::capture::{Capture, CaptureConfig, CaptureError};
 use tcpcopy_io::clock::MonotonicClock;
 use tcpcopy_io::control::{BindError, ControlServer, PeerEvent, ServerConfig};
-use tcpcopy_io::process::{self, SIGHUP, Signals};
+use tcpcopy_io::process::{self, Capability, SIGHUP, Signals};
 use tcpcopy_wire::Timestamp;
 use tcpcopy_wire::control::{Hello, Payload};
 use tcpcopy_wire::link::LinkType;
@@ -32,6 +32,8 @@ use super::worker::{DRAIN_BUDGET, Worker};
 use crate::exit::{Exit, Failure};
 use crate::logging::Log;
 use crate::metrics::{Exporter, Scrape};
+use crate::protect::identity::{Needs, Present};
+use crate::protect::service::Service;
 
 /// Bytes kept of each packet: link header with VLAN tags, IPv6 header with some extensions, longest TCP header.
 const SNAPLEN: usize = 192;
@@ -100,6 +102,7 @@ pub(super) struct Intercept {
     exporter: Option<Exporter>,
     /// Scrapes that wait for counters.
     scrapes: Vec<Scrape>,
+    service: Service,
 }
 
 impl Intercept {
@@ -107,7 +110,7 @@ impl Intercept {
     ///
     /// # Errors
     /// What cannot be opened, with the exit code that belongs to it.
-    pub(super) fn open(options: &Options) -> Result<Self, Failure> {
+    pub(super) fn open(options: &Options, present: Present<'_>) -> Result<Self, Failure> {
         let failed = |what: &'static str| move |e: io::Error| Failure::new(Exit::Failure, format!("{what}: {e}"));
         let poll = Poll::new().map_err(failed("cannot wait for events"))?;
         let mut signals = process::signals().map_err(failed("cannot take signals"))?;
@@ -142,11 +145,20 @@ impl Intercept {
         };
         let server = ControlServer::bind(config, poll.registry(), FIRST_PEER).map_err(bind_failure)?;
         let control_port = server.local_addr().map_or(options.port, |address| address.port());
+        let settle = || present.settle(&needs(options));
+        let exporter = match options.metrics {
+            None => None,
+            Some(address) => Some(Exporter::open(address, waker)?),
+        };
         let queue = match &options.queue {
             Some(queue) => {
-                Some(QueueSource::open(queue, control_port, SNAPLEN, options.buffer_bytes, poll.registry(), QUEUE)?)
+                let events = (poll.registry(), QUEUE);
+                Some(QueueSource::open(queue, control_port, SNAPLEN, options.buffer_bytes, events, settle)?)
             }
-            None => None,
+            None => {
+                settle()?;
+                None
+            }
         };
         if let Ok(address) = server.local_addr() {
             let source = match &options.queue {
@@ -156,10 +168,6 @@ impl Intercept {
             let workers = if options.workers > 1 { format!(", {} workers", options.workers) } else { String::new() };
             log::info!("intercept {}: listening on {address}, {source}{workers}", env!("CARGO_PKG_VERSION"));
         }
-        let exporter = match options.metrics {
-            None => None,
-            Some(address) => Some(Exporter::open(address, waker)?),
-        };
         let open_warning = server.config().lets_everyone_in().then(|| ServerConfig::open_warning(options.port));
         if let Some(conditions) = options.conditions() {
             log::info!("tcpcopys must {conditions}");
@@ -181,6 +189,7 @@ impl Intercept {
             due: Due::default(),
             exporter,
             scrapes: Vec::new(),
+            service: Service::default(),
         })
     }
 
@@ -191,6 +200,8 @@ impl Intercept {
     pub(super) fn run(mut self, log: &Log) -> Result<(), Failure> {
         let mut events = Events::with_capacity(256);
         let mut more = false;
+        self.service = Service::from_environment();
+        self.service.ready("waiting for tcpcopy");
         loop {
             let patience = if more { Some(Duration::ZERO) } else { self.patience() };
             if let Err(e) = self.poll.poll(&mut events, patience)
@@ -246,7 +257,9 @@ impl Intercept {
             return Some(Duration::ZERO);
         }
         let reopen = self.devices.iter().filter_map(|device| device.reopen_at);
-        let deadlines = [deadline, self.server.next_deadline(), Some(self.next_stats)];
+        let alive_at =
+            self.service.alive_at().map(|at| self.clock.now() + at.saturating_duration_since(Instant::now()));
+        let deadlines = [deadline, self.server.next_deadline(), Some(self.next_stats), alive_at];
         let earliest = deadlines.into_iter().flatten().chain(reopen).min()?;
         (earliest != Timestamp::NEVER).then(|| earliest.since(self.clock.now()))
     }
@@ -354,12 +367,29 @@ impl Intercept {
         }
         let waiting = self.scrapes.len();
         self.scrapes.extend(self.exporter.iter().flat_map(Exporter::scrapes));
+        self.tell_alive();
         if (self.due.peers, self.due.log) == (before.peers, before.log) && self.scrapes.len() == waiting {
             return;
         }
         match &mut self.hands {
             Hands::Own(_) => self.use_counters(now),
             Hands::Crew(crew) => crew.ask(self.server.peers()),
+        }
+    }
+
+    /// Tells the service manager that all threads work, when it is time to: this one does, and workers do if they have answered
+    /// the question before.
+    fn tell_alive(&mut self) {
+        let now = Instant::now();
+        if self.service.alive_at().is_none_or(|at| now < at) {
+            return;
+        }
+        match &mut self.hands {
+            Hands::Own(_) => self.service.alive(now, true),
+            Hands::Crew(crew) => {
+                self.service.alive(now, crew.has_answered());
+                crew.ask(self.server.peers());
+            }
         }
     }
 
@@ -387,6 +417,11 @@ impl Intercept {
         }
         if due.log {
             let total = self.total();
+            self.service.status(&format!(
+                "relaying to {} tcpcopys, {} packets captured",
+                self.server.stats().up,
+                total.relay.frames
+            ));
             if total.relay.frames > 0 || self.server.stats().accepted > 0 {
                 self.report(&total);
             }
@@ -421,10 +456,12 @@ impl Intercept {
         let mut stop = false;
         for signal in self.signals.pending() {
             if signal == SIGHUP {
+                self.service.reloading();
                 match log.reopen() {
                     Ok(()) => log::info!("log opened again"),
                     Err(e) => log::error!("{e}"),
                 }
+                self.service.ready("the log is open again");
             } else {
                 stop = true;
             }
@@ -435,6 +472,7 @@ impl Intercept {
     /// Relays what has been captured, and takes leave.
     fn stop(&mut self) {
         let now = self.clock.now();
+        self.service.stopping("relaying what has been captured");
         let Self { hands, queue, server, clock, .. } = self;
         match hands {
             Hands::Own(worker) => {
@@ -498,6 +536,18 @@ impl Hands {
             Self::Crew(crew) => crew.tell(input),
         }
     }
+}
+
+/// What is needed after the start.
+fn needs(options: &Options) -> Needs {
+    let capabilities = match &options.queue {
+        // A device that went away is captured on again when it is back, and each may be opened with more room.
+        None => vec![Capability::NetRaw],
+        // Each verdict is checked for the first. iptables of the older kind reads its tables through a raw socket.
+        Some(_) => vec![Capability::NetAdmin, Capability::NetRaw],
+    };
+    let for_children = options.queue.is_some();
+    Needs { capabilities, for_children, files: [&options.log, &options.pid].into_iter().flatten().cloned().collect() }
 }
 
 impl Told {

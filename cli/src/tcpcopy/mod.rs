@@ -5,6 +5,7 @@ pub mod decap;
 pub mod exposition;
 pub mod filter;
 pub mod grammar;
+mod guard;
 mod legacy;
 pub mod modules;
 pub mod options;

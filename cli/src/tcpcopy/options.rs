@@ -27,6 +27,9 @@ use super::{decap, filter, grammar, legacy};
 use crate::exit::Failure;
 use crate::logging::LogFormat;
 use crate::metrics;
+use crate::protect::cpu::CpuLimit;
+use crate::protect::identity::Identity;
+use crate::protect::stop_if::Condition;
 use crate::security::SecurityFiles;
 use crate::values::{absolute, in_range, log_level};
 
@@ -111,6 +114,14 @@ pub struct Options {
     pub stats_interval: Option<Duration>,
     /// Where metrics are served.
     pub metrics: Option<SocketAddr>,
+    /// As whom it runs, and how nicely.
+    pub identity: Identity,
+    /// See `--cpu-limit`.
+    pub cpu_limit: Option<CpuLimit>,
+    /// See `--max-sessions`; for all workers together.
+    pub max_sessions: usize,
+    /// See `--stop-if`.
+    pub stop_if: Vec<Condition>,
     /// The pid file. Absolute.
     pub pid: Option<PathBuf>,
     /// Run in the background.
@@ -262,6 +273,15 @@ impl Options {
                 .as_ref()
                 .map(|text| metrics::address(&text.0))
                 .transpose()
+                .map_err(Failure::usage)?,
+            identity: Identity::check(arguments.user, arguments.nice)?,
+            cpu_limit: arguments.cpu_limit.as_ref().map(|text| CpuLimit::parse(&text.0)).transpose()?,
+            max_sessions: in_range("--max-sessions", arguments.max_sessions.unwrap_or(1 << 22), 1..=1 << 22)? as usize,
+            stop_if: arguments
+                .stop_if
+                .iter()
+                .map(|text| Condition::parse(text))
+                .collect::<Result<_, _>>()
                 .map_err(Failure::usage)?,
             pid: arguments.pid.map(|path| absolute("-P (--pid)", &path)).transpose()?,
             daemon: arguments.daemon,

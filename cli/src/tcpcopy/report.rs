@@ -370,6 +370,7 @@ pub fn replay_summary(snapshot: &Snapshot) -> Vec<String> {
     let left_out = [
         ("not in the sample", l.syns_not_sampled),
         ("no room", l.sessions_shed),
+        ("too many", l.sessions_over_limit),
         ("no free source address", l.sessions_without_source),
     ];
     let found = l.sessions_seen + left_out.iter().map(|(_, n)| n).sum::<u64>();

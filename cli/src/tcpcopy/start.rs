@@ -10,10 +10,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use mio::{Interest, Poll, Waker};
 use tcpcopy_engine::{CopierConfig, Gate};
 use tcpcopy_io::capture::file::FileError;
-use tcpcopy_io::capture::{CaptureConfig, CaptureError, CaptureGroup};
+use tcpcopy_io::capture::{CaptureConfig, CaptureError, CaptureGroup, Method};
 use tcpcopy_io::clock::MonotonicClock;
 use tcpcopy_io::control::LinksConfig;
-use tcpcopy_io::process::{self, PidFile, SIGHUP};
+use tcpcopy_io::process::{self, Capability, PidFile, SIGHUP};
 use tcpcopy_io::transmit::link::LinkPaths;
 use tcpcopy_io::transmit::{TransmitError, Transmitter};
 use tcpcopy_module_api::ModuleHandle;
@@ -25,6 +25,7 @@ use super::supervise::{Running, SIGNALS, WAKER};
 use super::worker::{Handle, Side, StartError, Worker};
 use crate::exit::{Exit, Failure};
 use crate::metrics::Exporter;
+use crate::protect::identity::Needs;
 
 /// Send buffer of each raw socket, in bytes.
 const SEND_BUFFER: usize = 8 << 20;
@@ -37,6 +38,7 @@ pub(super) fn start(options: &Options) -> Result<Option<Running>, Failure> {
         let what = what.to_owned();
         move |e: io::Error| Failure::new(Exit::Failure, format!("cannot {what}: {e}"))
     };
+    let identity = options.identity.begin()?;
     let pid_file =
         options.pid.as_deref().map(PidFile::create).transpose().map_err(|e| Failure::new(Exit::Failure, e))?;
     if let Some(plan) = &options.replay {
@@ -111,7 +113,14 @@ pub(super) fn start(options: &Options) -> Result<Option<Running>, Failure> {
         }
     }
     open_captures(options, &mut workers)?;
+    let changes = identity.will_change();
+    identity.settle(&needs(options))?;
     if let Some(plan) = &options.replay {
+        if changes {
+            let unreadable =
+                |e| format!("in -i (--device), as user {}: {e}", options.identity.user.as_deref().unwrap_or(""));
+            plan.check().map_err(|e| Failure::new(Exit::Permission, unreadable(e)))?;
+        }
         for (worker, _) in &mut workers {
             worker.add_replay(plan).map_err(failed("start a thread"))?;
         }
@@ -155,6 +164,28 @@ fn transmit_failure(e: TransmitError) -> Failure {
     Failure::new(exit, e)
 }
 
+/// What is needed after the start.
+fn needs(options: &Options) -> Needs {
+    let mut capabilities = Vec::new();
+    if options.replay.is_some() {
+        // The files may be anybody's.
+        capabilities.push(Capability::DacOverride);
+    }
+    if !options.devices.is_empty() || options.responses.is_some() {
+        // A device that went away is captured on again when it is back.
+        capabilities.push(Capability::NetRaw);
+        if options.capture_method == Method::Raw {
+            // For a ring that is larger than the system's limit.
+            capabilities.push(Capability::NetAdmin);
+        }
+    }
+    if options.identity.user.is_some() {
+        capabilities.retain(|capability| *capability != Capability::DacOverride);
+    }
+    let files = [&options.log, &options.pid].into_iter().flatten().cloned().collect();
+    Needs { capabilities, for_children: false, files }
+}
+
 /// Wakes the main thread when its worker ends, however it ends.
 struct WakeAtEnd<'a>(&'a Waker);
 
@@ -175,6 +206,7 @@ fn engine_config(options: &Options, worker: usize) -> CopierConfig {
         response_timeout: options.response_timeout,
         idle_timeout: options.idle_timeout,
         memory_limit: options.memory_limit / usize::from(options.workers),
+        session_limit: options.max_sessions.div_ceil(usize::from(options.workers)),
         intercepts: options.intercepts.len() as u16,
         sees_responses: options.responses.is_some(),
         preserve_rtt: options.preserve_rtt,

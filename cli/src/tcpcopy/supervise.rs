@@ -9,6 +9,7 @@ use mio::{Events, Poll, Token};
 use tcpcopy_io::process::{PidFile, SIGHUP, Signals};
 
 use super::exposition::Exposition;
+use super::guard::{self, Guard};
 use super::options::Options;
 use super::progress::ProgressDisplay;
 use super::report::{self, Snapshot};
@@ -48,8 +49,12 @@ impl Running {
         let mut next_tick = Instant::now() + tick;
         let mut next_statistics = options.stats_interval.map(|interval| Instant::now() + interval);
         let mut before = Snapshot::default();
+        let mut guard = Guard::new(options);
+        let mut reason = None;
+        guard.service.ready(&guard::status(&self.total().ledger));
         loop {
-            let timeout = next_tick.saturating_duration_since(Instant::now());
+            let next = guard.next_due().map_or(next_tick, |due| due.min(next_tick));
+            let timeout = next.saturating_duration_since(Instant::now());
             match self.poll.poll(&mut events, Some(timeout)) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => events.clear(),
                 Err(e) => return Err(Failure::new(Exit::Failure, format!("cannot wait for events: {e}"))),
@@ -57,10 +62,12 @@ impl Running {
             }
             let signals: Vec<i32> = self.signals.pending().collect();
             if signals.contains(&SIGHUP) {
+                guard.service.reloading();
                 match log.reopen() {
                     Ok(()) => log::info!("log opened again"),
                     Err(e) => log::error!("{e}"),
                 }
+                guard.service.ready(&guard::status(&self.total().ledger));
             }
             if signals.iter().any(|signal| *signal != SIGHUP) {
                 break;
@@ -83,6 +90,10 @@ impl Running {
                     scrape.answer(Exposition(self.total()));
                 }
             }
+            reason = guard.on_time(&mut self);
+            if reason.is_some() {
+                break;
+            }
             let now = Instant::now();
             if now >= next_tick {
                 next_tick = now + tick;
@@ -101,15 +112,20 @@ impl Running {
                     for warning in report::warnings(&before, &total) {
                         log::warn!("{warning}");
                     }
+                    guard.service.status(&guard::status(&total.ledger));
                     before = total;
                 }
             }
         }
         drop(progress);
-        log::info!("stopping: the sessions are closed towards the target");
+        guard.service.stopping(reason.as_deref().unwrap_or("closing the sessions"));
+        match &reason {
+            Some(reason) => log::warn!("stopping, because of {reason}: the sessions are closed towards the target"),
+            None => log::info!("stopping: the sessions are closed towards the target"),
+        }
         self.collect(Order::Stop);
         self.print_summary(options);
-        Ok(())
+        reason.map_or(Ok(()), |reason| Err(Failure::new(Exit::Condition, format!("ended because of {reason}"))))
     }
 
     /// Takes a worker's report.
@@ -133,11 +149,17 @@ impl Running {
         }
     }
 
-    /// Gives all workers an order and waits for their reports, for a limited time, or for a second signal to stop.
-    fn collect(&mut self, order: Order) {
+    /// Gives all workers an order.
+    pub(super) fn order(&self, order: Order) {
         for (handle, _) in &self.workers {
             handle.order(order);
         }
+    }
+
+    /// Gives all workers an order and waits for their reports, for a limited time, or for a second signal to stop. Whether all
+    /// have answered.
+    pub(super) fn collect(&mut self, order: Order) -> bool {
+        self.order(order);
         let give_up = Instant::now() + ANSWER_LIMIT;
         let mut missing = self.workers.len();
         while missing > 0 {
@@ -148,15 +170,18 @@ impl Running {
                 }
                 Err(_) if Instant::now() >= give_up => {
                     log::warn!("{missing} workers do not answer; their last counters are used");
-                    return;
+                    return false;
                 }
-                Err(_) if order == Order::Stop && self.signals.pending().any(|signal| signal != SIGHUP) => return,
+                Err(_) if order == Order::Stop && self.signals.pending().any(|signal| signal != SIGHUP) => {
+                    return false;
+                }
                 Err(_) => {}
             }
         }
+        true
     }
 
-    fn total(&self) -> Snapshot {
+    pub(super) fn total(&self) -> Snapshot {
         let mut total = Snapshot::default();
         for counters in &self.counters {
             total += counters;

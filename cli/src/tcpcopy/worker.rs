@@ -40,6 +40,7 @@ pub use self::device::Side;
 use self::device::{BACKLOG_LIMIT, Device};
 use super::replay::{Plan, Replay};
 use super::report::Snapshot;
+use crate::protect::cpu::Throttle;
 
 /// Sessions have this long to close towards the target after the order to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(3);
@@ -55,6 +56,8 @@ const FIRST_CAPTURE: usize = 1;
 pub enum Order {
     /// Send the counters.
     Report,
+    /// Copy less, or more again.
+    Throttle(Throttle),
     /// Close the sessions, send the counters, end.
     Stop,
 }
@@ -268,6 +271,7 @@ impl Worker {
             loop {
                 match self.orders.try_recv() {
                     Ok(Order::Report) => self.report(reports, wake_main, false),
+                    Ok(Order::Throttle(throttle)) => self.throttle(now, throttle),
                     Ok(Order::Stop) => self.stop(now),
                     Err(TryRecvError::Empty) => break,
                     // The main thread is gone: so is the reason to live.
@@ -345,6 +349,15 @@ impl Worker {
         }
         io.deliver(now, links);
         links.flush(now);
+    }
+
+    fn throttle(&mut self, now: Timestamp, throttle: Throttle) {
+        self.engine.handle(now, Input::Share(throttle.share), &mut self.io.outbox);
+        if throttle.close_percent > 0 {
+            self.engine.handle(now, Input::CloseNewest(throttle.close_percent), &mut self.io.outbox);
+        }
+        self.io.deliver(now, &mut self.links);
+        self.links.flush(now);
     }
 
     fn stop(&mut self, now: Timestamp) {

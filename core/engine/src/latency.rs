@@ -57,6 +57,18 @@ impl Latency {
         Some(Duration::from_micros(upper_end(at)))
     }
 
+    /// What has been added since it was like `earlier`.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let mut since = self.clone();
+        for (own, before) in since.buckets.iter_mut().zip(earlier.buckets.iter()) {
+            *own = own.saturating_sub(*before);
+        }
+        since.count = self.count.saturating_sub(earlier.count);
+        since.total = self.total.saturating_sub(earlier.total);
+        since
+    }
+
     /// Adds all of another histogram.
     pub fn merge(&mut self, other: &Self) {
         for (own, others) in self.buckets.iter_mut().zip(other.buckets.iter()) {
@@ -121,7 +133,9 @@ mod tests {
             a.record(Duration::from_millis(ms));
             b.record(Duration::from_millis(500 + ms));
         }
+        let before = a.clone();
         a.merge(&b);
+        assert_eq!(a.since(&before), b);
         assert_eq!(a.count(), 1000);
         for (share, ms) in [(0.5, 500), (0.99, 990), (1.0, 1000)] {
             let found = a.quantile(share).unwrap().as_millis() as u64;

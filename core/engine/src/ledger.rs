@@ -70,8 +70,12 @@ reasons! {
         SessionEnded = "of a session ended early",
         /// Outside of what the client could have sent.
         OutOfWindow = "sequence number out of window",
-        /// A new session while the memory or session cap is reached.
+        /// A new session while the memory limit is reached (`-m`).
         Shed = "shed for memory",
+        /// A new session while as many live as may (`--max-sessions`).
+        TooManySessions = "shed for the limit of sessions",
+        /// Left out so that the host keeps enough processor time (`--cpu-limit`).
+        Throttled = "left out for the limit of processor time",
         /// A new session for which no source address and port is free.
         NoSource = "no free source address",
         /// Of a client that is not in the sample (`-r`).
@@ -138,6 +142,8 @@ reasons! {
         ModulePanicked = "the module panicked",
         /// Begun while there was more than `--max-rate` allows; left out whole.
         OverRate = "above the rate limit",
+        /// Left out whole, or closed, so that the host keeps enough processor time (`--cpu-limit`).
+        Throttled = "left out for the limit of processor time",
         /// tcpcopy was told to stop.
         Stopped = "stopped",
     }
@@ -218,8 +224,10 @@ counters! {
     sessions_multiplied,
     /// Beginnings of connections that are not in the sample.
     syns_not_sampled,
-    /// Sessions that did not begin because there was no room.
+    /// Sessions that did not begin because there was no room in memory.
     sessions_shed,
+    /// Sessions that did not begin because as many lived as may.
+    sessions_over_limit,
     /// Sessions that did not begin because no source address and port was free.
     sessions_without_source,
     /// Requests of clients: data with which a client began to speak, or spoke again after it had received something.

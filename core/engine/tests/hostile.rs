@@ -72,6 +72,8 @@ enum Step {
     Pass(u32),
     Link(bool, u8),
     NextPass,
+    Share(u16),
+    CloseNewest(u8),
     Stop,
 }
 
@@ -137,6 +139,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (1_000_000u32..20_000_000).prop_map(Step::Pass),
         1 => (any::<bool>(), 0u8..3).prop_map(|(up, link)| Step::Link(up, link)),
         1 => Just(Step::NextPass),
+        1 => prop_oneof![Just(0), Just(5_000), Just(10_000), any::<u16>()].prop_map(Step::Share),
+        1 => any::<u8>().prop_map(Step::CloseNewest),
     ]
 }
 
@@ -413,6 +417,8 @@ impl Run {
             Step::Link(true, link) => self.tell(Input::LinkUp(LinkId(u16::from(*link)))),
             Step::Link(false, link) => self.tell(Input::LinkDown(LinkId(u16::from(*link)))),
             Step::NextPass => self.tell(Input::NextPass),
+            Step::Share(share) => self.tell(Input::Share(*share)),
+            Step::CloseNewest(percent) => self.tell(Input::CloseNewest(*percent)),
             Step::Stop => self.tell(Input::Stop),
         }
     }

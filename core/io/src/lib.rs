@@ -10,5 +10,8 @@ pub mod firewall;
 pub mod modules;
 pub mod netns;
 pub mod nfqueue;
+pub mod notify;
+pub mod privileges;
 pub mod process;
 pub mod transmit;
+pub mod usage;

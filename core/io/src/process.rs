@@ -7,12 +7,8 @@ use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-mod usage;
 
 pub use signal_hook_mio::v1_0::Signals;
-pub use usage::Usage;
 
 /// Interrupt from the terminal.
 pub const SIGINT: i32 = libc::SIGINT;
@@ -30,20 +26,6 @@ pub fn signals() -> io::Result<Signals> {
     Signals::new([SIGINT, SIGTERM, SIGHUP])
 }
 
-/// CPU time of all threads so far.
-fn rusage() -> io::Result<Duration> {
-    // SAFETY: all zeroes is a rusage, which getrusage fills.
-    let (code, usage) = unsafe {
-        let mut usage: libc::rusage = std::mem::zeroed();
-        (libc::getrusage(libc::RUSAGE_SELF, &raw mut usage), usage)
-    };
-    if code != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let part = |time: libc::timeval| Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1_000);
-    Ok(part(usage.ru_utime) + part(usage.ru_stime))
-}
-
 // ---------------------------------------------------------------------------------------------------------------------
 // Capabilities
 
@@ -51,6 +33,8 @@ fn rusage() -> io::Result<Duration> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Capability {
+    /// Files whatever their mode.
+    DacOverride = 1,
     /// Larger socket buffers than the system's limit, NFQUEUE.
     NetAdmin = 12,
     /// Capture, and sending packets with headers of our own.
@@ -61,9 +45,15 @@ impl Capability {
     /// Its name in capabilities(7).
     pub const fn name(self) -> &'static str {
         match self {
+            Self::DacOverride => "CAP_DAC_OVERRIDE",
             Self::NetAdmin => "CAP_NET_ADMIN",
             Self::NetRaw => "CAP_NET_RAW",
         }
+    }
+
+    /// Its place in the kernel's sets.
+    pub(crate) const fn bit(self) -> u64 {
+        1 << self as u8
     }
 
     /// What a person can do about its absence.
@@ -287,7 +277,7 @@ impl std::error::Error for PidFileError {}
 #[derive(Debug)]
 pub struct PidFile {
     path: PathBuf,
-    _locked: File,
+    locked: File,
 }
 
 impl PidFile {
@@ -325,7 +315,7 @@ impl PidFile {
             }
             file.set_len(0).and_then(|()| file.rewind()).map_err(to_error)?;
             writeln!(file, "{}", std::process::id()).map_err(to_error)?;
-            return Ok(Self { path: path.to_owned(), _locked: file });
+            return Ok(Self { path: path.to_owned(), locked: file });
         }
     }
 }
@@ -333,7 +323,10 @@ impl PidFile {
 impl Drop for PidFile {
     fn drop(&mut self) {
         // Removed while still locked, so that no newcomer can have written to it.
-        let _ = fs::remove_file(&self.path);
+        if fs::remove_file(&self.path).is_err() {
+            // A folder in which the user that we have become may not remove anything. Empty, it names nobody.
+            let _ = self.locked.set_len(0);
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use mio::{Events, Poll, Token, Waker};
 use tcpcopy_engine::{PeerId, RelayConfig, RelayInput};
 use tcpcopy_io::clock::MonotonicClock;
 use tcpcopy_io::control::LinkFull;
+use tcpcopy_io::privileges;
 use tcpcopy_wire::Timestamp;
 use tcpcopy_wire::control::Payload;
 
@@ -52,6 +53,8 @@ pub(super) fn start(
     let thread = thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
         // Also when the worker panics, the main thread must hear of it.
         let _farewell = farewell;
+        // The main thread opens the captures.
+        privileges::renounce();
         let delivery = Delivery { main, responses: Responses::default() };
         let told_payload = Payload::Headers;
         Running { number, inbox, poll, bell: own_bell, clock, worker, delivery, told_payload }.run()

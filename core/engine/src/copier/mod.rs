@@ -27,7 +27,7 @@ use crate::session::watch::guarded;
 use crate::session::{Beginning, Context, NOBODY, Session};
 use crate::target::Offer;
 use crate::timer::TimerWheel;
-use config::{CopierConfig, Map};
+use config::{CopierConfig, Map, Traffic};
 use fragments::Reassembler;
 use rate::RateLimit;
 use table::SessionTable;
@@ -38,8 +38,6 @@ use udp::UdpCopier;
 const STOP_GRACE: Duration = Duration::from_secs(1);
 /// Window scale that the SYN of a joined session offers.
 const JOINED_WINDOW_SCALE: u8 = 7;
-/// While new sessions are shed, that is said again no sooner than this.
-const SHED_NOTICE_EVERY: Duration = Duration::from_secs(10);
 
 /// What happens to a [`Copier`].
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +72,11 @@ pub enum Input<'a> {
     LinkDown(LinkId),
     /// The deadline has come.
     Timeout,
+    /// From now on only this part of new connections is copied, in ten-thousandths: always the same clients' at the same
+    /// part. Those that are left out are so whole; those under way go on.
+    Share(u16),
+    /// This part of the sessions is given up, in hundredths and rounded up, the newest first.
+    CloseNewest(u8),
     /// Nothing more will be captured of the sessions that there are: what they have is copied, and then they close. Those
     /// of what is captured from now on are others, from other addresses or ports, even if their clients look the same.
     NextPass,
@@ -103,6 +106,8 @@ pub struct Copier {
     shed_notice_at: Timestamp,
     /// The limit on connections, where there is one.
     limit: Option<RateLimit>,
+    /// The part of new connections that is copied, see [`Input::Share`].
+    share: u16,
     /// When the first packet came.
     first_packet_at: Option<Timestamp>,
     /// How often [`Input::NextPass`] came.
@@ -137,12 +142,14 @@ macro_rules! udp_context {
             out: $out,
             running: $engine.first_packet_at.map_or(std::time::Duration::ZERO, |at| $now.since(at)),
             pass: $engine.pass,
+            share: $engine.share,
         }
     };
 }
 
-// Behind the macros that it uses.
+// Behind the macros that they use.
 mod beside;
+mod room;
 
 impl Copier {
     /// An engine with no sessions.
@@ -153,6 +160,7 @@ impl Copier {
             udp: UdpCopier::new(&config),
             tunnels: Tunnels::new(&config),
             limit: config.traffic.max_rate.map(RateLimit::new),
+            share: Traffic::WHOLE,
             fragments: Reassembler::new(config.seed, MIN_HEADER_LEN),
             sees_online: (0..config.maps.len()).any(|map| config.about(map as u16).sees_online),
             config,
@@ -191,6 +199,8 @@ impl Copier {
             }
             // Nothing to do: responses are missed until the link is up again, and the target sends them again.
             Input::LinkDown(_) => {}
+            Input::Share(share) => self.share = share,
+            Input::CloseNewest(percent) => self.close_newest(now, percent, out),
             Input::NextPass => {
                 self.for_all(now, out, Session::end_of_capture);
                 self.pass = self.pass.wrapping_add(1);
@@ -233,7 +243,7 @@ impl Copier {
     pub fn memory(&self) -> usize {
         let waiting = self.ledger.pending_bytes as usize;
         let delayed = self.ledger.responses_delayed as usize * DelayLine::RESPONSE_BYTES;
-        let sessions = self.ledger.sessions_alive as usize * SessionTable::SESSION_BYTES;
+        let sessions = self.table.len() * SessionTable::SESSION_BYTES;
         let tunnels = self.tunnels.as_ref().map_or(0, Tunnels::memory);
         sessions + waiting + waiting / 4 + delayed + self.udp.memory() + self.fragments.memory() + tunnels
     }
@@ -434,6 +444,9 @@ impl Copier {
         if !self.samples(now, segment.src) {
             return self.drop_segment(PacketDrop::NotSampled, segment);
         }
+        if !Traffic::is_in_share(segment.src, self.share) {
+            return self.drop_segment(PacketDrop::Throttled, segment);
+        }
         let boundary = guarded(|| self.config.module(map).join_at(segment.payload)).unwrap_or_else(|message| {
             let module = self.config.about(map).name;
             self.counters.add(module, "panics where a session was to be joined", 1);
@@ -486,23 +499,17 @@ impl Copier {
         predecessor: Option<u32>,
         out: &mut Outbox,
     ) -> Option<u32> {
-        let sessions = self.ledger.sessions_alive as usize;
-        if sessions >= self.config.session_limit || self.memory() >= self.config.memory_limit {
-            if now >= self.shed_notice_at {
-                self.shed_notice_at = now + SHED_NOTICE_EVERY;
-                out.notices.push(Notice::Shedding { sessions, bytes: self.memory() });
-            }
-            self.ledger.sessions_shed += u64::from(!joined);
-            self.drop_segment(PacketDrop::Shed, segment);
+        if let Some(reason) = self.has_no_room(now, joined, out) {
+            self.drop_segment(reason, segment);
             return None;
         }
         let client = segment.src;
         let target = self.config.maps[usize::from(map)].target;
-        let over_rate = !self.limit.as_mut().is_none_or(|limit| limit.allows_session(now));
+        let left_out = self.leaves_out(now, client);
         let source = match predecessor {
             Some(id) => Some(self.table[id].source),
             // It stays here, so that it is left out whole, but not on the way to the target.
-            None if over_rate => Some(client),
+            None if left_out.is_some() => Some(client),
             None => self.choose_source(client, target, copy),
         };
         let Some(source) = source else {
@@ -526,13 +533,13 @@ impl Copier {
         };
         let mut cx = context!(self, now, out);
         let mut session = Session::new(&mut cx, beginning);
-        if over_rate {
-            session.leave_out(&mut cx);
+        if let Some(reason) = left_out {
+            session.leave_out(&mut cx, reason);
         } else {
             session.open_module(&mut cx);
         }
         let slot = self.table.insert(session);
-        if over_rate {
+        if left_out.is_some() {
             self.settle(now, slot, out);
         } else if predecessor.is_none() {
             self.start(now, slot, out);

@@ -128,15 +128,18 @@ impl Session {
         let (target, _, mut wire) = self.halves(cx);
         target.reset(&mut wire);
         self.leave(cx, Phase::Ended, Some(reason.text()));
-        let for_good = matches!(reason, SessionEnd::Module | SessionEnd::ModulePanicked | SessionEnd::OverRate);
+        let for_good = matches!(
+            reason,
+            SessionEnd::Module | SessionEnd::ModulePanicked | SessionEnd::OverRate | SessionEnd::Throttled
+        );
         let wait = if for_good { cx.config.idle_timeout } else { RETRY_AFTER };
         self.forget_at = cx.now + wait;
     }
 
     /// Not copied at all, though it stays known until its client is done, so that it is not joined later.
-    pub(crate) fn leave_out(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn leave_out(&mut self, cx: &mut Context<'_>, reason: SessionEnd) {
         self.watch = None;
-        self.end_early(cx, SessionEnd::OverRate);
+        self.end_early(cx, reason);
     }
 
     /// Gives back everything that only a session under way needs.

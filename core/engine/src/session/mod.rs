@@ -119,6 +119,7 @@ pub(crate) struct Session {
     watch: Option<Box<Watch>>,
     online: Option<Box<OnlineHalf>>,
     delay: Option<Box<DelayLine>>,
+    pub(crate) begun_at: Timestamp,
     last_activity: Timestamp,
     /// When the queue last became non-empty.
     stalled_since: Timestamp,
@@ -173,6 +174,7 @@ impl Session {
             online: sees_online.then(Box::default),
             // Whoever joins has not seen the handshake, which tells the time.
             delay: (cx.config.preserve_rtt && !joined).then(|| Box::new(DelayLine::new(cx.now))),
+            begun_at: cx.now,
             last_activity: cx.now,
             stalled_since: cx.now,
             forget_at: Timestamp::NEVER,

@@ -28,7 +28,7 @@ use tcpcopy_wire::ip::IpFragment;
 use tcpcopy_wire::udp::{UDP_HEADER_LEN, UdpRepr};
 use tcpcopy_wire::{Endpoint, Flow, Timestamp, Transport, UdpDatagram};
 
-use super::config::CopierConfig;
+use super::config::{CopierConfig, Traffic};
 use super::fragments::{Fate, Reassembler};
 use super::rate::RateLimit;
 use crate::counters::ModuleCounters;
@@ -50,6 +50,8 @@ pub(super) struct Context<'a> {
     pub(super) running: Duration,
     /// See [`Input::NextPass`](super::Input::NextPass).
     pub(super) pass: u32,
+    /// See [`Input::Share`](super::Input::Share).
+    pub(super) share: u16,
 }
 
 /// See the [module's documentation](self).
@@ -169,6 +171,9 @@ impl UdpCopier {
         let traffic = &cx.config.traffic;
         if !traffic.samples(datagram.src, cx.running) {
             return Err(PacketDrop::NotSampled);
+        }
+        if !Traffic::is_in_share(datagram.src, cx.share) {
+            return Err(PacketDrop::Throttled);
         }
         if !self.limit.as_mut().is_none_or(|limit| limit.allows(cx.now, datagram.payload.len())) {
             return Err(PacketDrop::OverRate);
