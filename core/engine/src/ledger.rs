@@ -18,6 +18,10 @@ use std::ops::AddAssign;
 
 use crate::latency::Latency;
 
+mod of_map;
+
+pub use of_map::MapLedger;
+
 macro_rules! reasons {
     ($(#[$meta:meta])* $name:ident { $($(#[doc = $doc:literal])+ $variant:ident = $text:literal,)+ }) => {
         $(#[$meta])*
@@ -94,6 +98,8 @@ reasons! {
         TunnelTooDeep = "in too many tunnels",
         /// Captured after the order to stop.
         Stopping = "captured while stopping",
+        /// Captured while the copy was paused.
+        Paused = "captured while paused",
     }
 }
 
@@ -146,6 +152,8 @@ reasons! {
         Throttled = "left out for the limit of processor time",
         /// tcpcopy was told to stop.
         Stopped = "stopped",
+        /// tcpcopy was told to pause.
+        Paused = "paused",
     }
 }
 
@@ -165,6 +173,8 @@ macro_rules! counters {
             pub lag: Latency,
             /// Of each request that the target answered, the time from then until it began to answer.
             pub response_time: Latency,
+            /// Of each map, in the order of [`CopierConfig::maps`](crate::CopierConfig::maps).
+            pub maps: Vec<MapLedger>,
         }
 
         impl Ledger {
@@ -182,6 +192,10 @@ macro_rules! counters {
                 for (a, b) in self.sessions_ended.iter_mut().zip(&other.sessions_ended) { *a += b; }
                 self.lag.merge(&other.lag);
                 self.response_time.merge(&other.response_time);
+                if self.maps.len() < other.maps.len() {
+                    self.maps.resize_with(other.maps.len(), MapLedger::default);
+                }
+                for (a, b) in self.maps.iter_mut().zip(&other.maps) { *a += b; }
             }
         }
     };
@@ -224,6 +238,8 @@ counters! {
     sessions_multiplied,
     /// Beginnings of connections that are not in the sample.
     syns_not_sampled,
+    /// Beginnings of connections that came while the copy was paused.
+    syns_paused,
     /// Sessions that did not begin because there was no room in memory.
     sessions_shed,
     /// Sessions that did not begin because as many lived as may.
@@ -350,6 +366,14 @@ impl Ledger {
     /// Counts a session that ended early.
     pub fn end_session(&mut self, reason: SessionEnd) {
         self.sessions_ended[reason as usize] += 1;
+    }
+
+    /// Counts something of one map, if there is such a map.
+    #[inline]
+    pub(crate) fn of_map(&mut self, map: u16, count: impl FnOnce(&mut MapLedger)) {
+        if let Some(of_map) = self.maps.get_mut(usize::from(map)) {
+            count(of_map);
+        }
     }
 
     /// The three equations of the ledger.

@@ -17,8 +17,8 @@ use crate::outbox::Outbox;
 impl Copier {
     /// A datagram, or a part of one.
     pub(super) fn on_other_packet(&mut self, now: Timestamp, packet: &Packet<'_>, out: &mut Outbox) {
-        if self.stop_at.is_some() {
-            return self.ledger.drop_packet(PacketDrop::Stopping);
+        if let Some(reason) = self.drops_all() {
+            return self.ledger.drop_packet(reason);
         }
         match packet {
             Packet::Udp(datagram) => {

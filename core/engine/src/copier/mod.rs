@@ -19,7 +19,7 @@ use tcpcopy_wire::{Endpoint, Flow, Packet, ParseError, SeqNumber, TcpSegment, Ti
 
 use crate::counters::ModuleCounters;
 use crate::latency::Latency;
-use crate::ledger::{ByteDrop, Ledger, PacketDrop};
+use crate::ledger::{ByteDrop, Ledger, MapLedger, PacketDrop};
 use crate::outbox::{LinkId, Notice, Outbox};
 use crate::session::delay::DelayLine;
 use crate::session::queue::QueuePool;
@@ -27,14 +27,14 @@ use crate::session::watch::guarded;
 use crate::session::{Beginning, Context, NOBODY, Session};
 use crate::target::Offer;
 use crate::timer::TimerWheel;
-use config::{CopierConfig, Map, Traffic};
+use config::{CopierConfig, Map, Rate, Traffic};
 use fragments::Reassembler;
 use rate::RateLimit;
 use table::SessionTable;
 use tunnels::Tunnels;
 use udp::UdpCopier;
 
-/// After [`Input::Stop`], sessions have this long to close.
+/// After [`Input::Stop`] and [`Input::Pause`], sessions have this long to close.
 const STOP_GRACE: Duration = Duration::from_secs(1);
 /// Window scale that the SYN of a joined session offers.
 const JOINED_WINDOW_SCALE: u8 = 7;
@@ -80,6 +80,16 @@ pub enum Input<'a> {
     /// Nothing more will be captured of the sessions that there are: what they have is copied, and then they close. Those
     /// of what is captured from now on are others, from other addresses or ports, even if their clients look the same.
     NextPass,
+    /// Close all sessions towards the target and begin none, until [`Resume`](Input::Resume). What is captured meanwhile is
+    /// dropped and counted.
+    Pause,
+    /// Copy again what begins from now on, and join what goes on.
+    Resume,
+    /// Copy so many connections of a hundred (1 to 100) of those that begin from now on, or are joined, and of datagrams. A
+    /// ramp ends with this.
+    Sample(u8),
+    /// From now on the limit is this.
+    MaxRate(Option<Rate>),
     /// Close all sessions towards the target, take no more. [`Copier::is_finished`] tells when that is done.
     Stop,
 }
@@ -103,6 +113,9 @@ pub struct Copier {
     /// Scratch: timers that are due, bursts that have ended.
     due: Vec<u32>,
     stop_at: Option<Timestamp>,
+    paused: bool,
+    /// When sessions that close for a pause are given up.
+    pause_ends_at: Option<Timestamp>,
     shed_notice_at: Timestamp,
     /// The limit on connections, where there is one.
     limit: Option<RateLimit>,
@@ -149,11 +162,13 @@ macro_rules! udp_context {
 
 // Behind the macros that they use.
 mod beside;
+mod orders;
 mod room;
 
 impl Copier {
     /// An engine with no sessions.
     pub fn new(config: CopierConfig) -> Self {
+        let maps = config.maps.len();
         Self {
             table: SessionTable::new(config.seed),
             ip_id: config.seed as u16,
@@ -165,12 +180,14 @@ impl Copier {
             sees_online: (0..config.maps.len()).any(|map| config.about(map as u16).sees_online),
             config,
             wheel: TimerWheel::new(),
-            ledger: Ledger::default(),
+            ledger: Ledger { maps: vec![MapLedger::default(); maps], ..Ledger::default() },
             counters: ModuleCounters::default(),
             pool: QueuePool::default(),
             burst: Vec::new(),
             due: Vec::new(),
             stop_at: None,
+            paused: false,
+            pause_ends_at: None,
             shed_notice_at: Timestamp::ZERO,
             first_packet_at: None,
             pass: 0,
@@ -205,6 +222,17 @@ impl Copier {
                 self.for_all(now, out, Session::end_of_capture);
                 self.pass = self.pass.wrapping_add(1);
             }
+            Input::Pause => self.on_pause(now, out),
+            Input::Resume => self.on_resume(now, out),
+            Input::Sample(percentage) => {
+                self.config.traffic.percentage = percentage.clamp(1, 100);
+                self.config.traffic.ramp = None;
+            }
+            Input::MaxRate(rate) => {
+                self.config.traffic.max_rate = rate;
+                self.limit = rate.map(RateLimit::new);
+                self.udp.set_limit(rate);
+            }
             Input::Stop => self.on_stop(now, out),
         }
     }
@@ -213,7 +241,8 @@ impl Copier {
     pub fn next_deadline(&self) -> Option<Timestamp> {
         let fragments = self.fragments.next_deadline();
         let tunnels = self.tunnels.as_ref().and_then(Tunnels::next_deadline);
-        [self.wheel.next_deadline(), self.stop_at, self.udp.next_deadline(&self.config), fragments, tunnels]
+        let closing = self.stop_at.or(self.pause_ends_at);
+        [self.wheel.next_deadline(), closing, self.udp.next_deadline(&self.config), fragments, tunnels]
             .into_iter()
             .flatten()
             .min()
@@ -313,8 +342,10 @@ impl Copier {
         self.ledger.client_data_packets += u64::from(segment.payload_len > 0);
         self.ledger.checksum_offloaded += u64::from(segment.checksum_is_offloaded());
         self.ledger.client_syns += u64::from(flags.contains(Flags::SYN));
-        if self.stop_at.is_some() {
-            self.drop_segment(PacketDrop::Stopping, segment);
+        if let Some(reason) = self.drops_all() {
+            let begins = flags.contains(Flags::SYN) && reason == PacketDrop::Paused;
+            self.ledger.syns_paused += u64::from(begins);
+            self.drop_segment(reason, segment);
             return;
         }
         if self.first_packet_at.is_none() {
@@ -665,13 +696,9 @@ impl Copier {
             self.stop_at = Some(Timestamp::NEVER);
             self.for_all(now, out, Session::stop_now);
         }
-    }
-
-    fn on_stop(&mut self, now: Timestamp, out: &mut Outbox) {
-        if self.stop_at.is_none() {
-            self.stop_at = Some(now + STOP_GRACE);
-            self.udp.stop(&mut udp_context!(self, now, out));
-            self.for_all(now, out, Session::stop);
+        if self.pause_ends_at.is_some_and(|at| now >= at) {
+            self.pause_ends_at = None;
+            self.for_all(now, out, Session::stop_now);
         }
     }
 

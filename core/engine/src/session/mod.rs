@@ -108,7 +108,8 @@ pub(crate) struct Session {
     pub(crate) in_burst: bool,
     /// Behind an older session on its ports, which starts this one when it is over.
     pub(crate) queued: bool,
-    stopping: bool,
+    /// It is being closed by an order, and counted under this reason when that is done.
+    closing_for: Option<SessionEnd>,
     /// The client's initial sequence number; made up if the session was joined.
     isn: SeqNumber,
     offer: Offer,
@@ -148,6 +149,10 @@ impl Session {
         let Beginning { id, flow, source, map, copy, isn, joined, queued, offer } = beginning;
         cx.ledger.sessions_seen += 1;
         cx.ledger.sessions_alive += 1;
+        cx.ledger.of_map(map, |of_map| {
+            of_map.sessions += 1;
+            of_map.sessions_alive += 1;
+        });
         cx.ledger.joined += u64::from(joined);
         let target = Flow { client: source, server: cx.config.maps[usize::from(map)].target };
         let info = SessionInfo { online: flow, target, joined };
@@ -163,7 +168,7 @@ impl Session {
             phase: Phase::Waiting,
             in_burst: false,
             queued,
-            stopping: false,
+            closing_for: None,
             isn,
             offer,
             client: ClientHalf::new(isn + 1),
@@ -269,6 +274,7 @@ impl Session {
             ip_id: cx.ip_id,
             source: self.source,
             target: cx.config.maps[usize::from(self.map)].target,
+            map: self.map,
             mtu: cx.config.mtu,
             timestamp_base: cx.config.timestamp_base,
         };
@@ -384,7 +390,10 @@ impl Session {
     #[inline]
     fn accept(&mut self, cx: &mut Context<'_>, data: &[u8], need: u32, push: bool) {
         let begins = need > 0 || self.client.handed_on_since(self.isn + 1) == data.len() as u32;
-        cx.ledger.requests += u64::from(begins);
+        if begins {
+            cx.ledger.requests += 1;
+            cx.ledger.of_map(self.map, |of_map| of_map.requests += 1);
+        }
         if self.phase == Phase::Ended {
             // The module gave up on an earlier piece of the same segment.
             cx.ledger.pending_bytes -= data.len() as u64;
@@ -457,6 +466,7 @@ impl Session {
         if heard.advanced > 0 {
             if let Some(time) = self.gate.take_response_time(cx.now) {
                 cx.ledger.response_time.record(time);
+                cx.ledger.of_map(self.map, |of_map| of_map.response_time.record(time));
             }
             self.gate.on_target_data(cx.now, heard.advanced, heard.burst_end);
             self.gate.allow_pause(self.target.two_round_trips().saturating_sub(gate::QUIET));
@@ -516,7 +526,12 @@ impl Session {
             State::Open => {}
         }
         if let Some(queue) = self.queue.as_deref_mut() {
+            let copied = cx.ledger.requests_copied;
             self.gate.poll(cx.now, drained, queue, cx.ledger);
+            let released = cx.ledger.requests_copied - copied;
+            if released > 0 {
+                cx.ledger.of_map(self.map, |of_map| of_map.requests_copied += released);
+            }
         }
         let (target, queue, mut wire) = self.halves(cx);
         target.transmit(&mut wire, queue);

@@ -106,7 +106,7 @@ impl Session {
             self.unpark();
         }
         let may_reconnect = matches!(self.target.state, State::Open | State::Closed) && !self.target.fin_sent();
-        if verdict.reconnect && may_reconnect && !self.stopping && !matches!(hook, Hook::Resume) {
+        if verdict.reconnect && may_reconnect && self.closing_for.is_none() && !matches!(hook, Hook::Resume) {
             self.reconnect(cx);
         }
         let holds = self.watch.as_ref().is_some_and(|watch| watch.holds());
@@ -244,7 +244,10 @@ impl Session {
 
     /// The target closed its direction: for a module that wants to go on, that is the end of this connection.
     pub(super) fn is_left_at_fin(&mut self, cx: &mut Context<'_>) -> bool {
-        self.watch.is_some() && !self.stopping && self.client.end() == super::ClientEnd::Open && self.wants_to_go_on(cx)
+        self.watch.is_some()
+            && self.closing_for.is_none()
+            && self.client.end() == super::ClientEnd::Open
+            && self.wants_to_go_on(cx)
     }
 
     /// Gives the connection up, with what was sent on it.

@@ -59,6 +59,35 @@ fn a_sample_has_the_same_connections_in_every_run_from_their_beginning_or_their_
 }
 
 #[test]
+fn a_sample_that_changes_is_the_same_as_one_from_the_start_for_what_begins_then() {
+    let order = |copier: &mut Copier, input: Input<'_>| {
+        let mut out = Outbox::new();
+        copier.handle(Timestamp::from_millis(1), input, &mut out);
+        assert!(out.is_empty(), "sessions that there are go on");
+    };
+    let mut copier = copier(|config| config.traffic.ramp = Some(Duration::from_secs(60)));
+    order(&mut copier, Input::Sample(20));
+    let taken = |copier: &mut Copier, range: std::ops::Range<u16>| -> Vec<u16> {
+        range.filter(|n| !captured(copier, client(*n), Flags::SYN, b"").is_empty()).collect()
+    };
+    let mut from_the_start = self::copier(|config| config.traffic.percentage = 20);
+    let fifth = taken(&mut from_the_start, 0..2_000);
+    assert_eq!(taken(&mut copier, 0..2_000), fifth);
+    let joined =
+        |copier: &mut Copier, n: u16| !captured(copier, client(n), Flags::ACK | Flags::PSH, b"more").is_empty();
+    let left_out = (0..2_000).find(|n| !fifth.contains(n)).unwrap();
+    assert!(!joined(&mut copier, left_out));
+    order(&mut copier, Input::Sample(100));
+    assert!(joined(&mut copier, left_out), "now it is in the sample");
+    assert_eq!(taken(&mut copier, 2_000..2_100).len(), 100);
+    order(&mut copier, Input::MaxRate(Some(Rate::Count(10))));
+    let few = taken(&mut copier, 2_100..2_200).len();
+    assert!((1..=3).contains(&few), "{few} at once, of 10 in a second");
+    order(&mut copier, Input::MaxRate(None));
+    assert_eq!(taken(&mut copier, 2_200..2_300).len(), 100);
+}
+
+#[test]
 fn instances_have_ports_of_their_own() {
     let ports: Vec<u16> = (0..32)
         .map(|instance| {
