@@ -2,6 +2,7 @@
 
 pub mod arguments;
 mod crew;
+mod examine;
 mod exposition;
 mod legacy;
 pub mod options;
