@@ -2,11 +2,11 @@
 
 use std::process::ExitCode;
 
-use crate::demo;
 use crate::tcpcopy::{
     self,
     modules::{BuiltIn, command},
 };
+use crate::{demo, doctor};
 
 /// Runs the program, with the words of its command line and these modules.
 pub fn main(built_in: BuiltIn) -> ExitCode {
@@ -14,6 +14,7 @@ pub fn main(built_in: BuiltIn) -> ExitCode {
     let name = words.next();
     match std::env::args_os().nth(1) {
         Some(word) if word == "demo" => return demo::run(words),
+        Some(word) if word == "doctor" => return doctor::command::of_tcpcopy(words, built_in),
         Some(word) if word == "modules" => return command::run(words, built_in),
         _ => {}
     }

@@ -3,5 +3,8 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    tcpcopy::intercept::main(std::env::args_os())
+    match std::env::args_os().nth(1) {
+        Some(word) if word == "doctor" => tcpcopy::doctor::command::of_intercept(std::env::args_os().skip(1)),
+        _ => tcpcopy::intercept::main(std::env::args_os()),
+    }
 }

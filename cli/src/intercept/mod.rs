@@ -47,7 +47,8 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn options_of(arguments: Arguments) -> Result<Options, Failure> {
+/// Arguments of a command line, with those of the configuration file that they name, made into checked options.
+pub(crate) fn options_of(arguments: Arguments) -> Result<Options, Failure> {
     let merged = match &arguments.config {
         None => arguments,
         Some(path) => config::merge(&arguments, &config::read(path).map_err(Failure::usage)?),

@@ -164,6 +164,15 @@ pub(super) struct Passage {
     pub(super) possible: Vec<String>,
     /// A rule exempts it from connection tracking.
     pub(super) untracked: bool,
+    /// A rule may let it pass in front of those that follow.
+    may_have_passed: bool,
+}
+
+impl Passage {
+    /// A rule, or a chain, ends the packet's way, unless one before it let it pass.
+    fn end(&mut self, text: String) {
+        if self.may_have_passed { self.possible.push(text) } else { self.dropped = Some(text) }
+    }
 }
 
 impl Rules {
@@ -207,9 +216,10 @@ impl Rules {
             }
             asked.sort_by_key(|(_, base, _)| base.priority);
             for (table, base, chain) in asked {
+                passage.may_have_passed = false;
                 let end = walk(table, chain, packet, &mut passage, 0);
-                if passage.dropped.is_none() && end == End::Passed && base.drops {
-                    passage.dropped = Some(base.text.clone());
+                if end == End::Passed && base.drops {
+                    passage.end(base.text.clone());
                 }
                 if passage.dropped.is_some() {
                     return passage;
@@ -238,9 +248,11 @@ fn walk(table: &Table, chain: &Chain, packet: &Packet, passage: &mut Passage, de
         match (&rule.action, applies) {
             (Action::Nothing, _) => {}
             (Action::Drop(what), Truth::Yes) => {
-                passage.dropped = Some(format!("{} ({what})", rule.text));
+                passage.end(format!("{} ({what})", rule.text));
                 return End::Decided;
             }
+            // Addresses of what is not tracked stay as they are.
+            (Action::Rewrite(_), _) if passage.untracked => {}
             (Action::Rewrite(what), Truth::Yes) => {
                 passage.rewritten = Some(format!("{} ({what})", rule.text));
                 return End::Decided;
@@ -251,11 +263,12 @@ fn walk(table: &Table, chain: &Chain, packet: &Packet, passage: &mut Passage, de
             (Action::Drop(what) | Action::Rewrite(what) | Action::Unknown(what), _) => note(what),
             (Action::Jump(name) | Action::Goto(name), _) => {
                 let Some(called) = table.chains.get(name).filter(|_| depth < MAX_DEPTH) else { continue };
-                let mut inside = Passage { untracked: passage.untracked, ..Passage::default() };
+                let (untracked, may_have_passed) = (passage.untracked, passage.may_have_passed);
+                let mut inside = Passage { untracked, may_have_passed, ..Passage::default() };
                 let end = walk(table, called, packet, &mut inside, depth + 1);
                 passage.possible.append(&mut inside.possible);
                 if applies == Truth::Yes {
-                    passage.untracked = inside.untracked;
+                    (passage.untracked, passage.may_have_passed) = (inside.untracked, inside.may_have_passed);
                     passage.rewritten = passage.rewritten.take().or(inside.rewritten);
                     passage.dropped = inside.dropped;
                     if end == End::Decided {
@@ -265,11 +278,13 @@ fn walk(table: &Table, chain: &Chain, packet: &Packet, passage: &mut Passage, de
                         return End::Passed;
                     }
                 } else {
+                    passage.may_have_passed |= end == End::Decided && inside.dropped.is_none();
                     passage.possible.extend(inside.dropped.into_iter().chain(inside.rewritten));
                 }
             }
-            // What lets a packet pass that may be another one changes nothing that is certain.
-            (Action::Accept | Action::Return | Action::Untrack, _) => {}
+            (Action::Accept | Action::Return, _) => passage.may_have_passed = true,
+            // Tracked or not, as far as is certain it is.
+            (Action::Untrack, _) => {}
         }
     }
     End::Passed

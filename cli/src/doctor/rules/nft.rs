@@ -66,6 +66,11 @@ fn rule(expressions: &Value, text: String) -> Rule {
         let target = || text_of(body, "target").to_owned();
         rule.action = match kind.as_str() {
             "match" => {
+                // `tcp dport 80` is about TCP alone.
+                if let "tcp" | "udp" = text_of(&body["left"]["payload"], "protocol") {
+                    let transports = transports(&body["left"]["payload"]["protocol"]);
+                    rule.conditions.push((false, Condition::Transport(transports)));
+                }
                 rule.conditions.push((body["op"] == "!=", condition(body)));
                 continue;
             }
