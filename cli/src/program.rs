@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use clap::CommandFactory;
 
+use crate::doctor::command as doctor;
 use crate::exit::{self, Exit};
 use crate::grammar::is_dash;
 use crate::tcpcopy::modules::{BuiltIn, command as modules};
@@ -30,12 +31,14 @@ pub struct Command<Context = ()> {
 #[rustfmt::skip]
 pub const TCPCOPY: &[Command<BuiltIn>] = &[
     Command { name: "demo", about: "shows a copy at work on this one machine", run: |words, _| demo::run(words), definition: demo::Options::command },
+    Command { name: "doctor", about: "says what keeps a copy from working; takes the copy's options", run: doctor::of_tcpcopy, definition: doctor::OfTcpcopy::command },
     Command { name: "modules", about: "lists the protocol modules; modules new NAME writes one to begin with", run: modules::run, definition: modules::Arguments::command },
 ];
 
 /// The commands of intercept.
 #[rustfmt::skip]
 pub const INTERCEPT: &[Command] = &[
+    Command { name: "doctor", about: "says what keeps intercept from seeing the target's answers; takes intercept's options", run: |words, ()| doctor::of_intercept(words), definition: doctor::OfIntercept::command },
 ];
 
 /// Runs tcpcopy, with the words of its command line and these modules.

@@ -2,6 +2,7 @@
 
 pub mod arguments;
 mod crew;
+mod examine;
 mod exposition;
 mod legacy;
 pub mod options;
@@ -46,7 +47,8 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn options_of(arguments: Arguments) -> Result<Options, Failure> {
+/// Arguments of a command line, with those of the configuration file that they name, made into checked options.
+pub(crate) fn options_of(arguments: Arguments) -> Result<Options, Failure> {
     let merged = match &arguments.config {
         None => arguments,
         Some(path) => config::merge(&arguments, &config::read(path).map_err(Failure::usage)?),

@@ -24,6 +24,7 @@ use tcpcopy_wire::control::{Hello, Payload};
 use tcpcopy_wire::link::LinkType;
 
 use super::crew::{Crew, Total};
+use super::examine::{Captured, Examiner};
 use super::exposition::Exposition;
 use super::options::Options;
 use super::queue::QueueSource;
@@ -73,13 +74,16 @@ struct Told {
     next_rejection: Timestamp,
     /// Due when the first tcpcopy comes from another host.
     open_warning: Option<String>,
+    /// Questions that wait for an answer.
+    examiner: Examiner,
 }
 
 /// Whom counters are due for.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 struct Due {
     peers: bool,
     log: bool,
+    questions: bool,
 }
 
 /// intercept, ready to run.
@@ -181,7 +185,7 @@ impl Intercept {
             queue,
             server,
             hands,
-            told: Told { next_rejection: now, open_warning },
+            told: Told { next_rejection: now, open_warning, examiner: Examiner::new(options) },
             captured_payload: Payload::Headers,
             stats_interval: options.stats_interval,
             next_stats: options.stats_interval.map_or(Timestamp::NEVER, |interval| now + interval),
@@ -259,7 +263,9 @@ impl Intercept {
         let reopen = self.devices.iter().filter_map(|device| device.reopen_at);
         let alive_at =
             self.service.alive_at().map(|at| self.clock.now() + at.saturating_duration_since(Instant::now()));
-        let deadlines = [deadline, self.server.next_deadline(), Some(self.next_stats), alive_at];
+        // While counters for them are being asked for, a worker wakes this thread.
+        let questions = self.told.examiner.next_deadline().filter(|_| !self.due.questions);
+        let deadlines = [deadline, self.server.next_deadline(), Some(self.next_stats), questions, alive_at];
         let earliest = deadlines.into_iter().flatten().chain(reopen).min()?;
         (earliest != Timestamp::NEVER).then(|| earliest.since(self.clock.now()))
     }
@@ -365,10 +371,11 @@ impl Intercept {
             self.next_stats = now + interval;
             self.due.log = true;
         }
+        self.due.questions |= self.told.examiner.next_deadline().is_some_and(|at| at <= now);
         let waiting = self.scrapes.len();
         self.scrapes.extend(self.exporter.iter().flat_map(Exporter::scrapes));
         self.tell_alive();
-        if (self.due.peers, self.due.log) == (before.peers, before.log) && self.scrapes.len() == waiting {
+        if self.due == before && self.scrapes.len() == waiting {
             return;
         }
         match &mut self.hands {
@@ -414,6 +421,13 @@ impl Intercept {
             for scrape in self.scrapes.drain(..) {
                 scrape.answer(Exposition { relay: total.relay.clone(), captures: total.captures, server });
             }
+        }
+        if due.questions {
+            let total = self.total();
+            let captured = Captured { frames: total.relay.frames, kernel_drops: total.captures.dropped };
+            let Self { server, told, .. } = self;
+            told.examiner
+                .answer(&captured, now, |peer, report, answers| server.send_report(peer, report, answers, now));
         }
         if due.log {
             let total = self.total();
@@ -564,6 +578,7 @@ impl Told {
 fn on_peer(event: &PeerEvent<'_>, now: Timestamp, hands: &mut Hands, told: &mut Told) {
     match *event {
         PeerEvent::Route { peer, change } => hands.tell(now, RelayInput::Route { peer, change }),
+        PeerEvent::Questions { peer, from, ref questions } => told.examiner.take(peer, from, questions.clone()),
         PeerEvent::Up { peer, from, hello } => {
             log::info!("tcpcopy at {from} connected (link {})", peer.0);
             told.warn_if_open(from);
@@ -577,6 +592,7 @@ fn on_peer(event: &PeerEvent<'_>, now: Timestamp, hands: &mut Hands, told: &mut 
         }
         PeerEvent::Gone { peer, from, reason, undelivered } => {
             log::warn!("tcpcopy at {from} is gone (link {}): {reason}", peer.0);
+            told.examiner.forget(peer);
             let reason = RelayDrop::LinkClosed;
             hands.tell(now, RelayInput::Undelivered { peer, responses: undelivered, reason });
             hands.tell(now, RelayInput::PeerGone { peer });

@@ -221,6 +221,23 @@ fn engine_config(options: &Options, worker: usize) -> CopierConfig {
     }
 }
 
+/// How a device is captured on, for what comes from one side.
+pub(crate) fn capture_config(options: &Options, device: &str, side: Side, filter: &str) -> CaptureConfig {
+    CaptureConfig {
+        device: device.to_owned(),
+        filter: filter.to_owned(),
+        buffer_bytes: options.buffer_bytes,
+        snaplen: SNAPLEN,
+        immediate: false,
+        // Where the target is on this host, what it sends may only go out.
+        inbound_only: side == Side::Clients && !options.both_directions,
+        promiscuous: side == Side::Clients && options.promiscuous,
+        behind_tags: side == Side::Clients && options.filter_behind_tags,
+        fanout: None,
+        method: options.capture_method,
+    }
+}
+
 /// Opens each device once for every worker. Several workers share clients' packets by flow; of the target's packets, whose
 /// flows are others, each looks for its own.
 fn open_captures(options: &Options, workers: &mut [(Worker, Handle)]) -> Result<(), Failure> {
@@ -228,19 +245,7 @@ fn open_captures(options: &Options, workers: &mut [(Worker, Handle)]) -> Result<
     let responses = options.responses.iter();
     let of_target = responses.flat_map(|r| r.devices.iter().map(move |device| (device, Side::Target, &r.filter)));
     for (device, side, filter) in of_clients.chain(of_target) {
-        let config = CaptureConfig {
-            device: device.clone(),
-            filter: filter.clone(),
-            buffer_bytes: options.buffer_bytes,
-            snaplen: SNAPLEN,
-            immediate: false,
-            // Where the target is on this host, what it sends may only go out.
-            inbound_only: side == Side::Clients && !options.both_directions,
-            promiscuous: side == Side::Clients && options.promiscuous,
-            behind_tags: side == Side::Clients && options.filter_behind_tags,
-            fanout: None,
-            method: options.capture_method,
-        };
+        let config = capture_config(options, device, side, filter);
         let failure = |e: CaptureError| {
             let exit = match e {
                 CaptureError::NoSuchDevice { .. } | CaptureError::BadFilter { .. } => Exit::Usage,

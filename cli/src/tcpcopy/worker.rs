@@ -418,7 +418,8 @@ fn on_link_event(now: Timestamp, event: &LinkEvent<'_>, engine: &mut Copier, io:
                 io.address(link)
             );
         }
-        LinkEvent::Failed { .. } => {}
+        // Nothing is asked here.
+        LinkEvent::Failed { .. } | LinkEvent::Report { .. } => {}
         LinkEvent::Stats { link, stats } => io.relays[usize::from(link.0)].1 = stats,
     }
 }

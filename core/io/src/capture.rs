@@ -340,6 +340,12 @@ pub fn check_filter(filter: &str) -> Result<(), CaptureError> {
     Ok(())
 }
 
+/// Whether a filter takes an Ethernet frame; `None` when it cannot be told.
+pub fn takes(filter: &str, frame: &[u8]) -> Option<bool> {
+    let compiler = pcap::Capture::dead(pcap::Linktype::ETHERNET).ok()?;
+    Some(compiler.compile(filter, true).ok()?.filter(frame))
+}
+
 /// A filter that takes what `filter` takes without a VLAN tag, behind one and behind two. The kernel takes the outer tag
 /// off and keeps it beside the packet, where `vlan` also looks; the inner tag of two stays in the packet, so that a filter
 /// which does not expect it finds nothing.
@@ -386,7 +392,7 @@ fn set_packet_option<T>(fd: RawFd, option: libc::c_int, value: &T) -> io::Result
 }
 
 /// `value` is of the type that the option takes.
-fn set_option<T>(fd: RawFd, level: libc::c_int, option: libc::c_int, value: &T) -> io::Result<()> {
+pub(crate) fn set_option<T>(fd: RawFd, level: libc::c_int, option: libc::c_int, value: &T) -> io::Result<()> {
     // SAFETY: the kernel reads `size_of::<T>()` bytes from a live T; `fd` is open for the length of the call.
     let result =
         unsafe { libc::setsockopt(fd, level, option, (&raw const *value).cast(), size_of::<T>() as libc::socklen_t) };

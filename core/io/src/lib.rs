@@ -7,6 +7,7 @@ pub mod clock;
 pub mod control;
 mod device;
 pub mod firewall;
+pub mod host;
 pub mod modules;
 pub mod netns;
 pub mod nfqueue;

@@ -6,7 +6,7 @@
 #![allow(unsafe_code)]
 
 pub mod link;
-mod netlink;
+pub(crate) mod netlink;
 
 use std::fmt;
 use std::io;

@@ -15,7 +15,8 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tcpcopy_engine::PeerId;
 use tcpcopy_wire::Timestamp;
 use tcpcopy_wire::control::{
-    FEATURE_PAYLOAD, FEATURE_UDP, FlowId, Hello, LinkStats, Message, Role, RouteChange, Secret, encode_stats,
+    Answer, FEATURE_CHECKS, FEATURE_PAYLOAD, FEATURE_UDP, FlowId, Hello, HostReport, LinkStats, Message, Question,
+    Role, RouteChange, Secret, encode_host_report, encode_stats,
 };
 
 use super::links::legacy::keep_alive;
@@ -59,7 +60,7 @@ impl Default for ServerConfig {
         Self {
             address: None,
             port: super::DEFAULT_PORT,
-            hello: Hello { features: FEATURE_PAYLOAD | FEATURE_UDP, ..Hello::default() },
+            hello: Hello { features: FEATURE_PAYLOAD | FEATURE_UDP | FEATURE_CHECKS, ..Hello::default() },
             max_peers: 256,
             max_per_address: 128,
             allow: Vec::new(),
@@ -132,6 +133,15 @@ pub enum PeerEvent<'a> {
         peer: PeerId,
         /// The change.
         change: RouteChange,
+    },
+    /// A tcpcopy asks what would become of packets; [`ControlServer::send_report`] answers.
+    Questions {
+        /// The connection.
+        peer: PeerId,
+        /// Where it comes from.
+        from: SocketAddr,
+        /// What it asks, 16 questions at most.
+        questions: Vec<Question>,
     },
     /// A connection that was up is lost. Its number may be used again.
     Gone {
@@ -391,6 +401,14 @@ impl ControlServer {
         let _ = self.send(peer, &frame, 0, now);
     }
 
+    /// Answers questions of a peer, unless its buffer is full.
+    pub fn send_report(&mut self, peer: PeerId, report: &HostReport<'_>, answers: &[Answer], now: Timestamp) {
+        let mut frame = Vec::new();
+        encode_host_report(report, answers, &mut frame);
+        // Who does not read what has been sent does not wait for this either.
+        let _ = self.send(peer, &frame, 0, now);
+    }
+
     fn accept(&mut self, now: Timestamp, sink: &mut dyn FnMut(PeerEvent<'_>)) {
         for _ in 0..ACCEPT_BUDGET {
             match self.listener.accept() {
@@ -485,6 +503,9 @@ impl ControlServer {
                     let flow_id: FlowId = flow_id;
                     sink(PeerEvent::Route { peer: id, change: RouteChange::Remove { id: flow_id } });
                 }
+            }
+            Message::Questions(questions) => {
+                sink(PeerEvent::Questions { peer: id, from, questions: questions.collect() });
             }
             Message::LegacyHello => match config.admit_legacy(group, slot, now) {
                 Ok(others) => {
