@@ -15,6 +15,7 @@ pub fn main(built_in: BuiltIn) -> ExitCode {
     match std::env::args_os().nth(1) {
         Some(word) if word == "demo" => return demo::run(words),
         Some(word) if word == "modules" => return command::run(words, built_in),
+        Some(word) if word == "doctor" => return crate::doctor::run(words, built_in),
         _ => {}
     }
     // What is not UTF-8 is no option of ours; the message shows it with replacement characters.

@@ -33,13 +33,9 @@ use start::start;
 
 /// Runs a copy. `arguments` begin with the program's name; `built_in` are the modules that it has.
 pub fn main(arguments: impl IntoIterator<Item = String>, built_in: BuiltIn) -> ExitCode {
-    let options = match read_options(arguments, built_in) {
+    let options = match options_of(arguments, built_in) {
         Ok(options) => options,
-        Err(Early::Clap(e)) => {
-            let _ = e.print();
-            return if e.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
-        }
-        Err(Early::Failure(e)) => return complain(&e),
+        Err(code) => return code,
     };
     if !options.daemon {
         return match run(&options, Readiness::foreground()) {
@@ -61,6 +57,18 @@ pub fn main(arguments: impl IntoIterator<Item = String>, built_in: BuiltIn) -> E
             Ok(()) => Exit::Done.into(),
             Err(e) => ExitCode::from(e.exit as u8),
         },
+    }
+}
+
+/// The checked options of a command line; or, when there is nothing to do with it, how the program ends.
+pub(crate) fn options_of(arguments: impl IntoIterator<Item = String>, built_in: BuiltIn) -> Result<Options, ExitCode> {
+    match read_options(arguments, built_in) {
+        Ok(options) => Ok(options),
+        Err(Early::Clap(e)) => {
+            let _ = e.print();
+            Err(if e.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() })
+        }
+        Err(Early::Failure(e)) => Err(complain(&e)),
     }
 }
 

@@ -266,8 +266,7 @@ impl Probe {
     fn end(&mut self, ending: Ending, out: &mut Outbox) {
         self.course.ending = Some(ending);
         self.state = State::Over;
-        let is_gone =
-            matches!(ending, Ending::Refused | Ending::ResetByOther | Ending::ResetByTarget | Ending::Closed);
+        let is_gone = matches!(ending, Ending::Refused | Ending::ResetByOther | Ending::ResetByTarget | Ending::Closed);
         if !is_gone {
             // A target takes a RST at the number that it expects only (RFC 5961, section 3.2): with our FIN or without it.
             self.send(Flags::RST, self.config.isn + 1, out);
