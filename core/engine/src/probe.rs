@@ -17,13 +17,13 @@
 //! | Connecting | RST for our SYN | | Over: refused |
 //! | Connecting | ACK of something else | RST at that number: a dead connection on these ports | Connecting |
 //! | Settling | timeout, FIN | FIN | Closing |
-//! | Settling, Closing | RST | | Over: reset by the target, or by somebody else |
+//! | Settling, Closing, HalfClosed | RST | | Over: reset by the target, or by somebody else |
 //! | Closing | timeout, three times | FIN again; at last RST | Closing; Over: not acknowledged |
 //! | Closing | our FIN is acknowledged | | HalfClosed, or Lingering when the target's FIN is there |
 //! | HalfClosed | FIN | ACK | Lingering |
 //! | HalfClosed | timeout | RST | Over: closed by RST |
 //! | Lingering | FIN again | ACK | Lingering |
-//! | Lingering | timeout | | Over: closed |
+//! | Lingering | timeout, RST | | Over: closed |
 //!
 //! **Whose RST it is.** A target that resets a connection that it has sends RST with ACK. A RST without ACK answers a
 //! segment of a connection that the target does not have (RFC 9293, section 3.10.7.1): after a SYN-ACK that means that
@@ -218,8 +218,13 @@ impl Probe {
         let flags = header.flags;
         if flags.contains(Flags::RST) {
             if header.seq.distance_from(self.expected_from_target).unsigned_abs() <= u32::from(WINDOW) {
-                let of_a_connection = flags.contains(Flags::ACK);
-                self.end(if of_a_connection { Ending::ResetByTarget } else { Ending::ResetByOther }, out);
+                let ending = match flags.contains(Flags::ACK) {
+                    // It had closed, and got one of our packets once more.
+                    _ if self.fin_from_target => Ending::Closed,
+                    true => Ending::ResetByTarget,
+                    false => Ending::ResetByOther,
+                };
+                self.end(ending, out);
             }
             return;
         }

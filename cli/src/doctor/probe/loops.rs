@@ -36,7 +36,7 @@ const TICK: Duration = Duration::from_millis(20);
 /// After the end of a session its last packets are still looked at for this long.
 const AFTERMATH: Duration = Duration::from_millis(100);
 /// How long a plain connection to the target may take.
-const DIRECT_PATIENCE: Duration = Duration::from_secs(2);
+const DIRECT_PATIENCE: Duration = Duration::from_millis(3500);
 /// How long the answer to an echo request may take.
 const ECHO_PATIENCE: Duration = Duration::from_secs(1);
 /// Ports of probes: copies never have these.
