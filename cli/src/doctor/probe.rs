@@ -19,6 +19,7 @@ mod watch;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use tcpcopy_engine::copier::source::SourcePool;
 use tcpcopy_wire::{Endpoint, Transport};
 
 use self::context::{Context, network_of};
@@ -64,7 +65,7 @@ pub fn run(options: &Options) -> Vec<Finding> {
         return findings;
     }
     for target in targets {
-        let network = network_of(options.sources.iter().flat_map(|pool| pool.addresses()), target.addr);
+        let network = network_of(options.sources.iter().flat_map(SourcePool::addresses), target.addr);
         let on_target = options.intercepts.iter().any(|intercept| intercept.ip() == target.addr);
         let Some(source) = source(options, target.addr, on_target) else {
             findings.push(finding(
@@ -94,14 +95,14 @@ pub fn run(options: &Options) -> Vec<Finding> {
 
 /// An address for the probe, of the target's family.
 fn source(options: &Options, target: IpAddr, on_target: bool) -> Option<IpAddr> {
-    let given = options.sources.iter().flat_map(|pool| pool.addresses()).find(|a| a.is_ipv4() == target.is_ipv4());
+    let given = options.sources.iter().flat_map(SourcePool::addresses).find(|a| a.is_ipv4() == target.is_ipv4());
     let nobody = if target.is_ipv4() { NOBODY.0.into() } else { NOBODY.1.into() };
     given.or((network_is_missing(options) && on_target).then_some(nobody))
 }
 
 /// Whether copies have their clients' addresses.
 fn network_is_missing(options: &Options) -> bool {
-    options.sources.iter().all(|pool| pool.is_empty())
+    options.sources.iter().all(SourcePool::is_empty)
 }
 
 fn finding(outcome: Outcome, text: String, remedy: Option<String>) -> Finding {

@@ -1,12 +1,16 @@
 //! The doctor's probe: a healthy loop is called healthy, and each fault is named, with the hop where it is.
 
+use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use tcpcopy::demo::client::{Plan, Reuse};
 use tcpcopy::demo::server::Server;
 use tcpcopy_io::netns::{Host, Lab, wait_for};
-use tcpcopy_tests::copy::{INTERCEPT_PORT, PORT, Setup, stop};
+use tcpcopy_tests::copy::{INTERCEPT_PORT, PORT, PROBES, Setup, stop};
+use tcpcopy_tests::load;
 
 use crate::harness::Bench;
 
@@ -14,7 +18,7 @@ use crate::harness::Bench;
 struct Stage<'a> {
     lab: Lab,
     setup: Setup<'a>,
-    _servers: Vec<Server>,
+    servers: Vec<Server>,
 }
 
 impl<'a> Stage<'a> {
@@ -36,7 +40,7 @@ impl<'a> Stage<'a> {
             Server::start(host, SocketAddr::new(address, PORT), Instant::now()).expect("a server")
         };
         let servers = vec![serve(&lab.online), serve(&lab.target)];
-        Self { lab, setup, _servers: servers }
+        Self { lab, setup, servers: servers }
     }
 
     /// What the doctor says on online, and its exit code.
@@ -44,6 +48,7 @@ impl<'a> Stage<'a> {
         let mut command: Command = self.lab.online.command(&self.setup.programs.tcpcopy);
         let output = command.arg("doctor").args(&self.setup.tcpcopy).output().expect("tcpcopy");
         let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        eprintln!("@@ {said}");
         (output.status.code().expect("an exit code"), probe_lines(&said))
     }
 
@@ -62,9 +67,10 @@ impl<'a> Stage<'a> {
         said
     }
 
-    /// Neither a connection nor half of one is left at the target.
+    /// Neither a connection of a probe nor half of one is left at the target.
     fn assert_nothing_left(&self) {
-        let sockets = || self.lab.target.output("ss", &["-Htan", "state", "connected"]).expect("ss");
+        let words = ["-Htan", "state", "connected", "dport", "lt", ":1024"];
+        let sockets = || self.lab.target.output("ss", &words).expect("ss");
         let gone = wait_for(Duration::from_secs(20), || sockets().trim().is_empty().then_some(()));
         assert!(gone.is_some(), "left at the target:\n{}", sockets());
     }
@@ -214,9 +220,8 @@ pub(crate) fn faults_at_intercept(bench: &Bench<'_>) {
     stage.setup.intercept = right;
     let mut intercept = stage.setup.start_intercept(&stage.lab.assistant);
     // A capture sees packets before the firewall does: this is no fault.
-    for rule in ["PREROUTING -s 10.77.0.3 -p tcp --sport 80 -j DROP"] {
-        stage.lab.assistant.iptables(&format!("-t raw -A {rule}")).expect("iptables");
-    }
+    let rule = "-t raw -A PREROUTING -s 10.77.0.3 -p tcp --sport 80 -j DROP";
+    stage.lab.assistant.iptables(rule).expect("iptables");
     stage.assert_healthy();
     // Of several intercepts one is enough.
     stage.setup.set("-s", &format!("{},{}", stage.lab.assistant.ipv4, stage.lab.client.ipv4));
@@ -249,12 +254,94 @@ pub(crate) fn faults_at_online(bench: &Bench<'_>) {
     stop("intercept", &mut intercept);
 }
 
+/// Links that are secured, or of the C programs; frames of our own; and the traditional set-up.
+pub(crate) fn by_other_means(bench: &Bench<'_>) {
+    let mut stage = Stage::new(bench);
+    let secret = bench.folder.join("secret");
+    fs::write(&secret, "0123456789abcdef0123456789abcdef").expect("a file");
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).expect("its mode");
+    let secret = secret.to_str().expect("a path").to_owned();
+    stage.setup.intercept.extend(["--secret-file".to_owned(), secret.clone()]);
+    let mut intercept = stage.setup.start_intercept(&stage.lab.assistant);
+    stage.assert_named(&["cannot be used", "--secret-file", "look at the log of intercept"]);
+    stage.setup.set("--secret-file", &secret);
+    stage.assert_healthy();
+    stop("intercept", &mut intercept);
+    stage.setup.tcpcopy.truncate(stage.setup.tcpcopy.len() - 2);
+    stage.setup.intercept.truncate(stage.setup.intercept.len() - 2);
+
+    let mut intercept = stage.setup.start_intercept(&stage.lab.assistant);
+    stage.setup.set("-o", "eth0");
+    stage.assert_healthy();
+    stage.setup.tcpcopy.truncate(stage.setup.tcpcopy.len() - 2);
+    stage.setup.set("--intercept-protocol", "legacy");
+    stage.assert_healthy();
+    stage.assert_nothing_left();
+    stop("intercept", &mut intercept);
+
+    // The target's own queue takes all answers, and so one to an address that belongs to nobody.
+    stage.setup = Setup::traditional(bench.programs, bench.folder, stage.lab.target.ipv4.into());
+    let mut intercept = stage.setup.start_intercept(&stage.lab.target);
+    stage.assert_named(&[
+        "192.0.2.1",
+        "no SYN-ACK reached",
+        "which runs on the target itself",
+        "no route back to 192.0.2.1",
+    ]);
+    stage.lab.target.ip(&format!("route add default via {}", stage.lab.client.ipv4)).expect("ip");
+    stage.assert_healthy();
+    stage.assert_nothing_left();
+    stop("intercept", &mut intercept);
+
+    // Elsewhere it would reach a stranger.
+    stage.setup.set("-s", &stage.lab.assistant.ipv4.to_string());
+    stage.setup.intercept = ["-i", "eth0", "-F", "tcp"].map(str::to_owned).to_vec();
+    let mut intercept = stage.setup.start_intercept(&stage.lab.assistant);
+    let (code, said) = stage.diagnose();
+    assert!(code == 0 && said.contains("is not probed: without -c"), "{said}");
+    stop("intercept", &mut intercept);
+}
+
+/// What a running copy says when nothing comes of its sessions, and when something does.
+pub(crate) fn log_of_a_copy(bench: &Bench<'_>) {
+    let stage = Stage::new(bench);
+    let Lab { target, assistant, client, online, .. } = &stage.lab;
+    target.ip("route del 10.78.0.0/16").expect("ip");
+    let copy = stage.setup.start(&stage.lab);
+    let log = || fs::read_to_string(stage.setup.tcpcopy_log()).expect("tcpcopy's log");
+    let mut id = 0;
+    // Clients come and go until the log says something.
+    let mut wait_until_told = |words: &str| {
+        let told = wait_for(Duration::from_secs(60), || {
+            id += 1;
+            let server = SocketAddr::new(online.ipv4.into(), PORT);
+            let plan = Plan { reuse: Reuse::Close, first_id: PROBES + id, ..Plan::new(server, 1) };
+            load::run(client, &plan);
+            wait_for(Duration::from_millis(500), || log().contains(words).then_some(()))
+        });
+        assert!(told.is_some(), "the log does not say {words:?}:\n{}", log());
+    };
+    wait_until_told("no session is established");
+    let line = log().lines().find(|line| line.contains("no session is established")).expect("it").to_owned();
+    for words in [
+        "SYNs were sent",
+        "it captured nothing",
+        "run: tcpcopy doctor -x 80-10.77.0.3:80 -s 10.77.0.4 -c 10.78.0.x -i eth0",
+    ] {
+        assert!(line.contains(words), "{words:?} is not in {line}");
+    }
+    target.ip(&format!("route add 10.78.0.0/16 via {}", assistant.ipv4)).expect("ip");
+    wait_until_told("sessions are established now");
+    let log = copy.stop();
+    assert_eq!(log.matches("no session is established").count(), 1, "told more than once:\n{log}");
+}
+
 /// Responses that are captured here, a copy that runs beside, and targets that cannot be probed.
 pub(crate) fn other_ways(bench: &Bench<'_>) {
     let mut stage = Stage::new(bench);
     let (target, online) = (&stage.lab.target, &stage.lab.online);
     let mut copy = stage.setup.start(&stage.lab);
-    copy.wait_until_copying(&stage.lab, online.ipv4.into(), || stage._servers[1].requests());
+    copy.wait_until_copying(&stage.lab, online.ipv4.into(), || stage.servers[1].requests());
     stage.assert_healthy();
     let log = copy.stop();
     let ended_early = log.lines().rev().find_map(|line| line.trim().strip_prefix("ended early"));

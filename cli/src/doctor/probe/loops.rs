@@ -375,13 +375,11 @@ fn hear_responses(captures: &mut [Capture], flow: Flow, id: FlowId, each: &mut d
 }
 
 fn transmitter(options: &Options) -> Result<Transmitter, TransmitError> {
-    match &options.output {
-        Some(output) => Transmitter::open_link(&LinkPaths::find(&output.devices, &output.targets)?, BUFFER),
-        None => {
-            let ipv6 = |map: &tcpcopy_engine::Map| map.target.addr.is_ipv6();
-            Transmitter::open(!options.maps.iter().all(ipv6), options.maps.iter().any(ipv6), BUFFER)
-        }
+    if let Some(output) = &options.output {
+        return Transmitter::open_link(&LinkPaths::find(&output.devices, &output.targets)?, BUFFER);
     }
+    let ipv6 = |map: &tcpcopy_engine::Map| map.target.addr.is_ipv6();
+    Transmitter::open(!options.maps.iter().all(ipv6), options.maps.iter().any(ipv6), BUFFER)
 }
 
 fn cannot_send(e: &TransmitError) -> Finding {

@@ -85,10 +85,7 @@ impl Words<'_> {
     /// The command that gives the target its route.
     fn route(&self, verb: &str) -> String {
         let ip = if self.context.target.addr.is_ipv4() { "ip" } else { "ip -6" };
-        let gateway = match self.context.local {
-            true => "ADDRESS-OF-THIS-HOST".to_owned(),
-            false => self.way_back(),
-        };
+        let gateway = if self.context.local { "ADDRESS-OF-THIS-HOST".to_owned() } else { self.way_back() };
         format!("{ip} route {verb} {} via {gateway}", self.context.network)
     }
 
