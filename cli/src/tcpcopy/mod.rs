@@ -2,6 +2,7 @@
 
 pub mod arguments;
 pub mod decap;
+pub mod diagnosis;
 pub mod exposition;
 pub mod filter;
 pub mod grammar;

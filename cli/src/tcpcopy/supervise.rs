@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use mio::{Events, Poll, Token};
 use tcpcopy_io::process::{PidFile, SIGHUP, Signals};
 
+use super::diagnosis::{self, Diagnosis};
 use super::exposition::Exposition;
 use super::guard::{self, Guard};
 use super::options::Options;
@@ -44,7 +45,10 @@ impl Running {
     pub(super) fn supervise(mut self, options: &Options, log: &Log) -> Result<(), Failure> {
         let mut events = Events::with_capacity(16);
         let mut progress = options.replay.is_some().then(|| ProgressDisplay::new(options.daemon));
+        let command = diagnosis::doctor_command(std::env::args());
+        let mut diagnosis = Diagnosis::new(command, options.replay.is_some(), Instant::now());
         let tick = options.stats_interval.map_or(LONGEST_TICK, |interval| interval.min(LONGEST_TICK));
+        let tick = tick.min(diagnosis::LOOK_EVERY);
         let tick = if progress.is_some() { tick.min(ProgressDisplay::every()) } else { tick };
         let mut next_tick = Instant::now() + tick;
         let mut next_statistics = options.stats_interval.map(|interval| Instant::now() + interval);
@@ -98,6 +102,9 @@ impl Running {
             if now >= next_tick {
                 next_tick = now + tick;
                 self.collect(Order::Report);
+                if let Some((level, text)) = diagnosis.look(now, &self.total()) {
+                    log::log!(level, "{text}");
+                }
                 if let (Some(display), Some(replay)) = (&mut progress, &self.total().replay) {
                     display.show(replay);
                 }

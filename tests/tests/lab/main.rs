@@ -13,6 +13,7 @@ mod modules;
 mod mysql;
 mod mysql_copy;
 mod own_modules;
+mod probe;
 mod programs;
 mod replay;
 mod security;
@@ -152,6 +153,15 @@ fn main() -> ExitCode {
 
     suite.add("modules: a new one passes its tests, and is found", Needs::Hosts, own_modules::new_module_works);
     suite.add("modules: one linked in is the default, and copies", Needs::Hosts, own_modules::copies_by_its_module);
+
+    suite.add("probe: a healthy loop", Needs::Hosts, probe::healthy);
+    suite.add("probe: faults at the target", Needs::Hosts, probe::faults_at_target);
+    suite.add("probe: a target that is not there", Needs::Hosts, probe::missing_target);
+    suite.add("probe: faults at intercept", Needs::Hosts, probe::faults_at_intercept);
+    suite.add("probe: faults at online", Needs::Hosts, probe::faults_at_online);
+    suite.add("probe: other ways", Needs::Hosts, probe::other_ways);
+    suite.add("probe: by other means", Needs::Hosts, probe::by_other_means);
+    suite.add("probe: the log of a copy", Needs::Hosts, probe::log_of_a_copy);
 
     suite.add("demo: a perfect copy", Needs::Hosts, programs::demo);
     suite.add("demo: Ctrl-C leaves nothing behind", Needs::Hosts, programs::demo_interrupted);
