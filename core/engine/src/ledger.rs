@@ -159,6 +159,9 @@ macro_rules! counters {
             pub lag: Latency,
             /// Of each request that the target answered, the time from then until it began to answer.
             pub response_time: Latency,
+            /// Of each request that online answered, the time from its capture until online began to answer, by the
+            /// capture's clock. Measured only if wanted.
+            pub online_response_time: Latency,
         }
 
         impl Ledger {
@@ -176,6 +179,7 @@ macro_rules! counters {
                 for (a, b) in self.sessions_ended.iter_mut().zip(&other.sessions_ended) { *a += b; }
                 self.lag.merge(&other.lag);
                 self.response_time.merge(&other.response_time);
+                self.online_response_time.merge(&other.online_response_time);
             }
         }
     };
@@ -268,7 +272,7 @@ counters! {
     data_responses,
     /// Responses that came without the payload that the module wants, and count as lost.
     responses_without_payload,
-    /// Packets of online from which something new was taken, for a module that sees them.
+    /// Packets of online from which something new was taken, for a module that sees them or to measure by.
     online_packets,
     /// Bytes of online shown to modules.
     online_bytes,
