@@ -1,4 +1,4 @@
-//! The program `tcpcopy` with all its commands: the copy itself, `modules`, `demo`.
+//! The program `tcpcopy` with all its commands: the copy itself, `modules`, `demo`, `report`.
 
 use std::process::ExitCode;
 
@@ -6,6 +6,7 @@ use crate::demo;
 use crate::tcpcopy::{
     self,
     modules::{BuiltIn, command},
+    recording,
 };
 
 /// Runs the program, with the words of its command line and these modules.
@@ -14,6 +15,7 @@ pub fn main(built_in: BuiltIn) -> ExitCode {
     let name = words.next();
     match std::env::args_os().nth(1) {
         Some(word) if word == "demo" => return demo::run(words),
+        Some(word) if word == "report" => return recording::command::run(words),
         Some(word) if word == "modules" => return command::run(words, built_in),
         _ => {}
     }

@@ -21,14 +21,16 @@ use crate::config::{Text, is_off, one_or_many};
     override_usage = "tcpcopy -x MAP[,MAP...] [-s INTERCEPT[,INTERCEPT...]] [-c ADDRESSES] [options]\n       \
         tcpcopy modules [--module-dir DIR]\n       \
         tcpcopy modules new NAME [DIR]\n       \
-        tcpcopy demo [options]",
+        tcpcopy demo [options]\n       \
+        tcpcopy report FILE [-o PAGE]",
     after_help = "Example, on the production server 10.0.0.1, with the test server 10.0.0.2 and intercept on 10.0.0.3:\n\n  \
         tcpcopy -x 80-10.0.0.2:8080 -s 10.0.0.3 -c 10.77.0.x\n\n\
         where 10.0.0.2 routes its answers to 10.77.0.0/24 via 10.0.0.3 (ip route add 10.77.0.0/24 via 10.0.0.3).\n\n\
         Other commands:\n\n  \
         tcpcopy modules            lists the protocol modules, their options, and where they come from\n  \
         tcpcopy modules new NAME   writes a new module to begin with\n  \
-        tcpcopy demo               shows a copy at work on this one machine\n\n\
+        tcpcopy demo               shows a copy at work on this one machine\n  \
+        tcpcopy report FILE        makes a page of the file of --stats-file\n\n\
         Exit codes: 0 done, 1 failure while running, 2 wrong options, 3 no permission, 4 intercept not reachable."
 )]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
@@ -368,6 +370,22 @@ pub struct Arguments {
     #[arg(long, value_name = "[ADDR:]PORT", help_heading = "Program")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics: Option<Text>,
+
+    /// Write a report of the run to this file at its end: a page to look at, and to show to others.
+    #[arg(long, value_name = "FILE.html", help_heading = "Report")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub report: Option<PathBuf>,
+
+    /// Write what was counted to this file while it runs, an object of JSON in each line, every second at first and less
+    /// often later. `tcpcopy report FILE` makes a page of it, also after a crash.
+    #[arg(long, value_name = "FILE", help_heading = "Report")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stats_file: Option<PathBuf>,
+
+    /// Measure how long online takes to begin its answers, to compare the target with: what online sends is captured, too.
+    #[arg(long, help_heading = "Report")]
+    #[serde(skip_serializing_if = "is_off")]
+    pub measure_online: bool,
 
     /// Write the process id to this file, and remove it at the end.
     #[arg(short = 'P', long, value_name = "FILE", help_heading = "Program")]

@@ -11,6 +11,7 @@ use tcpcopy_io::process::{PidFile, SIGHUP, Signals};
 use super::exposition::Exposition;
 use super::options::Options;
 use super::progress::ProgressDisplay;
+use super::recording::{Ended, Recorder};
 use super::report::{self, Snapshot};
 use super::worker::{Handle, Order, Report};
 use crate::exit::{Exit, Failure};
@@ -35,12 +36,30 @@ pub(super) struct Running {
     /// The worker that replays has nothing more to do.
     pub(super) replay_is_over: bool,
     pub(super) exporter: Option<Exporter>,
+    pub(super) recorder: Option<Recorder>,
     pub(super) _pid_file: Option<PidFile>,
 }
 
 impl Running {
-    /// Waits for signals and workers, and writes statistics, until a signal ends the program.
+    /// Waits for signals and workers, and writes statistics, until a signal ends the program. However it ends, what was
+    /// recorded is made a report of.
     pub(super) fn supervise(mut self, options: &Options, log: &Log) -> Result<(), Failure> {
+        let result = self.watch(options, log);
+        match self.recorder.take() {
+            None => result,
+            Some(recorder) => {
+                let how = match &result {
+                    Ok(()) if self.replay_is_over => Ended::ReplayOver,
+                    Ok(()) => Ended::Stopped,
+                    Err(failure) => Ended::Failed(failure.message.clone()),
+                };
+                let written = recorder.finish(&self.total(), how);
+                result.and(written)
+            }
+        }
+    }
+
+    fn watch(&mut self, options: &Options, log: &Log) -> Result<(), Failure> {
         let mut events = Events::with_capacity(16);
         let mut progress = options.replay.is_some().then(|| ProgressDisplay::new(options.daemon));
         let tick = options.stats_interval.map_or(LONGEST_TICK, |interval| interval.min(LONGEST_TICK));
@@ -49,7 +68,8 @@ impl Running {
         let mut next_statistics = options.stats_interval.map(|interval| Instant::now() + interval);
         let mut before = Snapshot::default();
         loop {
-            let timeout = next_tick.saturating_duration_since(Instant::now());
+            let next = self.recorder.as_ref().map_or(next_tick, |recorder| recorder.next_due().min(next_tick));
+            let timeout = next.saturating_duration_since(Instant::now());
             match self.poll.poll(&mut events, Some(timeout)) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => events.clear(),
                 Err(e) => return Err(Failure::new(Exit::Failure, format!("cannot wait for events: {e}"))),
@@ -84,6 +104,13 @@ impl Running {
                 }
             }
             let now = Instant::now();
+            if self.recorder.as_ref().is_some_and(|recorder| now >= recorder.next_due()) {
+                self.collect(Order::Report);
+                let total = self.total();
+                if let Some(recorder) = &mut self.recorder {
+                    recorder.sample(&total);
+                }
+            }
             if now >= next_tick {
                 next_tick = now + tick;
                 self.collect(Order::Report);
