@@ -175,6 +175,9 @@ macro_rules! counters {
             pub response_time: Latency,
             /// Of each map, in the order of [`CopierConfig::maps`](crate::CopierConfig::maps).
             pub maps: Vec<MapLedger>,
+            /// Of each request that online answered, the time from its capture until online began to answer, by the
+            /// capture's clock. Measured only if wanted.
+            pub online_response_time: Latency,
         }
 
         impl Ledger {
@@ -196,6 +199,7 @@ macro_rules! counters {
                     self.maps.resize_with(other.maps.len(), MapLedger::default);
                 }
                 for (a, b) in self.maps.iter_mut().zip(&other.maps) { *a += b; }
+                self.online_response_time.merge(&other.online_response_time);
             }
         }
     };
@@ -292,7 +296,7 @@ counters! {
     data_responses,
     /// Responses that came without the payload that the module wants, and count as lost.
     responses_without_payload,
-    /// Packets of online from which something new was taken, for a module that sees them.
+    /// Packets of online from which something new was taken, for a module that sees them or to measure by.
     online_packets,
     /// Bytes of online shown to modules.
     online_bytes,
