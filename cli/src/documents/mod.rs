@@ -1,0 +1,150 @@
+//! What the documents say holds: every command line is one that the programs take, every block of other commands is run or
+//! says why not, every link leads somewhere, and the references are those of the code.
+
+mod advice;
+mod links;
+mod markdown;
+mod reference;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use self::markdown::{Act, Mark, steps, words};
+use crate::config::mend;
+use crate::{intercept, tcpcopy};
+
+/// Words behind `tcpcopy` or `intercept` that are commands of their own, with options of their own.
+const COMMANDS: &[&str] = &["modules", "demo"];
+
+/// Hosts of the lab that a block may be run on.
+const HOSTS: &[&str] = &["client", "online", "target", "assistant", "monitor", "admin"];
+
+/// A file among the documents, by its name from the root of the repository.
+struct Document {
+    name: String,
+    text: String,
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// All documents for users, those of examples included.
+fn documents() -> Vec<Document> {
+    let mut names = vec!["README.md".to_owned(), "CONTRIBUTING.md".to_owned(), "CHANGELOG.md".to_owned()];
+    let mut folders = vec!["docs".to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(root().join(&folder)).expect("a folder of documents") {
+            let entry = entry.expect("an entry");
+            let name = format!("{folder}/{}", entry.file_name().to_string_lossy());
+            if entry.file_type().expect("its type").is_dir() {
+                folders.extend((!name.ends_with("/target")).then_some(name));
+            } else if name.ends_with(".md") {
+                names.push(name);
+            }
+        }
+    }
+    names.sort();
+    let read = |name: String| Document { text: fs::read_to_string(root().join(&name)).expect("a document"), name };
+    names.into_iter().map(read).collect()
+}
+
+/// What is wrong with a command line of ours; `None` for those of other programs.
+fn check(line: &str) -> Option<Result<(), String>> {
+    let words = mend(words(line));
+    let program = words.first()?;
+    let has_command = words.get(1).is_some_and(|word| COMMANDS.contains(&word.as_str()));
+    match program.as_str() {
+        "tcpcopy" if !has_command => Some(tcpcopy::check_words(&words)),
+        "intercept" if !has_command => Some(intercept::check_words(&words)),
+        "tcpcopy" | "intercept" => Some(Ok(())),
+        _ => None,
+    }
+}
+
+#[test]
+fn command_lines_in_the_documents_are_taken() {
+    let mut checked = 0;
+    for document in documents() {
+        let steps = steps(&document.text).unwrap_or_else(|e| panic!("{}, {e}", document.name));
+        for step in steps {
+            let Act::Block(block) = step.act else { continue };
+            for line in &block.commands {
+                let Some(result) = check(line) else { continue };
+                checked += 1;
+                assert_eq!(result, Ok(()), "{}, block at line {}: {line}", document.name, step.line);
+            }
+        }
+    }
+    assert!(checked >= 50, "only {checked} command lines were found");
+}
+
+#[test]
+fn commands_of_other_programs_are_run_or_say_why_not() {
+    let (mut run, mut not_run) = (0, 0);
+    for document in documents() {
+        for step in steps(&document.text).unwrap_or_else(|e| panic!("{}, {e}", document.name)) {
+            let place = format!("{}, line {}", document.name, step.line);
+            let Act::Block(block) = step.act else { continue };
+            match block.mark {
+                Some(Mark::RunOn(host)) => {
+                    assert!(HOSTS.contains(&host.as_str()), "{place}: the lab has no host `{host}`");
+                    run += 1;
+                }
+                Some(Mark::NotRun(reason)) => {
+                    assert!(reason.split_whitespace().count() >= 3, "{place}: `{reason}` is no reason");
+                    not_run += 1;
+                }
+                None => {
+                    let others = block.commands.iter().find(|line| !line.starts_with('#') && check(line).is_none());
+                    assert_eq!(others, None, "{place}: mark the block by `<!-- run on HOST -->` or `<!-- not run: … -->`");
+                }
+            }
+        }
+    }
+    assert!(run >= 15 && not_run > 0, "{run} blocks are run, {not_run} are not");
+}
+
+/// In a block that is not marked as one of commands nobody would look at them.
+#[test]
+fn commands_stand_in_blocks_of_commands() {
+    const PROGRAMS: &[&str] = &["tcpcopy", "intercept", "ip", "sysctl", "iptables", "ethtool", "make", "cargo", "curl"];
+    for document in documents() {
+        let mut fence = None;
+        for (number, line) in document.text.lines().enumerate() {
+            if let Some(kind) = line.trim_start().strip_prefix("```") {
+                fence = if fence.is_some() { None } else { Some(kind.to_owned()) };
+                continue;
+            }
+            let suspicious = fence.as_deref().is_some_and(str::is_empty) || (fence.is_none() && line.starts_with("    "));
+            let first = line.split_whitespace().next().unwrap_or_default();
+            // A word of a picture has spaces behind it.
+            let is_command = PROGRAMS.contains(&first) && !line.trim_start()[first.len()..].starts_with("  ");
+            assert!(
+                !(suspicious && is_command),
+                "{}, line {}: put `{}` into a block that begins with ```sh",
+                document.name,
+                number + 1,
+                line.trim()
+            );
+        }
+    }
+}
+
+/// What alert rules and dashboard ask for.
+#[test]
+fn what_the_rules_ask_for_is_there() {
+    let text = fs::read_to_string(root().join("docs/metrics.md")).expect("reference");
+    for file in ["alerts.yml", "grafana.json"] {
+        let content = fs::read_to_string(root().join("docs/monitoring").join(file)).expect(file);
+        let words = content.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+        let names = words.filter(|word| word.starts_with("tcpcopy_") || word.starts_with("intercept_"));
+        let mut asked = 0;
+        for name in names {
+            let plain = name.trim_end_matches("_total").trim_end_matches("_bucket");
+            assert!(text.contains(&format!("| `{plain}` |")), "{file}: there is no {name}");
+            asked += 1;
+        }
+        assert!(asked > 5, "{file} asks for {asked} metrics only");
+    }
+}
