@@ -14,10 +14,14 @@ pub(super) const fn packet(reason: PacketDrop) -> &'static str {
         PacketDrop::Fragment => "nothing where UDP is not copied; TCP in fragments is put together",
         PacketDrop::FragmentRefused => "somebody forges fragments, or a device on the way is broken",
         PacketDrop::OtherProtocol => "with `-F` of your own: make it narrower, it costs time",
-        PacketDrop::NoMap => "compare the port and address of `-x` with what `tcpdump` shows; with `-F`, make it narrower",
+        PacketDrop::NoMap => {
+            "compare the port and address of `-x` with what `tcpdump` shows; with `-F`, make it narrower"
+        }
         PacketDrop::FromOnline | PacketDrop::OwnCopy => "with `-F` of your own: make it narrower, it costs time",
         PacketDrop::Duplicate | PacketDrop::Stopping | PacketDrop::SessionEnded => NOTHING,
-        PacketDrop::NoSession => "nothing: a late packet, or a connection from before the start that has sent no data yet",
+        PacketDrop::NoSession => {
+            "nothing: a late packet, or a connection from before the start that has sent no data yet"
+        }
         PacketDrop::OutOfWindow => "a few are noise; many: packets are missing, see the losses in the buffer",
         PacketDrop::Shed => "raise `-m`, or copy less with `-r`",
         PacketDrop::NoSource => "give more addresses with `-c`",
@@ -45,7 +49,9 @@ pub(super) const fn byte(reason: ByteDrop) -> &'static str {
 pub(super) const fn session(reason: SessionEnd) -> &'static str {
     match reason {
         SessionEnd::TargetRefused => "start the target's server; compare its port with `-x`",
-        SessionEnd::TargetUnreachable => "see [no connection is established](troubleshooting.md#no-connection-is-established)",
+        SessionEnd::TargetUnreachable => {
+            "see [no connection is established](troubleshooting.md#no-connection-is-established)"
+        }
         SessionEnd::TargetReset => "look into the log of the target's server, and for time-outs shorter than online's",
         SessionEnd::TargetClosed => "compare the target's time-outs and limits of requests a connection with online's",
         SessionEnd::GaveUp => "look for loss on the way to the target: `retransmit`, `ping`",
@@ -65,7 +71,9 @@ pub(super) const fn relay(reason: RelayDrop) -> &'static str {
         RelayDrop::Truncated | RelayDrop::Malformed => "a few are noise of the network",
         RelayDrop::Fragment => "give the target's server a smaller MTU, or let intercept see whole segments",
         RelayDrop::OtherProtocol => "make `-F` narrower, it costs time",
-        RelayDrop::NoRoute => "a few at start and end are normal; many: `-F` also lets in what the target says to others",
+        RelayDrop::NoRoute => {
+            "a few at start and end are normal; many: `-F` also lets in what the target says to others"
+        }
         RelayDrop::EarlyFull => "the same: make `-F` narrower",
         RelayDrop::LinkFull => "tcpcopy or the way to it is too slow: look at its processor; use `-C` or `--workers`",
         RelayDrop::LinkClosed => "see why the link broke; sessions send again what was not answered",

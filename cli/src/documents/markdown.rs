@@ -6,7 +6,8 @@
 //! | mark | meaning |
 //! |---|---|
 //! | `<!-- run on HOST -->` | a test of the lab runs the block on that host |
-//! | `<!-- not run: REASON -->` | nobody runs it, for this reason |
+//! | `<!-- not run: REASON -->` | nobody runs it, for this reason; options of tcpcopy and intercept are checked |
+//! | `<!-- not checked: REASON -->` | nor are these |
 //! | none | all lines are of tcpcopy and intercept, whose options are checked |
 //!
 //! Between blocks that are run, `<!-- requests arrive -->` has the test send requests to online until they arrive at the
@@ -23,6 +24,8 @@ pub enum Mark {
     RunOn(String),
     /// Not run, for this reason.
     NotRun(String),
+    /// Not even looked at, for this reason.
+    NotChecked(String),
 }
 
 /// A block of commands.
@@ -128,6 +131,9 @@ fn act(words: &str) -> Option<Known> {
     }
     if let Some(reason) = words.strip_prefix("not run: ") {
         return Some(Known::Mark(Mark::NotRun(reason.to_owned())));
+    }
+    if let Some(reason) = words.strip_prefix("not checked: ") {
+        return Some(Known::Mark(Mark::NotChecked(reason.to_owned())));
     }
     if let Some(programs) = words.strip_prefix("stop: ") {
         return Some(Known::Act(Act::Stop(programs.split(", ").map(str::to_owned).collect())));

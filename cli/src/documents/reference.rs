@@ -38,7 +38,14 @@ fn cell(text: &str) -> String {
 }
 
 fn sentence(text: &str) -> String {
-    format!("{}.", cell(text).trim_end_matches('.'))
+    let text = cell(text);
+    let text = text.strip_suffix("..").map_or(text.clone(), |text| format!("{text}."));
+    if text.ends_with('.') || text.ends_with(".)") { text } else { format!("{text}.") }
+}
+
+fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or(String::new(), |first| first.to_uppercase().collect::<String>() + chars.as_str())
 }
 
 fn table(title: &str, head: &[&str], rows: &[Vec<String>]) -> String {
@@ -51,12 +58,9 @@ fn table(title: &str, head: &[&str], rows: &[Vec<String>]) -> String {
 fn option_row(arg: &Arg) -> Vec<String> {
     let mut names: Vec<String> = arg.get_short().map(|short| format!("-{short}")).into_iter().collect();
     names.extend(arg.get_long().map(|long| format!("--{long}")));
-    let value = if arg.get_action().takes_values() {
-        arg.get_value_names().and_then(|names| names.first()).map(|name| format!(" {name}"))
-    } else {
-        None
-    };
-    let names = format!("`{}{}`", cell(&names.join(", ")), cell(&value.unwrap_or_default()));
+    let values = arg.get_value_names().filter(|_| arg.get_action().takes_values());
+    let value = values.and_then(<[_]>::first).map(|value| format!(" {value}")).unwrap_or_default();
+    let names = format!("`{}`", cell(&format!("{}{value}", names.join(", "))));
     let help = arg.get_long_help().or(arg.get_help()).map(ToString::to_string).unwrap_or_default();
     vec![names, sentence(&help)]
 }
@@ -91,8 +95,9 @@ fn the_reference_of_options_is_complete() {
 }
 
 fn reasons<'a>(title: &str, reasons: impl Iterator<Item = [&'a str; 3]>) -> String {
-    let rows: Vec<_> =
-        reasons.map(|[text, meaning, advice]| vec![cell(text), sentence(meaning), sentence(advice)]).collect();
+    let rows: Vec<_> = reasons
+        .map(|[text, meaning, advice]| vec![cell(text), sentence(meaning), capital(&sentence(advice))])
+        .collect();
     table(title, &["words in log and metrics", "meaning", "what to do"], &rows)
 }
 
