@@ -13,11 +13,12 @@ pub(super) const fn packet(reason: PacketDrop) -> &'static str {
         PacketDrop::Malformed => "a few are noise of the network; many: look at some with `tcpdump -v`",
         PacketDrop::Fragment => "nothing where UDP is not copied; TCP in fragments is put together",
         PacketDrop::FragmentRefused => "somebody forges fragments, or a device on the way is broken",
-        PacketDrop::OtherProtocol => "with `-F` of your own: make it narrower, it costs time",
         PacketDrop::NoMap => {
             "compare the port and address of `-x` with what `tcpdump` shows; with `-F`, make it narrower"
         }
-        PacketDrop::FromOnline | PacketDrop::OwnCopy => "with `-F` of your own: make it narrower, it costs time",
+        PacketDrop::OtherProtocol | PacketDrop::FromOnline | PacketDrop::OwnCopy => {
+            "with `-F` of your own: make it narrower, it costs time"
+        }
         PacketDrop::Duplicate | PacketDrop::Stopping | PacketDrop::SessionEnded => NOTHING,
         PacketDrop::NoSession => {
             "nothing: a late packet, or a connection from before the start that has sent no data yet"

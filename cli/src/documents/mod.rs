@@ -33,8 +33,9 @@ fn root() -> PathBuf {
 fn documents() -> Vec<Document> {
     let mut names = vec!["README.md".to_owned(), "CONTRIBUTING.md".to_owned(), "CHANGELOG.md".to_owned()];
     for entry in fs::read_dir(root().join("docs")).expect("the folder of documents") {
-        let name = entry.expect("an entry").file_name().to_string_lossy().into_owned();
-        names.extend(name.ends_with(".md").then(|| format!("docs/{name}")));
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        names.extend(path.extension().is_some_and(|kind| kind == "md").then(|| format!("docs/{name}")));
     }
     names.sort();
     let read = |name: String| Document { text: fs::read_to_string(root().join(&name)).expect("a document"), name };

@@ -37,9 +37,9 @@ fn is_run(step: &Step) -> bool {
 /// No document has blocks that claim to be run, and are not.
 pub(crate) fn all_are_run() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let docs = fs::read_dir(root.join("docs")).expect("docs");
-    let names = docs.map(|entry| format!("docs/{}", entry.expect("an entry").file_name().to_string_lossy()));
-    for name in names.filter(|name| name.ends_with(".md")) {
+    let paths = fs::read_dir(root.join("docs")).expect("docs").map(|entry| entry.expect("an entry").path());
+    for path in paths.filter(|path| path.extension().is_some_and(|kind| kind == "md")) {
+        let name = format!("docs/{}", path.file_name().unwrap_or_default().to_string_lossy());
         let is_known = DOCUMENTS.contains(&name.as_str()) || ELSEWHERE.contains(&name.as_str());
         let marked = book::read(&name).iter().any(is_run);
         assert!(is_known || !marked, "no test runs the blocks of {name}: add it to DOCUMENTS");
@@ -137,7 +137,9 @@ impl<'a> Recipe<'a> {
             let place = format!("{}, line {}", self.document, step.line);
             match &step.act {
                 Act::Block(Block { mark: Some(Mark::RunOn(host)), commands }) => {
-                    commands.iter().for_each(|line| self.run_line(host, line, &place));
+                    for line in commands {
+                        self.run_line(host, line, &place);
+                    }
                     started |= !self.running.is_empty();
                 }
                 Act::Block(_) => {}
