@@ -80,6 +80,24 @@ fn links_lead_somewhere() {
     assert!(checked > 50, "only {checked} links were found");
 }
 
+/// Files and folders that the map of the code names are there. Those without a folder in front belong to the engine.
+#[test]
+fn the_architecture_names_what_is_there() {
+    let text = std::fs::read_to_string(root().join("docs/architecture.md")).expect("docs/architecture.md");
+    let mut checked = 0;
+    for (number, line) in prose(&text) {
+        for name in line.split('`').skip(1).step_by(2) {
+            let is_path = name.contains('/') && !name.contains([' ', '<', ':', '(']) && !name.starts_with('/');
+            if is_path {
+                checked += 1;
+                let found = root().join(name).exists() || root().join("core/engine/src").join(name).exists();
+                assert!(found, "docs/architecture.md, line {number}: there is no {name}");
+            }
+        }
+    }
+    assert!(checked > 40, "only {checked} paths were found");
+}
+
 /// Whoever begins at the contents finds every document for users.
 #[test]
 fn the_contents_are_complete() {

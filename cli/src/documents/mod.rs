@@ -148,3 +148,34 @@ fn what_the_rules_ask_for_is_there() {
         assert!(asked > 5, "{file} asks for {asked} metrics only");
     }
 }
+
+#[test]
+fn marks_say_what_is_done_with_a_block() {
+    let text = "## One\n<!-- run on online -->\n```sh\nip route \\\n  show\n\nip link\n```\n```\nno commands\n```\n## Two\n\
+                <!-- requests arrive -->\n<!-- stop: tcpcopy, intercept -->\n```sh\ntcpcopy -h\n```\n";
+    let steps = steps(text).expect("steps");
+    let acts: Vec<(&str, usize, Act)> = steps.iter().map(|s| (s.section.as_str(), s.line, s.act.clone())).collect();
+    let block = |mark, commands: &[&str]| {
+        Act::Block(markdown::Block { mark, commands: commands.iter().map(|&line| line.to_owned()).collect() })
+    };
+    let wanted = [
+        ("One", 3, block(Some(Mark::RunOn("online".to_owned())), &["ip route show", "ip link"])),
+        ("Two", 13, Act::RequestsArrive),
+        ("Two", 14, Act::Stop(vec!["tcpcopy".to_owned(), "intercept".to_owned()])),
+        ("Two", 15, block(None, &["tcpcopy -h"])),
+    ];
+    assert_eq!(acts, wanted);
+}
+
+#[test]
+fn marks_that_do_nothing_are_mistakes() {
+    for (text, told) in [
+        ("<!-- run on online -->\nwords\n```sh\nip link\n```\n", "line 1: no block of commands follows"),
+        ("<!-- not run: why -->\n", "line 1: no block of commands follows"),
+        ("words\n<!-- runs on online -->\n", "line 2: nobody knows"),
+        ("words\n```sh\nip link\n", "line 2: this block does not end"),
+    ] {
+        let error = steps(text).expect_err(text);
+        assert!(error.contains(told), "{error}");
+    }
+}

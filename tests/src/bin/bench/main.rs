@@ -45,6 +45,7 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     let programs = programs::find();
+    println!("{}\n", machine());
     options.format.print_head();
     for workload in workloads::ALL {
         if options.only.is_empty() || options.only.contains(&workload.number) {
@@ -54,6 +55,21 @@ fn main() -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+/// What is measured, and on what, in a line.
+fn machine() -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let info = read("/proc/cpuinfo");
+    let model = info.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
+    let profile = if cfg!(debug_assertions) { ", a build for debugging: times mean nothing" } else { "" };
+    format!(
+        "tcpcopy {}{profile}; Linux {}; {processors} processors, {}",
+        env!("CARGO_PKG_VERSION"),
+        read("/proc/sys/kernel/osrelease").trim(),
+        model.trim_start_matches([' ', '\t', ':'])
+    )
 }
 
 #[cfg(test)]
