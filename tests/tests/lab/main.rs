@@ -4,6 +4,7 @@
 //! not to be had, the tests that need them are reported as ignored, by name.
 
 mod bad_days;
+mod book;
 mod harness;
 mod legacy;
 mod linklayer;
@@ -34,6 +35,12 @@ fn main() -> ExitCode {
     suite.add("the arrows between the crates hold", Needs::Nothing, |_| source::arrows_hold());
     suite.add("unsafe code is only where it may be", Needs::Nothing, |_| source::unsafe_code_is_confined());
     suite.add("wrong options end with code 2 and say what is right", Needs::Nothing, programs::wrong_options);
+
+    suite.add("book: no document claims in vain that its commands are run", Needs::Nothing, |_| book::all_are_run());
+    suite.add("book: README", Needs::Recipes, book::readme);
+    suite.add("book: getting started", Needs::Recipes, book::getting_started);
+    suite.add("book: set-ups", Needs::Recipes, book::deploy);
+    suite.add("book: tuning", Needs::Recipes, book::tuning);
 
     suite.add("the hosts of a lab reach each other", Needs::Servers, workloads::hosts_reach_each_other);
     suite.add("workload 1: keepalive, 50 connections", Needs::Servers, workloads::keepalive);
