@@ -131,8 +131,8 @@ fn stderr_is_the_journal() -> bool {
 /// One object a line (JSON Lines). The time is of RFC 3339.
 fn write_json(out: &mut dyn Write, now: &mut DeferredNow, record: &Record<'_>) -> io::Result<()> {
     let time = now.format("%Y-%m-%dT%H:%M:%S%.3f%:z").to_string();
-    let line = serde_json::json!({ "time": time, "level": level(record), "message": record.args().to_string() });
-    write!(out, "{line}")
+    let (level, message) = (level(record), serde_json::Value::from(record.args().to_string()));
+    write!(out, "{{\"time\":\"{time}\",\"level\":\"{level}\",\"message\":{message}}}")
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use tcpcopy_engine::relay::RelayDrop;
 use tcpcopy_engine::{PeerId, RelayConfig, RelayInput, RelayNotice};
 use tcpcopy_io::capture::{Capture, CaptureConfig, CaptureError};
@@ -49,8 +49,7 @@ const REJECTION_TOLD_EVERY: Duration = Duration::from_secs(10);
 
 // Captures have the tokens between.
 const SIGNALS: Token = Token(0);
-const METRICS: Token = Token(FIRST_PEER.0 - 3);
-const CREW: Token = Token(FIRST_PEER.0 - 2);
+const WAKER: Token = Token(FIRST_PEER.0 - 2);
 const QUEUE: Token = Token(FIRST_PEER.0 - 1);
 const FIRST_PEER: Token = Token(1 << 16);
 
@@ -117,7 +116,10 @@ impl Intercept {
         let mut signals = process::signals().map_err(failed("cannot take signals"))?;
         poll.registry().register(&mut signals, SIGNALS, Interest::READABLE).map_err(failed("cannot take signals"))?;
         let clock = MonotonicClock::start();
-        let mut hands = Hands::open(options, clock, &poll).map_err(failed("cannot start a worker"))?;
+        let waker = Waker::new(poll.registry(), WAKER).map_err(failed("cannot wait for workers"))?;
+        let waker = Arc::new(waker);
+        let mut hands = Hands::open(options, clock, poll.registry(), Arc::clone(&waker))
+            .map_err(failed("cannot start a worker"))?;
         let mut devices = Vec::new();
         for name in &options.devices {
             let config = CaptureConfig {
@@ -146,10 +148,7 @@ impl Intercept {
         let settle = || present.settle(&needs(options));
         let exporter = match options.metrics {
             None => None,
-            Some(address) => {
-                let waker = Waker::new(poll.registry(), METRICS).map_err(failed("cannot wait for scrapes"))?;
-                Some(Exporter::open(address, Arc::new(waker))?)
-            }
+            Some(address) => Some(Exporter::open(address, waker)?),
         };
         let queue = match &options.queue {
             Some(queue) => {
@@ -216,7 +215,7 @@ impl Intercept {
                 match event.token() {
                     SIGNALS => signalled = true,
                     // What they tell is looked for in every turn.
-                    CREW | METRICS => {}
+                    WAKER => {}
                     QUEUE => {
                         if let Some(queue) = &mut self.queue {
                             queue.readable = true;
@@ -497,18 +496,18 @@ impl Intercept {
 }
 
 impl Hands {
-    fn open(options: &Options, clock: MonotonicClock, poll: &Poll) -> io::Result<Self> {
+    fn open(options: &Options, clock: MonotonicClock, registry: &Registry, waker: Arc<Waker>) -> io::Result<Self> {
         let config = || RelayConfig {
             initial_routes: options.initial_routes,
             seed: RandomState::new().hash_one(std::process::id()),
             legacy: options.legacy,
             ..RelayConfig::default()
         };
-        let (registry, combined) = (poll.registry(), options.responses_per_write);
+        let combined = options.responses_per_write;
         Ok(if options.workers == 1 {
             Self::Own(Box::new(Worker::new(registry.try_clone()?, config(), combined)))
         } else {
-            Self::Crew(Box::new(Crew::start(options.workers, clock, config, combined, registry, CREW)?))
+            Self::Crew(Box::new(Crew::start(options.workers, clock, config, combined, waker)?))
         })
     }
 

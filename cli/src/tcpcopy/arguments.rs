@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::modules::settings::Tables;
 use crate::config::{Text, is_off, one_or_many};
+use crate::program::{TCPCOPY, list};
 
 /// Copies what the clients of a production server send to a test server, as it happens.
 #[derive(Clone, Debug, Default, PartialEq, Parser, Serialize, Deserialize)]
@@ -19,18 +20,16 @@ use crate::config::{Text, is_off, one_or_many};
     disable_help_flag = true,
     disable_version_flag = true,
     override_usage = "tcpcopy -x MAP[,MAP...] [-s INTERCEPT[,INTERCEPT...]] [-c ADDRESSES] [options]\n       \
-        tcpcopy modules [--module-dir DIR]\n       \
-        tcpcopy modules new NAME [DIR]\n       \
-        tcpcopy demo [options]",
-    after_help = "Example, on the production server 10.0.0.1, with the test server 10.0.0.2 and intercept on 10.0.0.3:\n\n  \
+        tcpcopy COMMAND [options]",
+    after_help = format!(
+        "Example, on the production server 10.0.0.1, with the test server 10.0.0.2 and intercept on 10.0.0.3:\n\n  \
         tcpcopy -x 80-10.0.0.2:8080 -s 10.0.0.3 -c 10.77.0.x\n\n\
         where 10.0.0.2 routes its answers to 10.77.0.0/24 via 10.0.0.3 (ip route add 10.77.0.0/24 via 10.0.0.3).\n\n\
-        Other commands:\n\n  \
-        tcpcopy modules            lists the protocol modules, their options, and where they come from\n  \
-        tcpcopy modules new NAME   writes a new module to begin with\n  \
-        tcpcopy demo               shows a copy at work on this one machine\n\n\
+        Other commands:\n\n{}\n\
         Exit codes: 0 done, 1 failure while running, 2 wrong options, 3 no permission, 4 intercept not reachable, \
-        5 a condition of --stop-if."
+         5 a condition of --stop-if.",
+        list("tcpcopy", TCPCOPY)
+    )
 )]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Arguments {

@@ -54,6 +54,12 @@ impl Collector for Exposition {
             "Packets that the network device could not take.",
             capture.interface_dropped,
         )?;
+        let modules = || self.0.modules.iter();
+        let events = modules().map(|c| ([("module", c.module), ("name", &*c.name)], c.count));
+        metrics.labelled("tcpcopy_module_events", "What modules count.", events)?;
+        let bytes = modules().map(|c| ([("module", c.module), ("name", &*c.name)], c.bytes));
+        metrics.labelled("tcpcopy_module_bytes_dropped", "Bytes that modules dropped, by reason.", bytes)?;
+        metrics.process()?;
         metrics.gauge("tcpcopy_links", "Connections to intercepts that there should be.", self.0.links as f64)?;
         metrics.gauge("tcpcopy_links_up", "Connections to intercepts that work.", self.0.links_up as f64)
     }

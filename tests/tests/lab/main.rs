@@ -8,6 +8,7 @@ mod harness;
 mod legacy;
 mod linklayer;
 mod many;
+mod metrics;
 mod modules;
 mod mysql;
 mod mysql_copy;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
     suite.add("workers: IPv6", Needs::Servers, workers::ipv6);
     suite.add("workers: a device goes away and comes back", Needs::Servers, workers::a_device_goes_away);
     suite.add("workers: an intercept that is restarted", Needs::Servers, workers::restarted_intercept);
+    suite.add("metrics: what both programs serve", Needs::Servers, metrics::both_programs);
     suite.add("without an intercept: responses come to tcpcopy", Needs::Servers, many::no_assistant);
 
     suite.add("replay: captures by their times, faster, and as fast as possible", Needs::Tcpdump, replay::files);

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use mio::{Events, Poll, Token};
+use mio::{Events, Poll, Token, Waker};
 use tcpcopy_engine::{PeerId, RelayConfig, RelayInput};
 use tcpcopy_io::clock::MonotonicClock;
 use tcpcopy_io::control::LinkFull;
@@ -46,7 +46,7 @@ pub(super) fn start(
     responses_per_write: Option<u64>,
 ) -> io::Result<(JoinHandle<io::Result<()>>, Arc<Bell>)> {
     let poll = Poll::new()?;
-    let bell = Arc::new(Bell::new(poll.registry(), BELL)?);
+    let bell = Arc::new(Bell::new(Arc::new(Waker::new(poll.registry(), BELL)?)));
     let worker = Worker::new(poll.registry().try_clone()?, config, responses_per_write);
     let farewell = Farewell { number, main: main.clone() };
     let own_bell = Arc::clone(&bell);

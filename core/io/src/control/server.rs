@@ -192,6 +192,26 @@ pub struct ServerStats {
     pub writes: u64,
 }
 
+impl ServerStats {
+    /// Connections that were closed before they were of use, by reason.
+    pub fn closed(&self) -> [(&'static str, u64); 12] {
+        [
+            ("rejected as garbage", self.garbage),
+            ("not allowed", self.not_allowed),
+            ("wrong secret", self.wrong_secret),
+            ("no secret", self.no_secret),
+            ("without a proof", self.unproved),
+            ("without TLS", self.without_tls),
+            ("TLS failed", self.tls_failed),
+            ("of another version", self.other_version),
+            ("without a word", self.unused),
+            ("without a hello", self.no_hello),
+            ("too many", self.too_many),
+            ("too many from one address", self.too_many_of_one),
+        ]
+    }
+}
+
 #[derive(Debug)]
 struct Peer {
     stream: Stream,
