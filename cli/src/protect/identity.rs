@@ -59,6 +59,7 @@ impl Identity {
             })?;
         }
         let account = self.user.as_deref().map(Account::find).transpose().map_err(|e| failure(&e))?;
+        account.iter().for_each(privileges::expect_change);
         Ok(Present { identity: self, account })
     }
 }
