@@ -16,6 +16,7 @@ mod mysql_copy;
 mod own_modules;
 mod probe;
 mod programs;
+mod protection;
 mod replay;
 mod security;
 mod source;
@@ -149,6 +150,10 @@ fn main() -> ExitCode {
     suite.add("security: who does not belong is told why", Needs::OpenSsl, security::refusals);
     suite.add("security: an open intercept warns once", Needs::Hosts, security::open_intercept);
     suite.add("a failure that nobody reads keeps its exit code", Needs::Hosts, programs::unread_failure);
+    suite.add("protection: --cpu-limit leaves sessions out whole", Needs::Servers, protection::cpu_limit);
+    suite.add("protection: --stop-if ends a copy", Needs::Servers, protection::stop_if_errors);
+    suite.add("protection: both programs as nobody", Needs::Servers, protection::as_nobody);
+    suite.add("protection: the traditional set-up as nobody", Needs::Servers, protection::queue_as_nobody);
     suite.add("garbage on intercept's port", Needs::Hosts, bad_days::garbage_to_intercept);
 
     suite.add("modules: memcached's reads, and not its writes", Needs::Memcached, modules::memcached_reads);

@@ -378,6 +378,9 @@ impl Copier {
         }
         match known {
             Some(id) => {
+                if self.ledger.pending_bytes > self.config.most_waiting() && segment.payload_len > 0 {
+                    self.give_up_for_memory(now, id, out);
+                }
                 if let Some(limit) = &mut self.limit
                     && !self.table[id].is_over()
                 {
