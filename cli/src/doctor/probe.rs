@@ -22,7 +22,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use tcpcopy_engine::copier::source::SourcePool;
 use tcpcopy_wire::{Endpoint, Transport};
 
-use self::context::{Context, network_of};
+use self::context::{Context, network_of, own_address};
 use self::loops::Loop;
 use super::finding::{Finding, Outcome};
 use crate::tcpcopy::options::Options;
@@ -86,9 +86,13 @@ pub fn run(options: &Options) -> Vec<Finding> {
             on_target,
             local: options.responses.is_some(),
             is_borrowed: network_is_missing(options),
+            own: own_address(target),
         };
         let evidence = way.probe(&context);
         findings.push(verdict::verdict(&evidence, &context));
+        if way.is_stopped() {
+            break;
+        }
     }
     findings
 }
