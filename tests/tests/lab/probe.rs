@@ -40,7 +40,7 @@ impl<'a> Stage<'a> {
             Server::start(host, SocketAddr::new(address, PORT), Instant::now()).expect("a server")
         };
         let servers = vec![serve(&lab.online), serve(&lab.target)];
-        Self { lab, setup, servers: servers }
+        Self { lab, setup, servers }
     }
 
     /// What the doctor says on online, and its exit code.
