@@ -10,6 +10,8 @@ MODULE ?=
 PREFIX ?= /usr/local
 # Which workloads `make bench` runs, such as ONLY=4,5; all when empty.
 ONLY ?=
+# How its table looks: text, or markdown as in docs/benchmarks.md.
+FORMAT ?= text
 
 .PHONY: demo test setup build install bench fmt clippy help
 
@@ -40,11 +42,11 @@ install:
 	install -d "$(DESTDIR)$(PREFIX)/sbin"
 	install target/release/tcpcopy target/release/intercept "$(DESTDIR)$(PREFIX)/sbin"
 
-## Measure the workloads; ONLY=4,5 chooses
+## Measure the workloads; ONLY=4,5 chooses, FORMAT=markdown prints the table of docs/benchmarks.md
 bench:
 	@scripts/setup.sh test
 	@$(CARGO) build --release --quiet --package tcpcopy --bins --package tcpcopy-tests
-	@./target/release/bench $(if $(ONLY),--only $(ONLY))
+	@./target/release/bench --format $(FORMAT) $(if $(ONLY),--only $(ONLY))
 
 ## Format the code
 fmt:

@@ -60,7 +60,9 @@ if [ "$purpose" = test ]; then
     need tcpdump has tcpdump
     need dnsmasq-base has dnsmasq
     need memcached has memcached
-    need procps has kill
+    need procps has sysctl
+    need curl has curl
+    need ethtool has ethtool
     need_database mariadb-server-core has mariadbd
     need_database mariadb-client-core has mariadb
     need_database sysbench has sysbench

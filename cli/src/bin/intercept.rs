@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    tcpcopy::intercept::main(std::env::args_os())
+    tcpcopy::program::intercept()
 }

@@ -7,6 +7,7 @@ use clap::{ArgAction, Parser};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Text, is_off, one_or_many};
+use crate::program::{INTERCEPT, list};
 
 /// Reports to tcpcopy what the test server answers to the copies.
 #[derive(Clone, Debug, Default, PartialEq, Parser, Serialize, Deserialize)]
@@ -18,7 +19,7 @@ use crate::config::{Text, is_off, one_or_many};
     disable_version_flag = true,
     override_usage = "intercept -F FILTER [-i DEVICE[,DEVICE...]] [options]\n       \
         intercept [--nfqueue N] [--setup PORT[,PORT...]] [-x ADDR[,ADDR...]] [options]",
-    after_help = "Examples, on the host to which the test server 10.0.0.2 routes its answers to 10.77.0.0/24:\n\n  \
+    after_help = format!("Examples, on the host to which the test server 10.0.0.2 routes its answers to 10.77.0.0/24:\n\n  \
         intercept -i eth0 -F 'tcp and src host 10.0.0.2 and src port 8080'\n  \
         intercept -i eth0 -F 'src host 10.0.0.2 and (tcp src port 8080 or udp src port 53)'\n\n\
         The second is for copies over TCP and UDP. Over IPv6, answers above the MTU hide their ports from a filter; \
@@ -27,7 +28,10 @@ use crate::config::{Text, is_off, one_or_many};
         Example, on the test server itself, with no other host and no route; 10.0.0.9 can still use the server on port \
         8080:\n\n  \
         intercept --nfqueue 0 --setup 8080 -x 10.0.0.9\n\n\
-        Exit codes: 0 done, 1 failure while running, 2 wrong options, 3 no permission."
+        Commands:\n\n{}\n\
+        Exit codes: 0 done, 1 failure while running, 2 wrong options, 3 no permission.",
+        list("intercept", INTERCEPT)
+    )
 )]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Arguments {
@@ -174,6 +178,16 @@ pub struct Arguments {
     #[arg(long, value_name = "[ADDR:]PORT", help_heading = "Program")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics: Option<Text>,
+
+    /// Yield the processor to others: 19 to everything else, 0 as any program [default: as it is started].
+    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Protection of this host")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nice: Option<i32>,
+
+    /// Run as this user once everything is open, with no more privileges than capturing, the queue and its rules need.
+    #[arg(long, value_name = "USER[:GROUP]", help_heading = "Protection of this host")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
 
     /// Write the process id to this file, and remove it at the end.
     #[arg(short = 'P', long, value_name = "FILE", help_heading = "Program")]

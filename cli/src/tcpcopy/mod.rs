@@ -6,14 +6,17 @@ pub mod diagnosis;
 pub mod exposition;
 pub mod filter;
 pub mod grammar;
+mod guard;
 mod legacy;
 pub mod modules;
 pub mod options;
 pub mod output;
+pub mod page;
 pub mod progress;
+pub mod recording;
 pub mod replay;
 pub mod report;
-mod start;
+pub(crate) mod start;
 mod supervise;
 pub mod worker;
 
@@ -34,9 +37,13 @@ use start::start;
 
 /// Runs a copy. `arguments` begin with the program's name; `built_in` are the modules that it has.
 pub fn main(arguments: impl IntoIterator<Item = String>, built_in: BuiltIn) -> ExitCode {
-    let options = match options_of(arguments, built_in) {
+    let options = match read_options(arguments, built_in) {
         Ok(options) => options,
-        Err(code) => return code,
+        Err(Early::Clap(e)) => {
+            let _ = e.print();
+            return if e.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
+        }
+        Err(Early::Failure(e)) => return complain(&e),
     };
     if !options.daemon {
         return match run(&options, Readiness::foreground()) {
@@ -61,18 +68,6 @@ pub fn main(arguments: impl IntoIterator<Item = String>, built_in: BuiltIn) -> E
     }
 }
 
-/// The checked options of a command line; or, when there is nothing to do with it, how the program ends.
-pub(crate) fn options_of(arguments: impl IntoIterator<Item = String>, built_in: BuiltIn) -> Result<Options, ExitCode> {
-    match read_options(arguments, built_in) {
-        Ok(options) => Ok(options),
-        Err(Early::Clap(e)) => {
-            let _ = e.print();
-            Err(if e.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() })
-        }
-        Err(Early::Failure(e)) => Err(complain(&e)),
-    }
-}
-
 fn complain(failure: &Failure) -> ExitCode {
     exit::say(&format!("tcpcopy: {failure}"));
     failure.exit.into()
@@ -94,7 +89,11 @@ impl From<Failure> for Early {
 
 /// Arguments, configuration file and this host's addresses, made into checked options.
 fn read_options(arguments: impl IntoIterator<Item = String>, built_in: BuiltIn) -> Result<Options, Early> {
-    let arguments = parse(arguments)?;
+    check_arguments(parse(arguments)?, built_in).map_err(Early::Failure)
+}
+
+/// Arguments of a command line, with those of the configuration file that they name, made into checked options.
+pub(crate) fn check_arguments(arguments: Arguments, built_in: BuiltIn) -> Result<Options, Failure> {
     let arguments = match &arguments.config {
         None => arguments,
         Some(path) => {
@@ -106,7 +105,7 @@ fn read_options(arguments: impl IntoIterator<Item = String>, built_in: BuiltIn) 
         }
     };
     let catalogue = Catalogue::new(built_in, &arguments.module_dir)?;
-    Ok(Options::check(arguments, &catalogue, &capture::local_addresses())?)
+    Options::check(arguments, &catalogue, &capture::local_addresses())
 }
 
 /// The arguments as they are written.

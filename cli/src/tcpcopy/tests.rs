@@ -117,7 +117,6 @@ fn help_explains_every_option() {
         "--mysql-skip-grant-tables",
         "--mysql-only",
         "tcpcopy modules",
-        "tcpcopy modules new NAME",
         "tcpcopy demo",
     ] {
         assert!(text.contains(option), "{option} is missing in:\n{text}");

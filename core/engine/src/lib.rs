@@ -30,7 +30,7 @@ pub use copier::config::{CopierConfig, Gate, Map, Rate, SampleBy, Traffic};
 pub use copier::{Copier, Input};
 pub use counters::{ModuleCounter, ModuleCounters};
 pub use latency::Latency;
-pub use ledger::Ledger;
+pub use ledger::{Ledger, MapLedger};
 pub use outbox::{LinkId, Notice, Outbox};
 pub use probe::{Probe, ProbeConfig, ProbeInput};
 pub use relay::{PeerId, Relay, RelayConfig, RelayInput, RelayNotice, RelayOutbox};

@@ -4,10 +4,12 @@
 //! not to be had, the tests that need them are reported as ignored, by name.
 
 mod bad_days;
+mod book;
 mod harness;
 mod legacy;
 mod linklayer;
 mod many;
+mod metrics;
 mod modules;
 mod mysql;
 mod mysql_copy;
@@ -34,6 +36,12 @@ fn main() -> ExitCode {
     suite.add("unsafe code is only where it may be", Needs::Nothing, |_| source::unsafe_code_is_confined());
     suite.add("wrong options end with code 2 and say what is right", Needs::Nothing, programs::wrong_options);
 
+    suite.add("book: no document claims in vain that its commands are run", Needs::Nothing, |_| book::all_are_run());
+    suite.add("book: README", Needs::Recipes, book::readme);
+    suite.add("book: getting started", Needs::Recipes, book::getting_started);
+    suite.add("book: set-ups", Needs::Recipes, book::deploy);
+    suite.add("book: tuning", Needs::Recipes, book::tuning);
+
     suite.add("the hosts of a lab reach each other", Needs::Servers, workloads::hosts_reach_each_other);
     suite.add("workload 1: keepalive, 50 connections", Needs::Servers, workloads::keepalive);
     suite.add("workload 3: new connection per request", Needs::Servers, workloads::new_connections);
@@ -55,6 +63,7 @@ fn main() -> ExitCode {
     suite.add("workers: IPv6", Needs::Servers, workers::ipv6);
     suite.add("workers: a device goes away and comes back", Needs::Servers, workers::a_device_goes_away);
     suite.add("workers: an intercept that is restarted", Needs::Servers, workers::restarted_intercept);
+    suite.add("metrics: what both programs serve", Needs::Servers, metrics::both_programs);
     suite.add("without an intercept: responses come to tcpcopy", Needs::Servers, many::no_assistant);
 
     suite.add("replay: captures by their times, faster, and as fast as possible", Needs::Tcpdump, replay::files);

@@ -361,7 +361,7 @@ fn serve(
             let failure = &mut failures[usize::from(link.0)];
             *failure = (failure.0 + 1, Some(reason.clone()));
         }
-        LinkEvent::Up { .. } | LinkEvent::Datagram { .. } | LinkEvent::Stats { .. } => {}
+        _ => {}
     };
     for event in events {
         if links.owns(event.token()) {
