@@ -34,7 +34,7 @@ const NOBODY: (Ipv4Addr, Ipv6Addr) = (Ipv4Addr::new(192, 0, 2, 1), Ipv6Addr::new
 
 /// Probes the loop to each target. Takes about a second for each that answers, and up to a quarter of a minute for one that
 /// does not. Leaves no route and no connection behind.
-pub fn run(options: &Options) -> Vec<Finding> {
+pub(super) fn run(options: &Options) -> Vec<Finding> {
     let mut findings = Vec::new();
     let (mut targets, mut datagrams): (Vec<Endpoint>, Vec<Endpoint>) = (Vec::new(), Vec::new());
     for map in &options.maps {

@@ -46,7 +46,7 @@ impl<'a> Stage<'a> {
     /// What the doctor says on online, and its exit code.
     fn diagnose(&self) -> (i32, String) {
         let mut command: Command = self.lab.online.command(&self.setup.programs.tcpcopy);
-        let output = command.arg("doctor").args(&self.setup.tcpcopy).output().expect("tcpcopy");
+        let output = command.args(["doctor", "--watch", "1"]).args(&self.setup.tcpcopy).output().expect("tcpcopy");
         let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         (output.status.code().expect("an exit code"), probe_lines(&said))
     }
