@@ -169,6 +169,8 @@ fn main() -> ExitCode {
     suite.add("probe: a healthy loop", Needs::Hosts, probe::healthy);
     suite.add("probe: faults at the target", Needs::Hosts, probe::faults_at_target);
     suite.add("probe: a target that is not there", Needs::Hosts, probe::missing_target);
+    suite.add("probe: faults over IPv6", Needs::Hosts, probe::faults_over_ipv6);
+    suite.add("probe: faults on the way", Needs::Hosts, probe::faults_on_the_way);
     suite.add("probe: faults at intercept", Needs::Hosts, probe::faults_at_intercept);
     suite.add("probe: faults at online", Needs::Hosts, probe::faults_at_online);
     suite.add("probe: other ways", Needs::Hosts, probe::other_ways);
