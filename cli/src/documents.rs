@@ -11,6 +11,8 @@ use crate::config::mend;
 use crate::program::{INTERCEPT, TCPCOPY};
 use crate::{intercept, tcpcopy};
 
+mod containers;
+
 /// The lines of the blocks of shell commands in a document, continued lines joined.
 fn commands(document: &str) -> Vec<String> {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(document)).expect(document);
@@ -112,6 +114,8 @@ fn problem(words: &[String]) -> Option<Result<(), String>> {
     };
     let named = |name: &str| words.get(1).is_some_and(|word| word == name);
     match words.first()?.as_str() {
+        // In a container: what stands behind the image.
+        "docker" => problem(&words[1 + words.iter().position(|word| word.starts_with("tcpcopy:"))?..]),
         "tcpcopy" if words.iter().any(|word| word == "...") => None,
         "tcpcopy" => Some(match TCPCOPY.iter().find(|row| named(row.name)) {
             Some(row) => command(row.definition),
@@ -125,10 +129,54 @@ fn problem(words: &[String]) -> Option<Result<(), String>> {
     }
 }
 
+/// The examples of a man page, without what man(7) wants of them.
+fn examples(page: &str) -> Vec<String> {
+    let text =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/man").join(page)).expect(page);
+    let mut lines = Vec::new();
+    let mut in_example = false;
+    for line in text.lines() {
+        in_example = line == ".EX" || in_example && line != ".EE";
+        if in_example && !line.starts_with('.') {
+            lines.push(line.trim().replace("\\-", "-").replace("\\(aq", "'"));
+        }
+    }
+    lines
+}
+
+#[test]
+fn examples_of_the_man_pages_are_taken() {
+    for (page, least) in [("tcpcopy.8.in", 5), ("intercept.8.in", 3)] {
+        let problems = examples(page).into_iter().filter_map(|line| Some((problem(&mend(words(&line)))?, line)));
+        let mut checked = 0;
+        for (problem, line) in problems {
+            assert_eq!(problem, Ok(()), "{page}: {line}");
+            checked += 1;
+        }
+        assert!(checked >= least, "{page}: only {checked} examples were found");
+    }
+}
+
+#[test]
+fn what_is_installed_is_of_this_version() {
+    let text =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/install.md")).expect("docs/install.md");
+    let version = env!("CARGO_PKG_VERSION");
+    for file in [
+        format!("tcpcopy_{version}-1_amd64.deb"),
+        format!("tcpcopy-{version}-1.x86_64.rpm"),
+        format!("tcpcopy:{version}"),
+    ] {
+        assert!(text.contains(&file), "docs/install.md does not name {file}");
+    }
+}
+
 #[test]
 fn command_lines_in_the_documents_are_taken() {
     let mut checked = 0;
-    for document in ["README.md", "docs/deploy.md", "docs/mysql.md", "docs/security.md", "docs/metrics.md"] {
+    for document in
+        ["README.md", "docs/deploy.md", "docs/mysql.md", "docs/security.md", "docs/metrics.md", "docs/install.md"]
+    {
         for line in commands(document) {
             let words = mend(words(&line));
             let Some(problem) = problem(&words) else { continue };
