@@ -12,6 +12,8 @@ PREFIX ?= /usr/local
 SYSCONFDIR ?= /etc
 # Which workloads `make bench` runs, such as ONLY=4,5; all when empty.
 ONLY ?=
+# How its table looks: text, or markdown as in docs/benchmarks.md.
+FORMAT ?= text
 
 # Where cargo puts what `make build` builds.
 BUILT = $(or $(CARGO_TARGET_DIR),target)/release
@@ -58,11 +60,11 @@ deb: build
 rpm: build
 	@BUILT="$(BUILT)" packaging/package.sh rpm
 
-## Measure the workloads; ONLY=4,5 chooses
+## Measure the workloads; ONLY=4,5 chooses, FORMAT=markdown prints the table of docs/benchmarks.md
 bench:
 	@scripts/setup.sh test
 	@$(CARGO) build --release --quiet --package tcpcopy --bins --package tcpcopy-tests
-	@./target/release/bench $(if $(ONLY),--only $(ONLY))
+	@./target/release/bench --format $(FORMAT) $(if $(ONLY),--only $(ONLY))
 
 ## Format the code
 fmt:

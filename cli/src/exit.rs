@@ -18,6 +18,8 @@ pub enum Exit {
     Permission = 3,
     /// An intercept, or the target, could not be reached at start.
     Unreachable = 4,
+    /// A condition of `--stop-if` came true.
+    Condition = 5,
 }
 
 impl From<Exit> for ExitCode {

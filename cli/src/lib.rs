@@ -11,6 +11,7 @@ pub mod intercept;
 pub mod logging;
 pub mod metrics;
 pub mod program;
+pub mod protect;
 pub mod security;
 pub mod tcpcopy;
 mod values;

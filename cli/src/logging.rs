@@ -1,7 +1,11 @@
-//! The log: lines of the form `2026/01/31 12:34:56 +789 [warn] text`, or JSON objects, to a file or to stderr.
+//! The log: lines of the form `2026/01/31 12:34:56 +789 [warn] text`, or JSON objects, to a file or to stderr. Where stderr
+//! is systemd's journal, which has the time and the program's name by itself, lines are `<4>text`, with syslog's number for
+//! the level.
 
 use std::fmt;
+use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use flexi_logger::{DeferredNow, FileSpec, FlexiLoggerError, LogSpecification, Logger, LoggerHandle, WriteMode};
@@ -63,6 +67,7 @@ impl Log {
     pub fn start(file: Option<&Path>, level: LevelFilter, format: LogFormat) -> Result<Self, LogError> {
         let to_error = |source| LogError { file: file.map(Path::to_owned), source };
         let write = match format {
+            LogFormat::Text if file.is_none() && stderr_is_the_journal() => write_priority,
             LogFormat::Text => write_line,
             LogFormat::Json => write_json,
         };
@@ -103,11 +108,31 @@ fn write_line(out: &mut dyn Write, now: &mut DeferredNow, record: &Record<'_>) -
     write!(out, "{} [{}] {}", now.format("%Y/%m/%d %H:%M:%S +%3f"), level(record), record.args())
 }
 
+/// A line with its priority in front (sd-daemon(3)); each line of a text that has several.
+fn write_priority(out: &mut dyn Write, _: &mut DeferredNow, record: &Record<'_>) -> io::Result<()> {
+    let priority = match record.level() {
+        log::Level::Error => 3,
+        log::Level::Warn => 4,
+        log::Level::Info => 6,
+        log::Level::Debug | log::Level::Trace => 7,
+    };
+    let text = record.args().to_string().replace('\n', &format!("\n<{priority}>"));
+    write!(out, "<{priority}>{text}")
+}
+
+/// Whether what is written to stderr goes to the journal itself, and not to a file or a pipe that the program was given in its
+/// place: `JOURNAL_STREAM` names the socket (systemd.exec(5)).
+fn stderr_is_the_journal() -> bool {
+    let Some(named) = std::env::var_os("JOURNAL_STREAM") else { return false };
+    let own = fs::metadata("/proc/self/fd/2").map(|socket| format!("{}:{}", socket.dev(), socket.ino()));
+    own.is_ok_and(|own| named.to_str() == Some(&own))
+}
+
 /// One object a line (JSON Lines). The time is of RFC 3339.
 fn write_json(out: &mut dyn Write, now: &mut DeferredNow, record: &Record<'_>) -> io::Result<()> {
     let time = now.format("%Y-%m-%dT%H:%M:%S%.3f%:z").to_string();
-    let line = serde_json::json!({ "time": time, "level": level(record), "message": record.args().to_string() });
-    write!(out, "{line}")
+    let (level, message) = (level(record), serde_json::Value::from(record.args().to_string()));
+    write!(out, "{{\"time\":\"{time}\",\"level\":\"{level}\",\"message\":{message}}}")
 }
 
 #[cfg(test)]
@@ -126,6 +151,18 @@ mod tests {
         let time = object["time"].as_str().unwrap();
         assert!(time.len() >= 24 && &time[10..11] == "T" && &time[19..20] == ".", "{time}");
         assert_eq!(LogFormat::parse(Some("xml")), Err("in --log-format: `xml` is neither text nor json".to_owned()));
+    }
+
+    #[test]
+    fn for_the_journal_each_line_has_its_priority_and_no_time() {
+        for (level, priority) in
+            [(log::Level::Error, 3), (log::Level::Warn, 4), (log::Level::Info, 6), (log::Level::Debug, 7)]
+        {
+            let mut out = Vec::new();
+            let record = Record::builder().args(format_args!("one\ntwo")).level(level).build();
+            write_priority(&mut out, &mut DeferredNow::new(), &record).unwrap();
+            assert_eq!(String::from_utf8(out).unwrap(), format!("<{priority}>one\n<{priority}>two"));
+        }
     }
 
     #[test]

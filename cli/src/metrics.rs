@@ -22,6 +22,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 use tcpcopy_engine::Latency;
+use tcpcopy_io::{privileges, usage};
 
 use crate::exit::{Exit, Failure};
 
@@ -84,7 +85,10 @@ impl Exporter {
         let listener = TcpListener::bind(address)?;
         let address = listener.local_addr()?;
         let (sender, scrapes) = mpsc::channel();
-        thread::Builder::new().name("metrics".to_owned()).spawn(move || serve(&listener, &sender, &waker))?;
+        thread::Builder::new().name("metrics".to_owned()).spawn(move || {
+            privileges::renounce();
+            serve(&listener, &sender, &waker);
+        })?;
         Ok(Self { scrapes, address })
     }
 
@@ -218,6 +222,18 @@ impl<'a> Metrics<'a> {
         encoder.encode_histogram::<NoLabelSet>(latency.total().as_secs_f64(), latency.count(), &buckets, None)
     }
 
+    /// What the process takes, by the names that Prometheus's client libraries give it.
+    ///
+    /// # Errors
+    /// See [`counter`](Self::counter).
+    pub fn process(&mut self) -> fmt::Result {
+        let memory = "Memory in use (resident set), capture buffers included, in bytes.";
+        self.gauge("process_resident_memory_bytes", memory, usage::resident_bytes() as f64)?;
+        let cpu = "CPU time of all threads.";
+        let encoder = self.encoder.encode_descriptor("process_cpu", cpu, Some(&Unit::Seconds), MetricType::Counter)?;
+        ConstCounter::new(usage::process_time().as_secs_f64()).encode(encoder)
+    }
+
     /// Counters of one kind, told apart by a label.
     ///
     /// # Errors
@@ -226,13 +242,28 @@ impl<'a> Metrics<'a> {
         &mut self,
         name: &str,
         help: &str,
-        label: &str,
+        label: &'v str,
         values: impl IntoIterator<Item = (&'v str, u64)>,
     ) -> fmt::Result {
+        let values = values.into_iter().map(|(value_of_label, value)| ([(label, value_of_label)], value));
+        self.labelled(name, help, values)
+    }
+
+    /// Counters of one kind, told apart by several labels.
+    ///
+    /// # Errors
+    /// See [`counter`](Self::counter).
+    pub fn labelled<'v, const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl IntoIterator<Item = ([(&'v str, &'v str); N], u64)>,
+    ) -> fmt::Result {
         let mut encoder = self.encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (value_of_label, value) in values {
-            let value_of_label = escape(value_of_label);
-            ConstCounter::new(value).encode(encoder.encode_family(&[(label, &*value_of_label)])?)?;
+        for (labels, value) in values {
+            let labels = labels.map(|(label, value)| (label, escape(value)));
+            let labels = labels.each_ref().map(|(label, value)| (*label, &**value));
+            ConstCounter::new(value).encode(encoder.encode_family(&labels)?)?;
         }
         Ok(())
     }

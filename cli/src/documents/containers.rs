@@ -3,21 +3,16 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::Value;
 
-use super::problem;
-
-fn repository() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
-}
+use super::{check_words, root};
 
 /// All documents of a YAML file. Python reads it: no crate for YAML is needed for anything else here.
 fn yaml(file: &str) -> Option<Vec<Value>> {
     let script = "import json, sys, yaml; json.dump(list(yaml.safe_load_all(open(sys.argv[1]))), sys.stdout)";
-    let path = repository().join("packaging/kubernetes").join(file);
+    let path = root().join("packaging/kubernetes").join(file);
     if !Command::new("/usr/bin/python3")
         .args(["-c", "import yaml"])
         .output()
@@ -67,7 +62,7 @@ fn check_container(file: &str, pod: &Value, container: &Value, documents: &[Valu
             *word = word.replace(&reference, &value);
         }
     }
-    assert_eq!(problem(&words), Some(Ok(())), "{file}: {words:?}");
+    assert_eq!(check_words(&words), Some(Ok(())), "{file}: {words:?}");
 
     let security = &container["securityContext"];
     assert_eq!(texts(&security["capabilities"]["drop"]), ["ALL"], "{file}");
@@ -134,7 +129,7 @@ fn manifests_start_what_there_is() {
 /// Docker cannot be asked everywhere: what can be known without it.
 #[test]
 fn the_image_is_made_of_what_there_is() {
-    let text = fs::read_to_string(repository().join("Dockerfile")).expect("Dockerfile").replace("\\\n", " ");
+    let text = fs::read_to_string(root().join("Dockerfile")).expect("Dockerfile").replace("\\\n", " ");
     let lines: Vec<(&str, &str)> = text
         .lines()
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
@@ -151,7 +146,7 @@ fn the_image_is_made_of_what_there_is() {
             }
             "COPY" => match words[0].strip_prefix("--from=") {
                 Some(stage) => assert!(stages.contains(&stage), "there is no stage {stage}"),
-                None => assert!(words[..words.len() - 1].iter().all(|file| repository().join(file).exists()), "{rest}"),
+                None => assert!(words[..words.len() - 1].iter().all(|file| root().join(file).exists()), "{rest}"),
             },
             "CMD" => {
                 let words: Vec<String> = serde_json::from_str(rest).expect("the form that no shell reads");
@@ -164,6 +159,6 @@ fn the_image_is_made_of_what_there_is() {
     assert_eq!(stage_count, 2, "one to build, one to run");
     let toolchain = format!("FROM rust:{}-slim", env!("CARGO_PKG_RUST_VERSION"));
     assert!(text.starts_with(&toolchain) || text.contains(&format!("\n{toolchain}")), "{toolchain}");
-    let ignored = fs::read_to_string(repository().join(".dockerignore")).expect(".dockerignore");
+    let ignored = fs::read_to_string(root().join(".dockerignore")).expect(".dockerignore");
     assert!(ignored.lines().any(|line| line == "target"), "gigabytes would be sent to the builder");
 }

@@ -179,6 +179,16 @@ pub struct Arguments {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics: Option<Text>,
 
+    /// Yield the processor to others: 19 to everything else, 0 as any program [default: as it is started].
+    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Protection of this host")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nice: Option<i32>,
+
+    /// Run as this user once everything is open, with no more privileges than capturing, the queue and its rules need.
+    #[arg(long, value_name = "USER[:GROUP]", help_heading = "Protection of this host")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+
     /// Write the process id to this file, and remove it at the end.
     #[arg(short = 'P', long, value_name = "FILE", help_heading = "Program")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -37,7 +37,7 @@ use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use mio::{Registry, Token, Waker};
+use mio::Waker;
 use tcpcopy_engine::relay::{RelayDrop, RelayStats};
 use tcpcopy_engine::{PeerId, RelayConfig, RelayInput};
 use tcpcopy_io::capture::{Capture, CaptureStats};
@@ -97,13 +97,13 @@ struct Responses {
 
 /// Wakes a thread that sleeps, and costs little when it is awake.
 struct Bell {
-    waker: Waker,
+    waker: Arc<Waker>,
     rung: AtomicBool,
 }
 
 impl Bell {
-    fn new(registry: &Registry, token: Token) -> io::Result<Self> {
-        Ok(Self { waker: Waker::new(registry, token)?, rung: AtomicBool::new(false) })
+    fn new(waker: Arc<Waker>) -> Self {
+        Self { waker, rung: AtomicBool::new(false) }
     }
 
     /// To be called when there is something in the channel.
@@ -167,7 +167,7 @@ pub(super) struct Total {
 }
 
 impl Crew {
-    /// Starts as many threads. `token`: the main thread's, for the event that tells of messages.
+    /// Starts as many threads. `waker`: the main thread's, for when there are messages.
     ///
     /// # Errors
     /// When the system has no more threads or descriptors.
@@ -176,10 +176,9 @@ impl Crew {
         clock: MonotonicClock,
         configs: impl Fn() -> RelayConfig,
         responses_per_write: Option<u64>,
-        registry: &Registry,
-        token: Token,
+        waker: Arc<Waker>,
     ) -> io::Result<Self> {
-        let bell = Arc::new(Bell::new(registry, token)?);
+        let bell = Arc::new(Bell::new(waker));
         let (to_main, inbox) = mpsc::sync_channel(FROM_WORKERS);
         let mut members = Vec::new();
         for number in 0..usize::from(workers) {

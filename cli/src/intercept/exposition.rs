@@ -40,25 +40,9 @@ impl Collector for Exposition {
         metrics.counter("intercept_capture_dropped", lost, captures.dropped)?;
         metrics.gauge("intercept_links_up", "Connections of tcpcopys that work.", server.up as f64)?;
         metrics.counter("intercept_connections_accepted", "Connections accepted.", server.accepted)?;
-        let refused = [
-            ("not allowed", server.not_allowed),
-            ("wrong secret", server.wrong_secret),
-            ("no secret", server.no_secret),
-            ("without a proof", server.unproved),
-            ("without TLS", server.without_tls),
-            ("TLS failed", server.tls_failed),
-            ("garbage", server.garbage),
-            ("another version", server.other_version),
-            ("without a hello", server.no_hello),
-            ("too many", server.too_many),
-            ("too many from one address", server.too_many_of_one),
-        ];
-        metrics.counters(
-            "intercept_connections_refused",
-            "Connections closed before they were up.",
-            "reason",
-            refused,
-        )?;
+        let closed = "Connections closed before they were of use.";
+        metrics.counters("intercept_connections_closed", closed, "reason", server.closed())?;
+        metrics.process()?;
         metrics.counter("intercept_writes", "Batches of responses handed to sockets.", server.writes)
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod arguments;
 mod crew;
+mod examine;
 mod exposition;
 mod legacy;
 pub mod options;
@@ -46,7 +47,8 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn options_of(arguments: Arguments) -> Result<Options, Failure> {
+/// Arguments of a command line, with those of the configuration file that they name, made into checked options.
+pub(crate) fn options_of(arguments: Arguments) -> Result<Options, Failure> {
     let merged = match &arguments.config {
         None => arguments,
         Some(path) => config::merge(&arguments, &config::read(path).map_err(Failure::usage)?),
@@ -92,9 +94,10 @@ fn start(options: &Options) -> Result<Exit, Failure> {
 fn set_up(options: &Options) -> Result<(Log, Option<PidFile>, Intercept), Failure> {
     let log = Log::start(options.log.as_deref(), options.log_level, options.log_format)
         .map_err(|e| Failure::new(Exit::Failure, e))?;
+    let present = options.identity.begin()?;
     let pid_file =
         options.pid.as_deref().map(PidFile::create).transpose().map_err(|e| Failure::new(Exit::Failure, e))?;
-    Ok((log, pid_file, Intercept::open(options)?))
+    Ok((log, pid_file, Intercept::open(options, present)?))
 }
 
 /// Whether a command line is taken; otherwise why not.

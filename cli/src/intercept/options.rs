@@ -18,6 +18,7 @@ use crate::exit::Failure;
 use crate::grammar::{OptionName, Part, SyntaxError};
 use crate::logging::LogFormat;
 use crate::metrics;
+use crate::protect::identity::Identity;
 use crate::security::{self, SecurityFiles};
 use crate::values::{self, Workers, absolute, devices, in_range, log_level};
 
@@ -68,6 +69,8 @@ pub struct Options {
     pub stats_interval: Option<Duration>,
     /// Where metrics are served.
     pub metrics: Option<SocketAddr>,
+    /// As whom it runs, and how nicely.
+    pub identity: Identity,
     /// The pid file. Absolute.
     pub pid: Option<PathBuf>,
     /// Run in the background.
@@ -145,6 +148,7 @@ impl Options {
                 .map(|text| metrics::address(&text.0))
                 .transpose()
                 .map_err(Failure::usage)?,
+            identity: Identity::check(arguments.user, arguments.nice)?,
             pid: arguments.pid.map(|path| absolute("-P (--pid)", &path)).transpose()?,
             daemon: arguments.daemon,
         })

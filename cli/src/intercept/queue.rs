@@ -12,7 +12,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use tcpcopy_io::capture::{CaptureStats, Drained};
 use tcpcopy_io::firewall::{self, Answers, FirewallError, QueueRules};
-use tcpcopy_io::nfqueue::{Queue, QueueConfig, QueueError, Verdict};
+use tcpcopy_io::nfqueue::{Queue, QueueConfig, QueueError, QueueTable, Verdict};
 use tcpcopy_wire::ip::{IpFragment, IpPacket, PROTOCOL_TCP, PROTOCOL_UDP};
 use tcpcopy_wire::{ParseError, Transport};
 
@@ -184,7 +184,8 @@ pub(super) struct QueueSource {
 }
 
 impl QueueSource {
-    /// Removes what former intercepts left, opens the queue, and makes the rules that are wanted.
+    /// Removes what former intercepts left, opens the queue, and makes the rules that are wanted; these with no more rights
+    /// than `settle` leaves, which must do to remove them.
     ///
     /// # Errors
     /// When the queue cannot be read, or a rule cannot be made.
@@ -193,8 +194,8 @@ impl QueueSource {
         control_port: u16,
         copy_bytes: usize,
         buffer_bytes: usize,
-        registry: &Registry,
-        token: Token,
+        (registry, token): (&Registry, Token),
+        settle: impl FnOnce() -> Result<(), Failure>,
     ) -> Result<Self, Failure> {
         let number = options.number;
         if options.understood {
@@ -203,6 +204,7 @@ impl QueueSource {
                  through NFQUEUE {number}"
             );
         }
+        // This also has iptables of the older kind load the kernel's modules, for which there is no right later.
         for left in firewall::remove_leftovers() {
             log::warn!("removed a rule that an intercept which was killed had left: `{} {}`", left.program, left.rule);
         }
@@ -214,6 +216,7 @@ impl QueueSource {
         registry
             .register(&mut SourceFd(&queue.as_raw_fd()), token, Interest::READABLE)
             .map_err(|e| Failure::new(Exit::Failure, format!("cannot wait for packets of NFQUEUE {number}: {e}")))?;
+        settle()?;
         let rules = if options.setup.is_empty() {
             tell_rules(number);
             None
@@ -221,7 +224,7 @@ impl QueueSource {
             Some(QueueRules::install(number, &options.setup).map_err(|e| rule_failure(&e))?)
         };
         let judge = Judge { passlist: options.passlist.clone(), control_port, passed: [0; 3] };
-        let counted = RuleCounter::new(number);
+        let counted = RuleCounter::new(number, queue.table().clone());
         // Packets may have come before the registration.
         Ok(Self { rules, queue, readable: true, judge, counted, told_unseen: 0, closing: false })
     }
@@ -337,11 +340,12 @@ struct RuleCounter {
     /// What the rules had taken before we came.
     before: u64,
     let_through: Arc<AtomicU64>,
+    table: QueueTable,
 }
 
 impl RuleCounter {
-    fn new(queue: u16) -> Self {
-        Self { queue, before: taken_by_rules(queue), let_through: Arc::default() }
+    fn new(queue: u16, table: QueueTable) -> Self {
+        Self { queue, before: taken_by_rules(queue), let_through: Arc::default(), table }
     }
 
     fn let_through(&self) -> u64 {
@@ -349,21 +353,22 @@ impl RuleCounter {
     }
 
     fn count(&self) {
-        count_into(&self.let_through, self.queue, self.before);
+        count_into(&self.let_through, &self.table, self.queue, self.before);
     }
 
     /// Counts on a thread of its own: programs are run for it, and the queue must not wait for them.
     fn count_soon(&self) {
-        let (let_through, queue, before) = (Arc::clone(&self.let_through), self.queue, self.before);
+        let (let_through, table, queue, before) =
+            (Arc::clone(&self.let_through), self.table.clone(), self.queue, self.before);
         // Without a thread there is no count this time.
-        let _ = thread::Builder::new().spawn(move || count_into(&let_through, queue, before));
+        let _ = thread::Builder::new().spawn(move || count_into(&let_through, &table, queue, before));
     }
 }
 
-fn count_into(let_through: &AtomicU64, queue: u16, before: u64) {
+fn count_into(let_through: &AtomicU64, table: &QueueTable, queue: u16, before: u64) {
     let taken = taken_by_rules(queue).saturating_sub(before);
     // In this order.
-    if let Some(queued) = tcpcopy_io::nfqueue::queued(queue) {
+    if let Some(queued) = table.queued(queue) {
         // The kernel counts in 32 bits.
         let difference = (taken as u32).wrapping_sub(queued).cast_signed().max(0);
         let_through.fetch_max(difference as u64, Ordering::Relaxed);

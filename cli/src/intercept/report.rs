@@ -37,19 +37,7 @@ pub(super) fn lines(total: &Total, server: &ServerStats) -> Vec<String> {
                 ("without routes", relay.routeless),
                 ("routes refused", relay.routes_refused),
                 ("routes above one link's share", relay.routes_over_share),
-                ("rejected as garbage", server.garbage),
-                ("not allowed", server.not_allowed),
-                ("wrong secret", server.wrong_secret),
-                ("no secret", server.no_secret),
-                ("without a proof", server.unproved),
-                ("without TLS", server.without_tls),
-                ("TLS failed", server.tls_failed),
-                ("of another version", server.other_version),
-                ("without a word", server.unused),
-                ("without a hello", server.no_hello),
-                ("too many", server.too_many),
-                ("too many from one address", server.too_many_of_one),
-            ])
+            ]) + &when_not_zero(&server.closed())
         ),
     ];
     let dropped: Vec<(&str, u64)> =

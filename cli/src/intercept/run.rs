@@ -10,20 +10,21 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use tcpcopy_engine::relay::RelayDrop;
 use tcpcopy_engine::{PeerId, RelayConfig, RelayInput, RelayNotice};
 use tcpcopy_io::capture::{Capture, CaptureConfig, CaptureError};
 use tcpcopy_io::clock::MonotonicClock;
 use tcpcopy_io::control::{BindError, ControlServer, PeerEvent, ServerConfig};
-use tcpcopy_io::process::{self, SIGHUP, Signals};
+use tcpcopy_io::process::{self, Capability, SIGHUP, Signals};
 use tcpcopy_wire::Timestamp;
 use tcpcopy_wire::control::{Hello, Payload};
 use tcpcopy_wire::link::LinkType;
 
 use super::crew::{Crew, Total};
+use super::examine::{Captured, Examiner};
 use super::exposition::Exposition;
 use super::options::Options;
 use super::queue::QueueSource;
@@ -32,6 +33,8 @@ use super::worker::{DRAIN_BUDGET, Worker};
 use crate::exit::{Exit, Failure};
 use crate::logging::Log;
 use crate::metrics::{Exporter, Scrape};
+use crate::protect::identity::{Needs, Present};
+use crate::protect::service::Service;
 
 /// Bytes kept of each packet: link header with VLAN tags, IPv6 header with some extensions, longest TCP header.
 const SNAPLEN: usize = 192;
@@ -47,8 +50,7 @@ const REJECTION_TOLD_EVERY: Duration = Duration::from_secs(10);
 
 // Captures have the tokens between.
 const SIGNALS: Token = Token(0);
-const METRICS: Token = Token(FIRST_PEER.0 - 3);
-const CREW: Token = Token(FIRST_PEER.0 - 2);
+const WAKER: Token = Token(FIRST_PEER.0 - 2);
 const QUEUE: Token = Token(FIRST_PEER.0 - 1);
 const FIRST_PEER: Token = Token(1 << 16);
 
@@ -72,13 +74,16 @@ struct Told {
     next_rejection: Timestamp,
     /// Due when the first tcpcopy comes from another host.
     open_warning: Option<String>,
+    /// Questions that wait for an answer.
+    examiner: Examiner,
 }
 
 /// Whom counters are due for.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 struct Due {
     peers: bool,
     log: bool,
+    questions: bool,
 }
 
 /// intercept, ready to run.
@@ -101,6 +106,7 @@ pub(super) struct Intercept {
     exporter: Option<Exporter>,
     /// Scrapes that wait for counters.
     scrapes: Vec<Scrape>,
+    service: Service,
 }
 
 impl Intercept {
@@ -108,13 +114,16 @@ impl Intercept {
     ///
     /// # Errors
     /// What cannot be opened, with the exit code that belongs to it.
-    pub(super) fn open(options: &Options) -> Result<Self, Failure> {
+    pub(super) fn open(options: &Options, present: Present<'_>) -> Result<Self, Failure> {
         let failed = |what: &'static str| move |e: io::Error| Failure::new(Exit::Failure, format!("{what}: {e}"));
         let poll = Poll::new().map_err(failed("cannot wait for events"))?;
         let mut signals = process::signals().map_err(failed("cannot take signals"))?;
         poll.registry().register(&mut signals, SIGNALS, Interest::READABLE).map_err(failed("cannot take signals"))?;
         let clock = MonotonicClock::start();
-        let mut hands = Hands::open(options, clock, &poll).map_err(failed("cannot start a worker"))?;
+        let waker = Waker::new(poll.registry(), WAKER).map_err(failed("cannot wait for workers"))?;
+        let waker = Arc::new(waker);
+        let mut hands = Hands::open(options, clock, poll.registry(), Arc::clone(&waker))
+            .map_err(failed("cannot start a worker"))?;
         let mut devices = Vec::new();
         for name in &options.devices {
             let config = CaptureConfig {
@@ -140,11 +149,20 @@ impl Intercept {
         };
         let server = ControlServer::bind(config, poll.registry(), FIRST_PEER).map_err(bind_failure)?;
         let control_port = server.local_addr().map_or(options.port, |address| address.port());
+        let settle = || present.settle(&needs(options));
+        let exporter = match options.metrics {
+            None => None,
+            Some(address) => Some(Exporter::open(address, waker)?),
+        };
         let queue = match &options.queue {
             Some(queue) => {
-                Some(QueueSource::open(queue, control_port, SNAPLEN, options.buffer_bytes, poll.registry(), QUEUE)?)
+                let events = (poll.registry(), QUEUE);
+                Some(QueueSource::open(queue, control_port, SNAPLEN, options.buffer_bytes, events, settle)?)
             }
-            None => None,
+            None => {
+                settle()?;
+                None
+            }
         };
         if let Ok(address) = server.local_addr() {
             let source = match &options.queue {
@@ -154,13 +172,6 @@ impl Intercept {
             let workers = if options.workers > 1 { format!(", {} workers", options.workers) } else { String::new() };
             log::info!("intercept {}: listening on {address}, {source}{workers}", env!("CARGO_PKG_VERSION"));
         }
-        let exporter = match options.metrics {
-            None => None,
-            Some(address) => {
-                let waker = Waker::new(poll.registry(), METRICS).map_err(failed("cannot wait for scrapes"))?;
-                Some(Exporter::open(address, Arc::new(waker))?)
-            }
-        };
         let open_warning = server.config().lets_everyone_in().then(|| ServerConfig::open_warning(options.port));
         if let Some(conditions) = options.conditions() {
             log::info!("tcpcopys must {conditions}");
@@ -174,7 +185,7 @@ impl Intercept {
             queue,
             server,
             hands,
-            told: Told { next_rejection: now, open_warning },
+            told: Told { next_rejection: now, open_warning, examiner: Examiner::new(options) },
             captured_payload: Payload::Headers,
             stats_interval: options.stats_interval,
             next_stats: options.stats_interval.map_or(Timestamp::NEVER, |interval| now + interval),
@@ -182,6 +193,7 @@ impl Intercept {
             due: Due::default(),
             exporter,
             scrapes: Vec::new(),
+            service: Service::default(),
         })
     }
 
@@ -192,6 +204,8 @@ impl Intercept {
     pub(super) fn run(mut self, log: &Log) -> Result<(), Failure> {
         let mut events = Events::with_capacity(256);
         let mut more = false;
+        self.service = Service::from_environment();
+        self.service.ready("waiting for tcpcopy");
         loop {
             let patience = if more { Some(Duration::ZERO) } else { self.patience() };
             if let Err(e) = self.poll.poll(&mut events, patience)
@@ -205,7 +219,7 @@ impl Intercept {
                 match event.token() {
                     SIGNALS => signalled = true,
                     // What they tell is looked for in every turn.
-                    CREW | METRICS => {}
+                    WAKER => {}
                     QUEUE => {
                         if let Some(queue) = &mut self.queue {
                             queue.readable = true;
@@ -247,7 +261,11 @@ impl Intercept {
             return Some(Duration::ZERO);
         }
         let reopen = self.devices.iter().filter_map(|device| device.reopen_at);
-        let deadlines = [deadline, self.server.next_deadline(), Some(self.next_stats)];
+        let alive_at =
+            self.service.alive_at().map(|at| self.clock.now() + at.saturating_duration_since(Instant::now()));
+        // While counters for them are being asked for, a worker wakes this thread.
+        let questions = self.told.examiner.next_deadline().filter(|_| !self.due.questions);
+        let deadlines = [deadline, self.server.next_deadline(), Some(self.next_stats), questions, alive_at];
         let earliest = deadlines.into_iter().flatten().chain(reopen).min()?;
         (earliest != Timestamp::NEVER).then(|| earliest.since(self.clock.now()))
     }
@@ -353,14 +371,32 @@ impl Intercept {
             self.next_stats = now + interval;
             self.due.log = true;
         }
+        self.due.questions |= self.told.examiner.next_deadline().is_some_and(|at| at <= now);
         let waiting = self.scrapes.len();
         self.scrapes.extend(self.exporter.iter().flat_map(Exporter::scrapes));
-        if (self.due.peers, self.due.log) == (before.peers, before.log) && self.scrapes.len() == waiting {
+        self.tell_alive();
+        if self.due == before && self.scrapes.len() == waiting {
             return;
         }
         match &mut self.hands {
             Hands::Own(_) => self.use_counters(now),
             Hands::Crew(crew) => crew.ask(self.server.peers()),
+        }
+    }
+
+    /// Tells the service manager that all threads work, when it is time to: this one does, and workers do if they have answered
+    /// the question before.
+    fn tell_alive(&mut self) {
+        let now = Instant::now();
+        if self.service.alive_at().is_none_or(|at| now < at) {
+            return;
+        }
+        match &mut self.hands {
+            Hands::Own(_) => self.service.alive(now, true),
+            Hands::Crew(crew) => {
+                self.service.alive(now, crew.has_answered());
+                crew.ask(self.server.peers());
+            }
         }
     }
 
@@ -386,8 +422,20 @@ impl Intercept {
                 scrape.answer(Exposition { relay: total.relay.clone(), captures: total.captures, server });
             }
         }
+        if due.questions {
+            let total = self.total();
+            let captured = Captured { frames: total.relay.frames, kernel_drops: total.captures.dropped };
+            let Self { server, told, .. } = self;
+            told.examiner
+                .answer(&captured, now, |peer, report, answers| server.send_report(peer, report, answers, now));
+        }
         if due.log {
             let total = self.total();
+            self.service.status(&format!(
+                "relaying to {} tcpcopys, {} packets captured",
+                self.server.stats().up,
+                total.relay.frames
+            ));
             if total.relay.frames > 0 || self.server.stats().accepted > 0 {
                 self.report(&total);
             }
@@ -422,10 +470,12 @@ impl Intercept {
         let mut stop = false;
         for signal in self.signals.pending() {
             if signal == SIGHUP {
+                self.service.reloading();
                 match log.reopen() {
                     Ok(()) => log::info!("log opened again"),
                     Err(e) => log::error!("{e}"),
                 }
+                self.service.ready("the log is open again");
             } else {
                 stop = true;
             }
@@ -436,6 +486,7 @@ impl Intercept {
     /// Relays what has been captured, and takes leave.
     fn stop(&mut self) {
         let now = self.clock.now();
+        self.service.stopping("relaying what has been captured");
         let Self { hands, queue, server, clock, .. } = self;
         match hands {
             Hands::Own(worker) => {
@@ -459,18 +510,18 @@ impl Intercept {
 }
 
 impl Hands {
-    fn open(options: &Options, clock: MonotonicClock, poll: &Poll) -> io::Result<Self> {
+    fn open(options: &Options, clock: MonotonicClock, registry: &Registry, waker: Arc<Waker>) -> io::Result<Self> {
         let config = || RelayConfig {
             initial_routes: options.initial_routes,
             seed: RandomState::new().hash_one(std::process::id()),
             legacy: options.legacy,
             ..RelayConfig::default()
         };
-        let (registry, combined) = (poll.registry(), options.responses_per_write);
+        let combined = options.responses_per_write;
         Ok(if options.workers == 1 {
             Self::Own(Box::new(Worker::new(registry.try_clone()?, config(), combined)))
         } else {
-            Self::Crew(Box::new(Crew::start(options.workers, clock, config, combined, registry, CREW)?))
+            Self::Crew(Box::new(Crew::start(options.workers, clock, config, combined, waker)?))
         })
     }
 
@@ -501,6 +552,18 @@ impl Hands {
     }
 }
 
+/// What is needed after the start.
+fn needs(options: &Options) -> Needs {
+    let capabilities = match &options.queue {
+        // A device that went away is captured on again when it is back, and each may be opened with more room.
+        None => vec![Capability::NetRaw],
+        // Each verdict is checked for the first. iptables of the older kind reads its tables through a raw socket.
+        Some(_) => vec![Capability::NetAdmin, Capability::NetRaw],
+    };
+    let for_children = options.queue.is_some();
+    Needs { capabilities, for_children, files: [&options.log, &options.pid].into_iter().flatten().cloned().collect() }
+}
+
 impl Told {
     /// Says once that anyone is let in, when somebody from elsewhere is.
     fn warn_if_open(&mut self, from: SocketAddr) {
@@ -515,6 +578,7 @@ impl Told {
 fn on_peer(event: &PeerEvent<'_>, now: Timestamp, hands: &mut Hands, told: &mut Told) {
     match *event {
         PeerEvent::Route { peer, change } => hands.tell(now, RelayInput::Route { peer, change }),
+        PeerEvent::Questions { peer, from, ref questions } => told.examiner.take(peer, from, questions.clone()),
         PeerEvent::Up { peer, from, hello } => {
             log::info!("tcpcopy at {from} connected (link {})", peer.0);
             told.warn_if_open(from);
@@ -528,6 +592,7 @@ fn on_peer(event: &PeerEvent<'_>, now: Timestamp, hands: &mut Hands, told: &mut 
         }
         PeerEvent::Gone { peer, from, reason, undelivered } => {
             log::warn!("tcpcopy at {from} is gone (link {}): {reason}", peer.0);
+            told.examiner.forget(peer);
             let reason = RelayDrop::LinkClosed;
             hands.tell(now, RelayInput::Undelivered { peer, responses: undelivered, reason });
             hands.tell(now, RelayInput::PeerGone { peer });

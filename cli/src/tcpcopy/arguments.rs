@@ -26,7 +26,8 @@ use crate::program::{TCPCOPY, list};
         tcpcopy -x 80-10.0.0.2:8080 -s 10.0.0.3 -c 10.77.0.x\n\n\
         where 10.0.0.2 routes its answers to 10.77.0.0/24 via 10.0.0.3 (ip route add 10.77.0.0/24 via 10.0.0.3).\n\n\
         Other commands:\n\n{}\n\
-        Exit codes: 0 done, 1 failure while running, 2 wrong options, 3 no permission, 4 intercept not reachable.",
+        Exit codes: 0 done, 1 failure while running, 2 wrong options, 3 no permission, 4 intercept not reachable, \
+         5 a condition of --stop-if.",
         list("tcpcopy", TCPCOPY)
     )
 )]
@@ -367,6 +368,49 @@ pub struct Arguments {
     #[arg(long, value_name = "[ADDR:]PORT", help_heading = "Program")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics: Option<Text>,
+
+    /// Yield the processor to others: 19 to everything else, 0 as any program [default: as it is started].
+    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Protection of this host")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nice: Option<i32>,
+
+    /// Use no more than so much of one processor; 150 is one and a half. Above it fewer new connections are copied, and if
+    /// that is not enough the newest are closed; what is copied is not slowed down.
+    #[arg(long, value_name = "PERCENT", help_heading = "Protection of this host")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_limit: Option<Text>,
+
+    /// Begin no new connection while so many are copied, and remember no more clients of UDP [default: 4194304].
+    #[arg(long, value_name = "N", help_heading = "Protection of this host")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_sessions: Option<u32>,
+
+    /// End, with exit code 5, when this is so for 10 seconds, or as long as is said: errors>5%, lag>2s, cpu>85% (of the
+    /// host), load>8, memory>512M; `lag>2s for 1m`. May be given several times.
+    #[arg(long, value_name = "CONDITION", help_heading = "Protection of this host")]
+    #[serde(deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    pub stop_if: Vec<String>,
+
+    /// Run as this user once everything is open, with no more privileges than capturing needs.
+    #[arg(long, value_name = "USER[:GROUP]", help_heading = "Protection of this host")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+
+    /// Write a report of the run to this file at its end: a page to look at, and to show to others.
+    #[arg(long, value_name = "FILE.html", help_heading = "Report")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub report: Option<PathBuf>,
+
+    /// Write what was counted to this file while it runs, an object of JSON in each line, every second at first and less
+    /// often later. `tcpcopy report FILE` makes a page of it, also after a crash.
+    #[arg(long, value_name = "FILE", help_heading = "Report")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stats_file: Option<PathBuf>,
+
+    /// Measure how long online takes to begin its answers, to compare the target with: what online sends is captured, too.
+    #[arg(long, help_heading = "Report")]
+    #[serde(skip_serializing_if = "is_off")]
+    pub measure_online: bool,
 
     /// Write the process id to this file, and remove it at the end.
     #[arg(short = 'P', long, value_name = "FILE", help_heading = "Program")]

@@ -2,17 +2,21 @@
 
 pub mod arguments;
 pub mod decap;
+pub mod diagnosis;
 pub mod exposition;
 pub mod filter;
 pub mod grammar;
+mod guard;
 mod legacy;
 pub mod modules;
 pub mod options;
 pub mod output;
+pub mod page;
 pub mod progress;
+pub mod recording;
 pub mod replay;
 pub mod report;
-mod start;
+pub(crate) mod start;
 mod supervise;
 pub mod worker;
 
@@ -85,7 +89,11 @@ impl From<Failure> for Early {
 
 /// Arguments, configuration file and this host's addresses, made into checked options.
 fn read_options(arguments: impl IntoIterator<Item = String>, built_in: BuiltIn) -> Result<Options, Early> {
-    let arguments = parse(arguments)?;
+    check_arguments(parse(arguments)?, built_in).map_err(Early::Failure)
+}
+
+/// Arguments of a command line, with those of the configuration file that they name, made into checked options.
+pub(crate) fn check_arguments(arguments: Arguments, built_in: BuiltIn) -> Result<Options, Failure> {
     let arguments = match &arguments.config {
         None => arguments,
         Some(path) => {
@@ -97,7 +105,7 @@ fn read_options(arguments: impl IntoIterator<Item = String>, built_in: BuiltIn) 
         }
     };
     let catalogue = Catalogue::new(built_in, &arguments.module_dir)?;
-    Ok(Options::check(arguments, &catalogue, &capture::local_addresses())?)
+    Options::check(arguments, &catalogue, &capture::local_addresses())
 }
 
 /// The arguments as they are written.

@@ -10,21 +10,23 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use mio::{Interest, Poll, Waker};
 use tcpcopy_engine::{CopierConfig, Gate};
 use tcpcopy_io::capture::file::FileError;
-use tcpcopy_io::capture::{CaptureConfig, CaptureError, CaptureGroup};
+use tcpcopy_io::capture::{CaptureConfig, CaptureError, CaptureGroup, Method};
 use tcpcopy_io::clock::MonotonicClock;
 use tcpcopy_io::control::LinksConfig;
-use tcpcopy_io::process::{self, PidFile, SIGHUP};
+use tcpcopy_io::process::{self, Capability, PidFile, SIGHUP};
 use tcpcopy_io::transmit::link::LinkPaths;
 use tcpcopy_io::transmit::{TransmitError, Transmitter};
 use tcpcopy_module_api::ModuleHandle;
 use tcpcopy_wire::control::{FEATURE_PAYLOAD, FEATURE_UDP, Hello};
 
 use super::options::{Options, Responses};
+use super::recording::Recorder;
 use super::report::Snapshot;
 use super::supervise::{Running, SIGNALS, WAKER};
 use super::worker::{Handle, Side, StartError, Worker};
 use crate::exit::{Exit, Failure};
 use crate::metrics::Exporter;
+use crate::protect::identity::Needs;
 
 /// Send buffer of each raw socket, in bytes.
 const SEND_BUFFER: usize = 8 << 20;
@@ -37,6 +39,7 @@ pub(super) fn start(options: &Options) -> Result<Option<Running>, Failure> {
         let what = what.to_owned();
         move |e: io::Error| Failure::new(Exit::Failure, format!("cannot {what}: {e}"))
     };
+    let identity = options.identity.begin()?;
     let pid_file =
         options.pid.as_deref().map(PidFile::create).transpose().map_err(|e| Failure::new(Exit::Failure, e))?;
     if let Some(plan) = &options.replay {
@@ -111,7 +114,14 @@ pub(super) fn start(options: &Options) -> Result<Option<Running>, Failure> {
         }
     }
     open_captures(options, &mut workers)?;
+    let changes = identity.will_change();
+    identity.settle(&needs(options))?;
     if let Some(plan) = &options.replay {
+        if changes {
+            let unreadable =
+                |e| format!("in -i (--device), as user {}: {e}", options.identity.user.as_deref().unwrap_or(""));
+            plan.check().map_err(|e| Failure::new(Exit::Permission, unreadable(e)))?;
+        }
         for (worker, _) in &mut workers {
             worker.add_replay(plan).map_err(failed("start a thread"))?;
         }
@@ -132,6 +142,7 @@ pub(super) fn start(options: &Options) -> Result<Option<Running>, Failure> {
         threads.push((handle, thread));
     }
     log_start(options);
+    let recorder = Recorder::start(options)?;
     let counters = vec![Snapshot::default(); threads.len()];
     Ok(Some(Running {
         poll,
@@ -141,6 +152,7 @@ pub(super) fn start(options: &Options) -> Result<Option<Running>, Failure> {
         counters,
         replay_is_over: false,
         exporter,
+        recorder,
         _pid_file: pid_file,
     }))
 }
@@ -153,6 +165,28 @@ fn transmit_failure(e: TransmitError) -> Failure {
         TransmitError::Open { .. } => Exit::Failure,
     };
     Failure::new(exit, e)
+}
+
+/// What is needed after the start.
+fn needs(options: &Options) -> Needs {
+    let mut capabilities = Vec::new();
+    if options.replay.is_some() {
+        // The files may be anybody's.
+        capabilities.push(Capability::DacOverride);
+    }
+    if !options.devices.is_empty() || options.responses.is_some() {
+        // A device that went away is captured on again when it is back.
+        capabilities.push(Capability::NetRaw);
+        if options.capture_method == Method::Raw {
+            // For a ring that is larger than the system's limit.
+            capabilities.push(Capability::NetAdmin);
+        }
+    }
+    if options.identity.user.is_some() {
+        capabilities.retain(|capability| *capability != Capability::DacOverride);
+    }
+    let files = [&options.log, &options.pid].into_iter().flatten().cloned().collect();
+    Needs { capabilities, for_children: false, files }
 }
 
 /// Wakes the main thread when its worker ends, however it ends.
@@ -175,9 +209,11 @@ fn engine_config(options: &Options, worker: usize) -> CopierConfig {
         response_timeout: options.response_timeout,
         idle_timeout: options.idle_timeout,
         memory_limit: options.memory_limit / usize::from(options.workers),
+        session_limit: options.max_sessions.div_ceil(usize::from(options.workers)),
         intercepts: options.intercepts.len() as u16,
         sees_responses: options.responses.is_some(),
         preserve_rtt: options.preserve_rtt,
+        measure_online: options.measure_online,
         links_per_intercept: options.links_per_intercept,
         timestamp_base: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u32),
         // The standard library's hash keys come from the system's random numbers.
@@ -189,6 +225,23 @@ fn engine_config(options: &Options, worker: usize) -> CopierConfig {
     }
 }
 
+/// How a device is captured on, for what comes from one side.
+pub(crate) fn capture_config(options: &Options, device: &str, side: Side, filter: &str) -> CaptureConfig {
+    CaptureConfig {
+        device: device.to_owned(),
+        filter: filter.to_owned(),
+        buffer_bytes: options.buffer_bytes,
+        snaplen: SNAPLEN,
+        immediate: false,
+        // Where the target is on this host, what it sends may only go out.
+        inbound_only: side == Side::Clients && !options.both_directions,
+        promiscuous: side == Side::Clients && options.promiscuous,
+        behind_tags: side == Side::Clients && options.filter_behind_tags,
+        fanout: None,
+        method: options.capture_method,
+    }
+}
+
 /// Opens each device once for every worker. Several workers share clients' packets by flow; of the target's packets, whose
 /// flows are others, each looks for its own.
 fn open_captures(options: &Options, workers: &mut [(Worker, Handle)]) -> Result<(), Failure> {
@@ -196,19 +249,7 @@ fn open_captures(options: &Options, workers: &mut [(Worker, Handle)]) -> Result<
     let responses = options.responses.iter();
     let of_target = responses.flat_map(|r| r.devices.iter().map(move |device| (device, Side::Target, &r.filter)));
     for (device, side, filter) in of_clients.chain(of_target) {
-        let config = CaptureConfig {
-            device: device.clone(),
-            filter: filter.clone(),
-            buffer_bytes: options.buffer_bytes,
-            snaplen: SNAPLEN,
-            immediate: false,
-            // Where the target is on this host, what it sends may only go out.
-            inbound_only: side == Side::Clients && !options.both_directions,
-            promiscuous: side == Side::Clients && options.promiscuous,
-            behind_tags: side == Side::Clients && options.filter_behind_tags,
-            fanout: None,
-            method: options.capture_method,
-        };
+        let config = capture_config(options, device, side, filter);
         let failure = |e: CaptureError| {
             let exit = match e {
                 CaptureError::NoSuchDevice { .. } | CaptureError::BadFilter { .. } => Exit::Usage,

@@ -8,9 +8,12 @@ use std::time::{Duration, Instant};
 use mio::{Events, Poll, Token};
 use tcpcopy_io::process::{PidFile, SIGHUP, Signals};
 
+use super::diagnosis::{self, Diagnosis};
 use super::exposition::Exposition;
+use super::guard::{self, Guard};
 use super::options::Options;
 use super::progress::ProgressDisplay;
+use super::recording::{Ended, Recorder};
 use super::report::{self, Snapshot};
 use super::worker::{Handle, Order, Report};
 use crate::exit::{Exit, Failure};
@@ -35,21 +38,48 @@ pub(super) struct Running {
     /// The worker that replays has nothing more to do.
     pub(super) replay_is_over: bool,
     pub(super) exporter: Option<Exporter>,
+    pub(super) recorder: Option<Recorder>,
     pub(super) _pid_file: Option<PidFile>,
 }
 
 impl Running {
-    /// Waits for signals and workers, and writes statistics, until a signal ends the program.
+    /// Waits for signals and workers, and writes statistics, until a signal ends the program. However it ends, what was
+    /// recorded is made a report of.
     pub(super) fn supervise(mut self, options: &Options, log: &Log) -> Result<(), Failure> {
+        let result = self.watch(options, log);
+        match self.recorder.take() {
+            None => result,
+            Some(recorder) => {
+                let how = match &result {
+                    Ok(()) if self.replay_is_over => Ended::ReplayOver,
+                    Ok(()) => Ended::Stopped,
+                    Err(failure) => Ended::Failed(failure.message.clone()),
+                };
+                let written = recorder.finish(&self.total(), how);
+                result.and(written)
+            }
+        }
+    }
+
+    fn watch(&mut self, options: &Options, log: &Log) -> Result<(), Failure> {
         let mut events = Events::with_capacity(16);
         let mut progress = options.replay.is_some().then(|| ProgressDisplay::new(options.daemon));
+        let command = diagnosis::doctor_command(std::env::args());
+        let mut diagnosis = Diagnosis::new(command, options.replay.is_some(), Instant::now());
         let tick = options.stats_interval.map_or(LONGEST_TICK, |interval| interval.min(LONGEST_TICK));
+        let tick = tick.min(diagnosis::LOOK_EVERY);
         let tick = if progress.is_some() { tick.min(ProgressDisplay::every()) } else { tick };
         let mut next_tick = Instant::now() + tick;
         let mut next_statistics = options.stats_interval.map(|interval| Instant::now() + interval);
         let mut before = Snapshot::default();
+        let mut guard = Guard::new(options);
+        let mut reason = None;
+        guard.service.ready(&guard::status(&self.total().ledger));
         loop {
-            let timeout = next_tick.saturating_duration_since(Instant::now());
+            let guard_due = guard.next_due();
+            let recorder_due = self.recorder.as_ref().map(Recorder::next_due);
+            let next = [guard_due, recorder_due].into_iter().flatten().fold(next_tick, Instant::min);
+            let timeout = next.saturating_duration_since(Instant::now());
             match self.poll.poll(&mut events, Some(timeout)) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => events.clear(),
                 Err(e) => return Err(Failure::new(Exit::Failure, format!("cannot wait for events: {e}"))),
@@ -57,10 +87,12 @@ impl Running {
             }
             let signals: Vec<i32> = self.signals.pending().collect();
             if signals.contains(&SIGHUP) {
+                guard.service.reloading();
                 match log.reopen() {
                     Ok(()) => log::info!("log opened again"),
                     Err(e) => log::error!("{e}"),
                 }
+                guard.service.ready(&guard::status(&self.total().ledger));
             }
             if signals.iter().any(|signal| *signal != SIGHUP) {
                 break;
@@ -83,10 +115,24 @@ impl Running {
                     scrape.answer(Exposition(self.total()));
                 }
             }
+            reason = guard.on_time(self);
+            if reason.is_some() {
+                break;
+            }
             let now = Instant::now();
+            if self.recorder.as_ref().is_some_and(|recorder| now >= recorder.next_due()) {
+                self.collect(Order::Report);
+                let total = self.total();
+                if let Some(recorder) = &mut self.recorder {
+                    recorder.sample(&total);
+                }
+            }
             if now >= next_tick {
                 next_tick = now + tick;
                 self.collect(Order::Report);
+                if let Some((level, text)) = diagnosis.look(now, &self.total()) {
+                    log::log!(level, "{text}");
+                }
                 if let (Some(display), Some(replay)) = (&mut progress, &self.total().replay) {
                     display.show(replay);
                 }
@@ -101,15 +147,20 @@ impl Running {
                     for warning in report::warnings(&before, &total) {
                         log::warn!("{warning}");
                     }
+                    guard.service.status(&guard::status(&total.ledger));
                     before = total;
                 }
             }
         }
         drop(progress);
-        log::info!("stopping: the sessions are closed towards the target");
+        guard.service.stopping(reason.as_deref().unwrap_or("closing the sessions"));
+        match &reason {
+            Some(reason) => log::warn!("stopping, because of {reason}: the sessions are closed towards the target"),
+            None => log::info!("stopping: the sessions are closed towards the target"),
+        }
         self.collect(Order::Stop);
         self.print_summary(options);
-        Ok(())
+        reason.map_or(Ok(()), |reason| Err(Failure::new(Exit::Condition, format!("ended because of {reason}"))))
     }
 
     /// Takes a worker's report.
@@ -133,11 +184,17 @@ impl Running {
         }
     }
 
-    /// Gives all workers an order and waits for their reports, for a limited time, or for a second signal to stop.
-    fn collect(&mut self, order: Order) {
+    /// Gives all workers an order.
+    pub(super) fn order(&self, order: Order) {
         for (handle, _) in &self.workers {
             handle.order(order);
         }
+    }
+
+    /// Gives all workers an order and waits for their reports, for a limited time, or for a second signal to stop. Whether all
+    /// have answered.
+    pub(super) fn collect(&mut self, order: Order) -> bool {
+        self.order(order);
         let give_up = Instant::now() + ANSWER_LIMIT;
         let mut missing = self.workers.len();
         while missing > 0 {
@@ -148,15 +205,18 @@ impl Running {
                 }
                 Err(_) if Instant::now() >= give_up => {
                     log::warn!("{missing} workers do not answer; their last counters are used");
-                    return;
+                    return false;
                 }
-                Err(_) if order == Order::Stop && self.signals.pending().any(|signal| signal != SIGHUP) => return,
+                Err(_) if order == Order::Stop && self.signals.pending().any(|signal| signal != SIGHUP) => {
+                    return false;
+                }
                 Err(_) => {}
             }
         }
+        true
     }
 
-    fn total(&self) -> Snapshot {
+    pub(super) fn total(&self) -> Snapshot {
         let mut total = Snapshot::default();
         for counters in &self.counters {
             total += counters;

@@ -40,6 +40,7 @@ pub use self::device::Side;
 use self::device::{BACKLOG_LIMIT, Device};
 use super::replay::{Plan, Replay};
 use super::report::Snapshot;
+use crate::protect::cpu::Throttle;
 
 /// Sessions have this long to close towards the target after the order to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(3);
@@ -55,6 +56,8 @@ const FIRST_CAPTURE: usize = 1;
 pub enum Order {
     /// Send the counters.
     Report,
+    /// Copy less, or more again.
+    Throttle(Throttle),
     /// Close the sessions, send the counters, end.
     Stop,
 }
@@ -122,6 +125,7 @@ pub struct Worker {
     engine: Copier,
     replay: Option<Replay>,
     waker: Arc<Waker>,
+    measures_online: bool,
     stop_at: Option<Timestamp>,
 }
 
@@ -162,6 +166,7 @@ impl Worker {
                 module_lines: ModuleLines::default(),
                 told_not_supported: false,
             },
+            measures_online: engine.measure_online,
             engine: Copier::new(engine),
             replay: None,
             waker: Arc::clone(&waker),
@@ -238,6 +243,7 @@ impl Worker {
             check_at: Timestamp::ZERO,
             before: CaptureStats::default(),
             losses: 0,
+            measures_online: self.measures_online,
         };
         if let Some((opened, capture)) = device.group.newer(member) {
             device.use_capture(opened, capture, self.poll.registry())?;
@@ -251,7 +257,7 @@ impl Worker {
     /// # Errors
     /// When there is no thread to read them.
     pub fn add_replay(&mut self, plan: &Plan) -> io::Result<()> {
-        self.replay = Some(Replay::start(plan, Arc::clone(&self.waker))?);
+        self.replay = Some(Replay::start(plan, self.measures_online, Arc::clone(&self.waker))?);
         Ok(())
     }
 
@@ -268,6 +274,7 @@ impl Worker {
             loop {
                 match self.orders.try_recv() {
                     Ok(Order::Report) => self.report(reports, wake_main, false),
+                    Ok(Order::Throttle(throttle)) => self.throttle(now, throttle),
                     Ok(Order::Stop) => self.stop(now),
                     Err(TryRecvError::Empty) => break,
                     // The main thread is gone: so is the reason to live.
@@ -347,6 +354,15 @@ impl Worker {
         links.flush(now);
     }
 
+    fn throttle(&mut self, now: Timestamp, throttle: Throttle) {
+        self.engine.handle(now, Input::Share(throttle.share), &mut self.io.outbox);
+        if throttle.close_percent > 0 {
+            self.engine.handle(now, Input::CloseNewest(throttle.close_percent), &mut self.io.outbox);
+        }
+        self.io.deliver(now, &mut self.links);
+        self.links.flush(now);
+    }
+
     fn stop(&mut self, now: Timestamp) {
         if self.stop_at.is_none() {
             self.stop_at = Some(now + STOP_LIMIT);
@@ -405,7 +421,8 @@ fn on_link_event(now: Timestamp, event: &LinkEvent<'_>, engine: &mut Copier, io:
                 io.address(link)
             );
         }
-        LinkEvent::Failed { .. } => {}
+        // Nothing is asked here.
+        LinkEvent::Failed { .. } | LinkEvent::Report { .. } => {}
         LinkEvent::Stats { link, stats } => io.relays[usize::from(link.0)].1 = stats,
     }
 }

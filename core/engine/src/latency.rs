@@ -41,6 +41,12 @@ impl Latency {
         octaves.map(|(buckets, octave)| (Duration::from_micros(8 << octave), buckets.iter().sum()))
     }
 
+    /// The longest of each bucket that is not empty, in microseconds, and how many are in it; from short to long.
+    pub fn counts(&self) -> impl Iterator<Item = (u64, u64)> {
+        let filled = self.buckets.iter().enumerate().filter(|(_, n)| **n > 0);
+        filled.map(|(bucket, n)| (upper_end(bucket), *n))
+    }
+
     /// How many there are.
     pub fn count(&self) -> u64 {
         self.count
@@ -55,6 +61,18 @@ impl Latency {
             seen >= rank
         })?;
         Some(Duration::from_micros(upper_end(at)))
+    }
+
+    /// What has been added since it was like `earlier`.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let mut since = self.clone();
+        for (own, before) in since.buckets.iter_mut().zip(earlier.buckets.iter()) {
+            *own = own.saturating_sub(*before);
+        }
+        since.count = self.count.saturating_sub(earlier.count);
+        since.total = self.total.saturating_sub(earlier.total);
+        since
     }
 
     /// Adds all of another histogram.
@@ -114,6 +132,19 @@ mod tests {
     }
 
     #[test]
+    fn counts_are_those_of_the_buckets_by_their_ends() {
+        let mut latency = Latency::default();
+        for micros in [3, 3, 1_000, 70_000_000] {
+            latency.record(Duration::from_micros(micros));
+        }
+        let counts: Vec<(u64, u64)> = latency.counts().collect();
+        assert_eq!(counts.iter().map(|(_, n)| *n).collect::<Vec<_>>(), [2, 1, 1]);
+        for ((end, _), micros) in counts.iter().zip([3, 1_000, 70_000_000]) {
+            assert!((micros..=micros + micros / 8).contains(end), "{micros}: {end}");
+        }
+    }
+
+    #[test]
     fn quantiles_of_two_halves_are_those_of_the_whole() {
         let (mut a, mut b) = (Latency::default(), Latency::default());
         assert_eq!(a.quantile(0.5), None);
@@ -121,7 +152,9 @@ mod tests {
             a.record(Duration::from_millis(ms));
             b.record(Duration::from_millis(500 + ms));
         }
+        let before = a.clone();
         a.merge(&b);
+        assert_eq!(a.since(&before), b);
         assert_eq!(a.count(), 1000);
         for (share, ms) in [(0.5, 500), (0.99, 990), (1.0, 1000)] {
             let found = a.quantile(share).unwrap().as_millis() as u64;

@@ -18,6 +18,10 @@ use std::ops::AddAssign;
 
 use crate::latency::Latency;
 
+mod of_map;
+
+pub use of_map::MapLedger;
+
 macro_rules! reasons {
     ($(#[$meta:meta])* $name:ident { $($(#[doc = $doc:literal])+ $variant:ident = $text:literal,)+ }) => {
         $(#[$meta])*
@@ -33,6 +37,11 @@ macro_rules! reasons {
             pub const fn text(self) -> &'static str {
                 match self { $(Self::$variant => $text,)+ }
             }
+
+            /// What it means, in a sentence.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+).trim_ascii(),)+ }
+            }
         }
 
         impl fmt::Display for $name {
@@ -42,6 +51,8 @@ macro_rules! reasons {
         }
     };
 }
+
+pub(crate) use reasons;
 
 reasons! {
     /// Why a captured packet was not used.
@@ -70,8 +81,12 @@ reasons! {
         SessionEnded = "of a session ended early",
         /// Outside of what the client could have sent.
         OutOfWindow = "sequence number out of window",
-        /// A new session while the memory or session cap is reached.
+        /// A new session while the memory limit is reached (`-m`).
         Shed = "shed for memory",
+        /// A new session while as many live as may (`--max-sessions`).
+        TooManySessions = "shed for the limit of sessions",
+        /// Left out so that the host keeps enough processor time (`--cpu-limit`).
+        Throttled = "left out for the limit of processor time",
         /// A new session for which no source address and port is free.
         NoSource = "no free source address",
         /// Of a client that is not in the sample (`-r`).
@@ -90,6 +105,8 @@ reasons! {
         TunnelTooDeep = "in too many tunnels",
         /// Captured after the order to stop.
         Stopping = "captured while stopping",
+        /// Captured while the copy was paused.
+        Paused = "captured while paused",
     }
 }
 
@@ -138,8 +155,12 @@ reasons! {
         ModulePanicked = "the module panicked",
         /// Begun while there was more than `--max-rate` allows; left out whole.
         OverRate = "above the rate limit",
+        /// Left out whole, or closed, so that the host keeps enough processor time (`--cpu-limit`).
+        Throttled = "left out for the limit of processor time",
         /// tcpcopy was told to stop.
         Stopped = "stopped",
+        /// tcpcopy was told to pause.
+        Paused = "paused",
     }
 }
 
@@ -159,6 +180,11 @@ macro_rules! counters {
             pub lag: Latency,
             /// Of each request that the target answered, the time from then until it began to answer.
             pub response_time: Latency,
+            /// Of each map, in the order of [`CopierConfig::maps`](crate::CopierConfig::maps).
+            pub maps: Vec<MapLedger>,
+            /// Of each request that online answered, the time from its capture until online began to answer, by the
+            /// capture's clock. Measured only if wanted.
+            pub online_response_time: Latency,
         }
 
         impl Ledger {
@@ -176,6 +202,11 @@ macro_rules! counters {
                 for (a, b) in self.sessions_ended.iter_mut().zip(&other.sessions_ended) { *a += b; }
                 self.lag.merge(&other.lag);
                 self.response_time.merge(&other.response_time);
+                if self.maps.len() < other.maps.len() {
+                    self.maps.resize_with(other.maps.len(), MapLedger::default);
+                }
+                for (a, b) in self.maps.iter_mut().zip(&other.maps) { *a += b; }
+                self.online_response_time.merge(&other.online_response_time);
             }
         }
     };
@@ -218,8 +249,12 @@ counters! {
     sessions_multiplied,
     /// Beginnings of connections that are not in the sample.
     syns_not_sampled,
-    /// Sessions that did not begin because there was no room.
+    /// Beginnings of connections that came while the copy was paused.
+    syns_paused,
+    /// Sessions that did not begin because there was no room in memory.
     sessions_shed,
+    /// Sessions that did not begin because as many lived as may.
+    sessions_over_limit,
     /// Sessions that did not begin because no source address and port was free.
     sessions_without_source,
     /// Requests of clients: data with which a client began to speak, or spoke again after it had received something.
@@ -268,7 +303,7 @@ counters! {
     data_responses,
     /// Responses that came without the payload that the module wants, and count as lost.
     responses_without_payload,
-    /// Packets of online from which something new was taken, for a module that sees them.
+    /// Packets of online from which something new was taken, for a module that sees them or to measure by.
     online_packets,
     /// Bytes of online shown to modules.
     online_bytes,
@@ -342,6 +377,14 @@ impl Ledger {
     /// Counts a session that ended early.
     pub fn end_session(&mut self, reason: SessionEnd) {
         self.sessions_ended[reason as usize] += 1;
+    }
+
+    /// Counts something of one map, if there is such a map.
+    #[inline]
+    pub(crate) fn of_map(&mut self, map: u16, count: impl FnOnce(&mut MapLedger)) {
+        if let Some(of_map) = self.maps.get_mut(usize::from(map)) {
+            count(of_map);
+        }
     }
 
     /// The three equations of the ledger.

@@ -120,6 +120,8 @@ pub enum Notice {
     },
     /// The memory or session cap was reached; new sessions are shed until there is room.
     Shedding {
+        /// It is the number of sessions, not their memory.
+        by_count: bool,
         /// Sessions alive.
         sessions: usize,
         /// Bytes in use by sessions and their queues.

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use tcpcopy_engine::{Copier, CopierConfig, Gate, Input, LinkId, Map, Outbox, Rate, Traffic};
+use tcpcopy_engine::{Copier, CopierConfig, Gate, Input, LinkId, Map, MapLedger, Outbox, Rate, Traffic};
 use tcpcopy_module_api::{
     About, AfterTargetClose, Attachment, Ctx, LogLevel, Module, ModuleHandle, Options as ModuleOptions, Payload,
     Session, SessionInfo, TargetData, Transport,
@@ -72,6 +72,12 @@ enum Step {
     Pass(u32),
     Link(bool, u8),
     NextPass,
+    Share(u16),
+    CloseNewest(u8),
+    Pause,
+    Resume,
+    Sample(u8),
+    MaxRate(Option<u16>),
     Stop,
 }
 
@@ -137,6 +143,12 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (1_000_000u32..20_000_000).prop_map(Step::Pass),
         1 => (any::<bool>(), 0u8..3).prop_map(|(up, link)| Step::Link(up, link)),
         1 => Just(Step::NextPass),
+        1 => prop_oneof![Just(0), Just(5_000), Just(10_000), any::<u16>()].prop_map(Step::Share),
+        1 => any::<u8>().prop_map(Step::CloseNewest),
+        1 => Just(Step::Pause),
+        2 => Just(Step::Resume),
+        1 => any::<u8>().prop_map(Step::Sample),
+        1 => proptest::option::of(any::<u16>()).prop_map(Step::MaxRate),
     ]
 }
 
@@ -338,7 +350,18 @@ impl Run {
 
     fn tell(&mut self, input: Input<'_>) -> Result<(), TestCaseError> {
         self.copier.handle(self.now, input, &mut self.out);
-        self.copier.ledger().check().map_err(TestCaseError::fail)?;
+        let ledger = self.copier.ledger();
+        ledger.check().map_err(TestCaseError::fail)?;
+        let of_maps = |count: fn(&MapLedger) -> u64| ledger.maps.iter().map(count).sum::<u64>();
+        prop_assert_eq!(of_maps(|map| map.sessions), ledger.sessions_seen);
+        prop_assert_eq!(of_maps(|map| map.sessions_alive), ledger.sessions_alive);
+        prop_assert_eq!(of_maps(|map| map.sessions_ended.iter().sum()), ledger.sessions_ended.iter().sum::<u64>());
+        prop_assert_eq!(of_maps(|map| map.requests), ledger.requests);
+        prop_assert_eq!(of_maps(|map| map.requests_copied), ledger.requests_copied);
+        prop_assert_eq!(of_maps(|map| map.bytes_copied), ledger.bytes_copied);
+        prop_assert_eq!(of_maps(|map| map.retransmits), ledger.retransmits);
+        prop_assert_eq!(of_maps(|map| map.connections), ledger.connections);
+        prop_assert_eq!(of_maps(|map| map.response_time.count()), ledger.response_time.count());
         for (_, change) in &self.out.routes {
             if let RouteChange::Add { id, flow, .. } = change {
                 self.ids.push(*id);
@@ -413,6 +436,12 @@ impl Run {
             Step::Link(true, link) => self.tell(Input::LinkUp(LinkId(u16::from(*link)))),
             Step::Link(false, link) => self.tell(Input::LinkDown(LinkId(u16::from(*link)))),
             Step::NextPass => self.tell(Input::NextPass),
+            Step::Share(share) => self.tell(Input::Share(*share)),
+            Step::CloseNewest(percent) => self.tell(Input::CloseNewest(*percent)),
+            Step::Pause => self.tell(Input::Pause),
+            Step::Resume => self.tell(Input::Resume),
+            Step::Sample(percentage) => self.tell(Input::Sample(*percentage)),
+            Step::MaxRate(rate) => self.tell(Input::MaxRate(rate.map(|n| Rate::Bytes(n.into())))),
             Step::Stop => self.tell(Input::Stop),
         }
     }
@@ -501,7 +530,19 @@ proptest! {
         for step in &steps {
             run.step(step)?;
         }
-        // However they stand, all sessions are over some time after a stop.
+        // However they stand, all sessions are over some time after a pause.
+        run.step(&Step::Pause)?;
+        run.pass(Duration::from_secs(5))?;
+        prop_assert!(run.copier.is_finished(), "{} sessions outlive a pause", run.copier.ledger().sessions_alive);
+        for step in steps.iter().filter(|step| !matches!(step, Step::Resume)) {
+            run.step(step)?;
+        }
+        prop_assert!(run.copier.is_finished(), "a session began in a pause");
+        run.step(&Step::Resume)?;
+        for step in &steps {
+            run.step(step)?;
+        }
+        // And so they are after a stop.
         run.step(&Step::Stop)?;
         run.pass(Duration::from_secs(5))?;
         prop_assert!(run.copier.is_finished(), "{} sessions stay alive", run.copier.ledger().sessions_alive);

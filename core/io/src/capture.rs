@@ -17,6 +17,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
 
 use pcap::{Active, Direction};
+use tcpcopy_wire::Timestamp;
 use tcpcopy_wire::link::LinkType;
 
 use crate::device::device_index;
@@ -276,7 +277,7 @@ impl PcapCapture {
             Self { pcap, device, index, link, fanout_group, held, totals: CaptureStats::default(), last: [0; 3] };
         if capture.held.is_some() {
             // What came before it heard nothing belongs to whoever was in the group already.
-            capture.drain(LEFT_IN_RING, |_, _| {})?;
+            capture.drain(LEFT_IN_RING, |_, _, _| {})?;
         }
         Ok(capture)
     }
@@ -287,8 +288,12 @@ impl PcapCapture {
     }
 
     #[inline]
-    fn drain(&mut self, budget: usize, mut each: impl FnMut(&[u8], usize)) -> Result<Drained, CaptureError> {
-        let result = self.pcap.dispatch(Some(budget), |packet| each(packet.data, packet.header.len as usize));
+    fn drain(&mut self, budget: usize, mut each: impl FnMut(&[u8], usize, Timestamp)) -> Result<Drained, CaptureError> {
+        let result = self.pcap.dispatch(Some(budget), |packet| {
+            let ts = packet.header.ts;
+            let nanos = ts.tv_sec as u64 * 1_000_000_000 + ts.tv_usec as u64 * 1_000;
+            each(packet.data, packet.header.len as usize, Timestamp::from_nanos(nanos));
+        });
         match result {
             Ok(count) => Ok(Drained { count, more: count >= budget }),
             Err(pcap::Error::TimeoutExpired) => Ok(Drained { count: 0, more: false }),
@@ -340,6 +345,12 @@ pub fn check_filter(filter: &str) -> Result<(), CaptureError> {
     Ok(())
 }
 
+/// Whether a filter takes an Ethernet frame; `None` when it cannot be told.
+pub fn takes(filter: &str, frame: &[u8]) -> Option<bool> {
+    let compiler = pcap::Capture::dead(pcap::Linktype::ETHERNET).ok()?;
+    Some(compiler.compile(filter, true).ok()?.filter(frame))
+}
+
 /// A filter that takes what `filter` takes without a VLAN tag, behind one and behind two. The kernel takes the outer tag
 /// off and keeps it beside the packet, where `vlan` also looks; the inner tag of two stays in the packet, so that a filter
 /// which does not expect it finds nothing.
@@ -386,7 +397,7 @@ fn set_packet_option<T>(fd: RawFd, option: libc::c_int, value: &T) -> io::Result
 }
 
 /// `value` is of the type that the option takes.
-fn set_option<T>(fd: RawFd, level: libc::c_int, option: libc::c_int, value: &T) -> io::Result<()> {
+pub(crate) fn set_option<T>(fd: RawFd, level: libc::c_int, option: libc::c_int, value: &T) -> io::Result<()> {
     // SAFETY: the kernel reads `size_of::<T>()` bytes from a live T; `fd` is open for the length of the call.
     let result =
         unsafe { libc::setsockopt(fd, level, option, (&raw const *value).cast(), size_of::<T>() as libc::socklen_t) };

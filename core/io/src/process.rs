@@ -33,6 +33,8 @@ pub fn signals() -> io::Result<Signals> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Capability {
+    /// Files whatever their mode.
+    DacOverride = 1,
     /// Larger socket buffers than the system's limit, NFQUEUE.
     NetAdmin = 12,
     /// Capture, and sending packets with headers of our own.
@@ -43,9 +45,15 @@ impl Capability {
     /// Its name in capabilities(7).
     pub const fn name(self) -> &'static str {
         match self {
+            Self::DacOverride => "CAP_DAC_OVERRIDE",
             Self::NetAdmin => "CAP_NET_ADMIN",
             Self::NetRaw => "CAP_NET_RAW",
         }
+    }
+
+    /// Its place in the kernel's sets.
+    pub(crate) const fn bit(self) -> u64 {
+        1 << self as u8
     }
 
     /// What a person can do about its absence.
@@ -269,7 +277,7 @@ impl std::error::Error for PidFileError {}
 #[derive(Debug)]
 pub struct PidFile {
     path: PathBuf,
-    _locked: File,
+    locked: File,
 }
 
 impl PidFile {
@@ -307,7 +315,7 @@ impl PidFile {
             }
             file.set_len(0).and_then(|()| file.rewind()).map_err(to_error)?;
             writeln!(file, "{}", std::process::id()).map_err(to_error)?;
-            return Ok(Self { path: path.to_owned(), _locked: file });
+            return Ok(Self { path: path.to_owned(), locked: file });
         }
     }
 }
@@ -315,7 +323,10 @@ impl PidFile {
 impl Drop for PidFile {
     fn drop(&mut self) {
         // Removed while still locked, so that no newcomer can have written to it.
-        let _ = fs::remove_file(&self.path);
+        if fs::remove_file(&self.path).is_err() {
+            // A folder in which the user that we have become may not remove anything. Empty, it names nobody.
+            let _ = self.locked.set_len(0);
+        }
     }
 }
 

@@ -4,14 +4,17 @@
 //! not to be had, the tests that need them are reported as ignored, by name.
 
 mod bad_days;
+mod book;
 mod harness;
 mod legacy;
 mod linklayer;
 mod many;
+mod metrics;
 mod modules;
 mod mysql;
 mod mysql_copy;
 mod own_modules;
+mod probe;
 mod programs;
 mod replay;
 mod security;
@@ -32,6 +35,12 @@ fn main() -> ExitCode {
     suite.add("the arrows between the crates hold", Needs::Nothing, |_| source::arrows_hold());
     suite.add("unsafe code is only where it may be", Needs::Nothing, |_| source::unsafe_code_is_confined());
     suite.add("wrong options end with code 2 and say what is right", Needs::Nothing, programs::wrong_options);
+
+    suite.add("book: no document claims in vain that its commands are run", Needs::Nothing, |_| book::all_are_run());
+    suite.add("book: README", Needs::Recipes, book::readme);
+    suite.add("book: getting started", Needs::Recipes, book::getting_started);
+    suite.add("book: set-ups", Needs::Recipes, book::deploy);
+    suite.add("book: tuning", Needs::Recipes, book::tuning);
 
     suite.add("the hosts of a lab reach each other", Needs::Servers, workloads::hosts_reach_each_other);
     suite.add("workload 1: keepalive, 50 connections", Needs::Servers, workloads::keepalive);
@@ -54,6 +63,7 @@ fn main() -> ExitCode {
     suite.add("workers: IPv6", Needs::Servers, workers::ipv6);
     suite.add("workers: a device goes away and comes back", Needs::Servers, workers::a_device_goes_away);
     suite.add("workers: an intercept that is restarted", Needs::Servers, workers::restarted_intercept);
+    suite.add("metrics: what both programs serve", Needs::Servers, metrics::both_programs);
     suite.add("without an intercept: responses come to tcpcopy", Needs::Servers, many::no_assistant);
 
     suite.add("replay: captures by their times, faster, and as fast as possible", Needs::Tcpdump, replay::files);
@@ -150,6 +160,15 @@ fn main() -> ExitCode {
 
     suite.add("modules: a new one passes its tests, and is found", Needs::Hosts, own_modules::new_module_works);
     suite.add("modules: one linked in is the default, and copies", Needs::Hosts, own_modules::copies_by_its_module);
+
+    suite.add("probe: a healthy loop", Needs::Hosts, probe::healthy);
+    suite.add("probe: faults at the target", Needs::Hosts, probe::faults_at_target);
+    suite.add("probe: a target that is not there", Needs::Hosts, probe::missing_target);
+    suite.add("probe: faults at intercept", Needs::Hosts, probe::faults_at_intercept);
+    suite.add("probe: faults at online", Needs::Hosts, probe::faults_at_online);
+    suite.add("probe: other ways", Needs::Hosts, probe::other_ways);
+    suite.add("probe: by other means", Needs::Hosts, probe::by_other_means);
+    suite.add("probe: the log of a copy", Needs::Hosts, probe::log_of_a_copy);
 
     suite.add("demo: a perfect copy", Needs::Hosts, programs::demo);
     suite.add("demo: Ctrl-C leaves nothing behind", Needs::Hosts, programs::demo_interrupted);

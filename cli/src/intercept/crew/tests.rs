@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use mio::{Events, Poll};
+use mio::{Events, Poll, Token};
 use tcpcopy_io::control::LinkFull;
 use tcpcopy_wire::control::{FlowId, RouteChange};
 use tcpcopy_wire::{Endpoint, Flow, Port, Transport};
@@ -91,7 +91,8 @@ impl Bench {
     fn new(workers: u16) -> Self {
         let (poll, clock) = (Poll::new().unwrap(), MonotonicClock::start());
         let config = || RelayConfig { initial_routes: 16, ..RelayConfig::default() };
-        let crew = Crew::start(workers, clock, config, None, poll.registry(), Token(9)).unwrap();
+        let waker = Arc::new(Waker::new(poll.registry(), Token(9)).unwrap());
+        let crew = Crew::start(workers, clock, config, None, waker).unwrap();
         Self { poll, clock, crew }
     }
 

@@ -6,10 +6,11 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use mio::{Events, Poll, Token};
+use mio::{Events, Poll, Token, Waker};
 use tcpcopy_engine::{PeerId, RelayConfig, RelayInput};
 use tcpcopy_io::clock::MonotonicClock;
 use tcpcopy_io::control::LinkFull;
+use tcpcopy_io::privileges;
 use tcpcopy_wire::Timestamp;
 use tcpcopy_wire::control::Payload;
 
@@ -45,13 +46,15 @@ pub(super) fn start(
     responses_per_write: Option<u64>,
 ) -> io::Result<(JoinHandle<io::Result<()>>, Arc<Bell>)> {
     let poll = Poll::new()?;
-    let bell = Arc::new(Bell::new(poll.registry(), BELL)?);
+    let bell = Arc::new(Bell::new(Arc::new(Waker::new(poll.registry(), BELL)?)));
     let worker = Worker::new(poll.registry().try_clone()?, config, responses_per_write);
     let farewell = Farewell { number, main: main.clone() };
     let own_bell = Arc::clone(&bell);
     let thread = thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
         // Also when the worker panics, the main thread must hear of it.
         let _farewell = farewell;
+        // The main thread opens the captures.
+        privileges::renounce();
         let delivery = Delivery { main, responses: Responses::default() };
         let told_payload = Payload::Headers;
         Running { number, inbox, poll, bell: own_bell, clock, worker, delivery, told_payload }.run()

@@ -119,7 +119,7 @@ impl Delivery {
         for notice in &self.outbox.notices {
             match notice {
                 Notice::SessionEnded { flow, reason } => {
-                    let expected = matches!(reason, SessionEnd::Idle | SessionEnd::Stopped);
+                    let expected = matches!(reason, SessionEnd::Idle | SessionEnd::Stopped | SessionEnd::Throttled);
                     if !expected && self.named_ends.insert((*reason, "")) {
                         log::warn!("session {flow} ended early: {reason}; further ones are counted in the statistics");
                     } else {
@@ -159,7 +159,10 @@ impl Delivery {
                         );
                     }
                 }
-                Notice::Shedding { sessions, bytes } => log::warn!(
+                Notice::Shedding { by_count: true, sessions, .. } => {
+                    log::warn!("new sessions are left out: there are {sessions}, which is the limit (--max-sessions)");
+                }
+                Notice::Shedding { sessions, bytes, .. } => log::warn!(
                     "new sessions are left out: {sessions} sessions take {} MB, which is the limit (-m)",
                     bytes >> 20
                 ),

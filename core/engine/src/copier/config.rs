@@ -93,7 +93,7 @@ impl Traffic {
     /// that grows those first that are in a smaller one.
     pub(crate) fn samples(&self, client: Endpoint, running: Duration) -> bool {
         /// Parts into which clients fall; as many as make a growing sample grow smoothly.
-        const PARTS: u64 = 10_000;
+        const PARTS: u64 = Traffic::WHOLE as u64;
         let full = u64::from(self.percentage.min(100)) * (PARTS / 100);
         let parts = match self.ramp {
             Some(ramp) if running < ramp => (full as f64 * running.as_secs_f64() / ramp.as_secs_f64()) as u64,
@@ -102,15 +102,20 @@ impl Traffic {
         if parts == PARTS {
             return true;
         }
-        let mut h = FixedState::with_seed(0).build_hasher();
-        match client.addr {
-            IpAddr::V4(a) => h.write_u32(a.into()),
-            IpAddr::V6(a) => h.write_u128(a.into()),
-        }
-        if self.sample_by == SampleBy::Session {
-            h.write_u16(client.port.0);
-        }
-        h.finish() % PARTS < parts
+        let port = (self.sample_by == SampleBy::Session).then_some(client.port);
+        place(client.addr, port) % PARTS < parts
+    }
+
+    /// All connections, as a [share](super::Input::Share).
+    pub const WHOLE: u16 = 10_000;
+
+    /// Whether a connection is in a share of all; independent of the sample, which is by the lower digits of the same
+    /// number.
+    #[inline]
+    pub(crate) fn is_in_share(client: Endpoint, share: u16) -> bool {
+        share >= Self::WHOLE
+            || place(client.addr, Some(client.port)) / u64::from(Self::WHOLE) % u64::from(Self::WHOLE)
+                < u64::from(share)
     }
 
     /// How many times over a client is copied.
@@ -138,6 +143,19 @@ impl Traffic {
         let around = || (FIRST_PORT + (shifted - FIRST_PORT) % (u32::from(u16::MAX) + 1 - FIRST_PORT)) as u16;
         Endpoint::new(addr, Port(u16::try_from(shifted).unwrap_or_else(|_| around())))
     }
+}
+
+/// Where a client stands among all, by chance but in every run at the same place.
+fn place(addr: IpAddr, port: Option<Port>) -> u64 {
+    let mut h = FixedState::with_seed(0).build_hasher();
+    match addr {
+        IpAddr::V4(a) => h.write_u32(a.into()),
+        IpAddr::V6(a) => h.write_u128(a.into()),
+    }
+    if let Some(port) = port {
+        h.write_u16(port.0);
+    }
+    h.finish()
 }
 
 /// A limit on what is copied in a second.
@@ -185,6 +203,8 @@ pub struct CopierConfig {
     pub only_whole_sessions: bool,
     /// When data is held back.
     pub gate: Gate,
+    /// Measure how long online takes to begin its answers. What online sends must be captured, too.
+    pub measure_online: bool,
     /// Keep each client's round-trip time towards online: what the target sends is taken up only that much later.
     pub preserve_rtt: bool,
     /// A session is given up when data waits and the target has sent nothing for this long (`-t`).
@@ -253,6 +273,7 @@ impl CopierConfig {
             mss: 1460,
             only_whole_sessions: false,
             gate: Gate::Turns,
+            measure_online: false,
             preserve_rtt: false,
             response_timeout: Duration::from_secs(600),
             idle_timeout: Duration::from_secs(720),

@@ -19,7 +19,7 @@ use tcpcopy_wire::{Endpoint, Flow, Packet, ParseError, SeqNumber, TcpSegment, Ti
 
 use crate::counters::ModuleCounters;
 use crate::latency::Latency;
-use crate::ledger::{ByteDrop, Ledger, PacketDrop};
+use crate::ledger::{ByteDrop, Ledger, MapLedger, PacketDrop};
 use crate::outbox::{LinkId, Notice, Outbox};
 use crate::session::delay::DelayLine;
 use crate::session::queue::QueuePool;
@@ -27,19 +27,17 @@ use crate::session::watch::guarded;
 use crate::session::{Beginning, Context, NOBODY, Session};
 use crate::target::Offer;
 use crate::timer::TimerWheel;
-use config::{CopierConfig, Map};
+use config::{CopierConfig, Map, Rate, Traffic};
 use fragments::Reassembler;
 use rate::RateLimit;
 use table::SessionTable;
 use tunnels::Tunnels;
 use udp::UdpCopier;
 
-/// After [`Input::Stop`], sessions have this long to close.
+/// After [`Input::Stop`] and [`Input::Pause`], sessions have this long to close.
 const STOP_GRACE: Duration = Duration::from_secs(1);
 /// Window scale that the SYN of a joined session offers.
 const JOINED_WINDOW_SCALE: u8 = 7;
-/// While new sessions are shed, that is said again no sooner than this.
-const SHED_NOTICE_EVERY: Duration = Duration::from_secs(10);
 
 /// What happens to a [`Copier`].
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +51,9 @@ pub enum Input<'a> {
         /// Its length on the wire, in bytes.
         wire_len: usize,
     },
+    /// The frames that follow were captured then, by whatever clock the capture has. Only needed where online is measured;
+    /// without it they were captured when they come.
+    CapturedAt(Timestamp),
     /// An intercept reports a packet of the target.
     Response(ResponseHeader<'a>),
     /// An intercept reports a datagram of the target.
@@ -74,9 +75,24 @@ pub enum Input<'a> {
     LinkDown(LinkId),
     /// The deadline has come.
     Timeout,
+    /// From now on only this part of new connections is copied, in ten-thousandths: always the same clients' at the same
+    /// part. Those that are left out are so whole; those under way go on.
+    Share(u16),
+    /// This part of the sessions is given up, in hundredths and rounded up, the newest first.
+    CloseNewest(u8),
     /// Nothing more will be captured of the sessions that there are: what they have is copied, and then they close. Those
     /// of what is captured from now on are others, from other addresses or ports, even if their clients look the same.
     NextPass,
+    /// Close all sessions towards the target and begin none, until [`Resume`](Input::Resume). What is captured meanwhile is
+    /// dropped and counted.
+    Pause,
+    /// Copy again what begins from now on, and join what goes on.
+    Resume,
+    /// Copy so many connections of a hundred (1 to 100) of those that begin from now on, or are joined, and of datagrams. A
+    /// ramp ends with this.
+    Sample(u8),
+    /// From now on the limit is this.
+    MaxRate(Option<Rate>),
     /// Close all sessions towards the target, take no more. [`Copier::is_finished`] tells when that is done.
     Stop,
 }
@@ -91,6 +107,8 @@ pub struct Copier {
     udp: UdpCopier,
     /// A module wants to see what online sends.
     sees_online: bool,
+    /// See [`Input::CapturedAt`].
+    captured_at: Option<Timestamp>,
     /// Packets may come in tunnels.
     tunnels: Option<Tunnels>,
     pool: QueuePool,
@@ -100,9 +118,14 @@ pub struct Copier {
     /// Scratch: timers that are due, bursts that have ended.
     due: Vec<u32>,
     stop_at: Option<Timestamp>,
+    paused: bool,
+    /// When sessions that close for a pause are given up.
+    pause_ends_at: Option<Timestamp>,
     shed_notice_at: Timestamp,
     /// The limit on connections, where there is one.
     limit: Option<RateLimit>,
+    /// The part of new connections that is copied, see [`Input::Share`].
+    share: u16,
     /// When the first packet came.
     first_packet_at: Option<Timestamp>,
     /// How often [`Input::NextPass`] came.
@@ -116,6 +139,7 @@ macro_rules! context {
     ($engine:ident, $now:expr, $out:expr) => {
         Context {
             now: $now,
+            captured_at: $engine.captured_at.unwrap_or($now),
             config: &$engine.config,
             ledger: &mut $engine.ledger,
             counters: &mut $engine.counters,
@@ -137,32 +161,40 @@ macro_rules! udp_context {
             out: $out,
             running: $engine.first_packet_at.map_or(std::time::Duration::ZERO, |at| $now.since(at)),
             pass: $engine.pass,
+            share: $engine.share,
         }
     };
 }
 
-// Behind the macros that it uses.
+// Behind the macros that they use.
 mod beside;
+mod orders;
+mod room;
 
 impl Copier {
     /// An engine with no sessions.
     pub fn new(config: CopierConfig) -> Self {
+        let maps = config.maps.len();
         Self {
             table: SessionTable::new(config.seed),
             ip_id: config.seed as u16,
             udp: UdpCopier::new(&config),
             tunnels: Tunnels::new(&config),
             limit: config.traffic.max_rate.map(RateLimit::new),
+            share: Traffic::WHOLE,
             fragments: Reassembler::new(config.seed, MIN_HEADER_LEN),
             sees_online: (0..config.maps.len()).any(|map| config.about(map as u16).sees_online),
+            captured_at: None,
             config,
             wheel: TimerWheel::new(),
-            ledger: Ledger::default(),
+            ledger: Ledger { maps: vec![MapLedger::default(); maps], ..Ledger::default() },
             counters: ModuleCounters::default(),
             pool: QueuePool::default(),
             burst: Vec::new(),
             due: Vec::new(),
             stop_at: None,
+            paused: false,
+            pause_ends_at: None,
             shed_notice_at: Timestamp::ZERO,
             first_packet_at: None,
             pass: 0,
@@ -175,6 +207,7 @@ impl Copier {
     pub fn handle(&mut self, now: Timestamp, input: Input<'_>, out: &mut Outbox) {
         match input {
             Input::Frame { link, bytes, wire_len } => self.on_frame(now, link, bytes, wire_len, out),
+            Input::CapturedAt(at) => self.captured_at = Some(at),
             Input::Response(header) => self.on_response(now, &header, out),
             Input::Datagram(response) => self.udp.on_response(&mut udp_context!(self, now, out), &response),
             Input::TargetFrame { link, bytes, wire_len } => self.on_target_frame(now, link, bytes, wire_len, out),
@@ -191,9 +224,22 @@ impl Copier {
             }
             // Nothing to do: responses are missed until the link is up again, and the target sends them again.
             Input::LinkDown(_) => {}
+            Input::Share(share) => self.share = share,
+            Input::CloseNewest(percent) => self.close_newest(now, percent, out),
             Input::NextPass => {
                 self.for_all(now, out, Session::end_of_capture);
                 self.pass = self.pass.wrapping_add(1);
+            }
+            Input::Pause => self.on_pause(now, out),
+            Input::Resume => self.on_resume(now, out),
+            Input::Sample(percentage) => {
+                self.config.traffic.percentage = percentage.clamp(1, 100);
+                self.config.traffic.ramp = None;
+            }
+            Input::MaxRate(rate) => {
+                self.config.traffic.max_rate = rate;
+                self.limit = rate.map(RateLimit::new);
+                self.udp.set_limit(rate);
             }
             Input::Stop => self.on_stop(now, out),
         }
@@ -203,7 +249,8 @@ impl Copier {
     pub fn next_deadline(&self) -> Option<Timestamp> {
         let fragments = self.fragments.next_deadline();
         let tunnels = self.tunnels.as_ref().and_then(Tunnels::next_deadline);
-        [self.wheel.next_deadline(), self.stop_at, self.udp.next_deadline(&self.config), fragments, tunnels]
+        let closing = self.stop_at.or(self.pause_ends_at);
+        [self.wheel.next_deadline(), closing, self.udp.next_deadline(&self.config), fragments, tunnels]
             .into_iter()
             .flatten()
             .min()
@@ -233,7 +280,7 @@ impl Copier {
     pub fn memory(&self) -> usize {
         let waiting = self.ledger.pending_bytes as usize;
         let delayed = self.ledger.responses_delayed as usize * DelayLine::RESPONSE_BYTES;
-        let sessions = self.ledger.sessions_alive as usize * SessionTable::SESSION_BYTES;
+        let sessions = self.table.len() * SessionTable::SESSION_BYTES;
         let tunnels = self.tunnels.as_ref().map_or(0, Tunnels::memory);
         sessions + waiting + waiting / 4 + delayed + self.udp.memory() + self.fragments.memory() + tunnels
     }
@@ -303,8 +350,10 @@ impl Copier {
         self.ledger.client_data_packets += u64::from(segment.payload_len > 0);
         self.ledger.checksum_offloaded += u64::from(segment.checksum_is_offloaded());
         self.ledger.client_syns += u64::from(flags.contains(Flags::SYN));
-        if self.stop_at.is_some() {
-            self.drop_segment(PacketDrop::Stopping, segment);
+        if let Some(reason) = self.drops_all() {
+            let begins = flags.contains(Flags::SYN) && reason == PacketDrop::Paused;
+            self.ledger.syns_paused += u64::from(begins);
+            self.drop_segment(reason, segment);
             return;
         }
         if self.first_packet_at.is_none() {
@@ -434,6 +483,9 @@ impl Copier {
         if !self.samples(now, segment.src) {
             return self.drop_segment(PacketDrop::NotSampled, segment);
         }
+        if !Traffic::is_in_share(segment.src, self.share) {
+            return self.drop_segment(PacketDrop::Throttled, segment);
+        }
         let boundary = guarded(|| self.config.module(map).join_at(segment.payload)).unwrap_or_else(|message| {
             let module = self.config.about(map).name;
             self.counters.add(module, "panics where a session was to be joined", 1);
@@ -486,23 +538,17 @@ impl Copier {
         predecessor: Option<u32>,
         out: &mut Outbox,
     ) -> Option<u32> {
-        let sessions = self.ledger.sessions_alive as usize;
-        if sessions >= self.config.session_limit || self.memory() >= self.config.memory_limit {
-            if now >= self.shed_notice_at {
-                self.shed_notice_at = now + SHED_NOTICE_EVERY;
-                out.notices.push(Notice::Shedding { sessions, bytes: self.memory() });
-            }
-            self.ledger.sessions_shed += u64::from(!joined);
-            self.drop_segment(PacketDrop::Shed, segment);
+        if let Some(reason) = self.has_no_room(now, joined, out) {
+            self.drop_segment(reason, segment);
             return None;
         }
         let client = segment.src;
         let target = self.config.maps[usize::from(map)].target;
-        let over_rate = !self.limit.as_mut().is_none_or(|limit| limit.allows_session(now));
+        let left_out = self.leaves_out(now, client);
         let source = match predecessor {
             Some(id) => Some(self.table[id].source),
             // It stays here, so that it is left out whole, but not on the way to the target.
-            None if over_rate => Some(client),
+            None if left_out.is_some() => Some(client),
             None => self.choose_source(client, target, copy),
         };
         let Some(source) = source else {
@@ -526,13 +572,13 @@ impl Copier {
         };
         let mut cx = context!(self, now, out);
         let mut session = Session::new(&mut cx, beginning);
-        if over_rate {
-            session.leave_out(&mut cx);
+        if let Some(reason) = left_out {
+            session.leave_out(&mut cx, reason);
         } else {
             session.open_module(&mut cx);
         }
         let slot = self.table.insert(session);
-        if over_rate {
+        if left_out.is_some() {
             self.settle(now, slot, out);
         } else if predecessor.is_none() {
             self.start(now, slot, out);
@@ -658,13 +704,9 @@ impl Copier {
             self.stop_at = Some(Timestamp::NEVER);
             self.for_all(now, out, Session::stop_now);
         }
-    }
-
-    fn on_stop(&mut self, now: Timestamp, out: &mut Outbox) {
-        if self.stop_at.is_none() {
-            self.stop_at = Some(now + STOP_GRACE);
-            self.udp.stop(&mut udp_context!(self, now, out));
-            self.for_all(now, out, Session::stop);
+        if self.pause_ends_at.is_some_and(|at| now >= at) {
+            self.pause_ends_at = None;
+            self.for_all(now, out, Session::stop_now);
         }
     }
 

@@ -34,6 +34,8 @@ impl Default for Slot {
 pub(crate) struct SessionTable {
     slots: Chunked<Slot>,
     first_free: u32,
+    /// Slots that hold a session.
+    occupied: usize,
     by_client: HashTable<u32>,
     by_replica: HashTable<u32>,
     hasher: FixedState,
@@ -48,10 +50,16 @@ impl SessionTable {
         Self {
             slots: Chunked::new(),
             first_free: NOBODY,
+            occupied: 0,
             by_client: HashTable::new(),
             by_replica: HashTable::new(),
             hasher: FixedState::with_seed(seed),
         }
+    }
+
+    /// Sessions, those included that are over and not forgotten yet.
+    pub(crate) fn len(&self) -> usize {
+        self.occupied
     }
 
     #[inline]
@@ -81,6 +89,7 @@ impl SessionTable {
         let slot = &mut self.slots[id as usize];
         self.first_free = slot.next_free;
         slot.session = Some(session);
+        self.occupied += 1;
         let Self { slots, by_client, hasher, .. } = self;
         match by_client.find_mut(hash, |&other| client_of(slots, other) == client) {
             Some(newest) => *newest = id,
@@ -123,6 +132,7 @@ impl SessionTable {
         slot.generation = slot.generation.wrapping_add(1);
         slot.next_free = self.first_free;
         self.first_free = id;
+        self.occupied -= 1;
         slot.session.take().expect("only live slots are removed")
     }
 

@@ -12,7 +12,7 @@ use tcpcopy_wire::Timestamp;
 impl Session {
     /// The client opened a new connection on this one's ports: this one is over, whatever of its end was captured.
     pub(crate) fn presume_end(&mut self, cx: &mut Context<'_>) {
-        if self.is_over() {
+        if self.is_over() || self.closing_for.is_some() {
             return;
         }
         self.client.presume_end();
@@ -24,7 +24,8 @@ impl Session {
 
     /// Nothing more will be captured of the client: it closes behind what it has said.
     pub(crate) fn end_of_capture(&mut self, cx: &mut Context<'_>) {
-        if self.is_over() || self.client.end() != ClientEnd::Open && self.client.hole_since == Timestamp::NEVER {
+        let all_is_said = self.client.end() != ClientEnd::Open && self.client.hole_since == Timestamp::NEVER;
+        if self.is_over() || self.closing_for.is_some() || all_is_said {
             return;
         }
         if self.client.hole_since != Timestamp::NEVER {
@@ -70,19 +71,20 @@ impl Session {
         if ended && !waiting && lost == 0 {
             // Everything had been copied; the target only closed harder than the client.
             self.complete(cx);
-        } else if (ended && !waiting) || self.stopping || !self.wants_to_go_on(cx) {
+        } else if (ended && !waiting) || self.closing_for.is_some() || !self.wants_to_go_on(cx) {
             let closed = self.target.peer_closed();
             self.end_unless_over(cx, if closed { SessionEnd::TargetClosed } else { SessionEnd::TargetReset });
         }
     }
 
-    /// Begins to close: everything unsent is forgotten, and the target gets a FIN.
-    pub(crate) fn stop(&mut self, cx: &mut Context<'_>) {
+    /// Begins to close, for this reason: everything unsent is forgotten, and the target gets a FIN.
+    pub(crate) fn stop(&mut self, cx: &mut Context<'_>, reason: SessionEnd) {
         match self.phase {
             Phase::Lingering | Phase::Ended => {}
+            Phase::Live if self.closing_for.is_some() => {}
             Phase::Live if self.target.is_open() => {
-                self.stopping = true;
-                self.consult(cx, Hook::Close(Some(SessionEnd::Stopped.text())));
+                self.closing_for = Some(reason);
+                self.consult(cx, Hook::Close(Some(reason.text())));
                 if self.phase != Phase::Live {
                     return;
                 }
@@ -95,48 +97,57 @@ impl Session {
                 }
                 self.pump(cx, false);
             }
-            // It is not the order to stop that it fails for.
+            // It is not the order that it fails for.
             Phase::Live if self.target.is_unanswered() => self.end_early(cx, SessionEnd::TargetUnreachable),
-            Phase::Waiting | Phase::Live => self.end_early(cx, SessionEnd::Stopped),
+            Phase::Waiting | Phase::Live => self.end_early(cx, reason),
         }
     }
 
     /// Ends at once what has not ended by itself after [`stop`](Self::stop).
     pub(crate) fn stop_now(&mut self, cx: &mut Context<'_>) {
-        if !self.is_over() {
-            self.end_early(cx, SessionEnd::Stopped);
+        if let Some(reason) = self.closing_for
+            && !self.is_over()
+        {
+            self.end_early(cx, reason);
         }
     }
 
     /// Copied to its end.
     pub(super) fn complete(&mut self, cx: &mut Context<'_>) {
-        if self.stopping {
-            cx.ledger.end_session(SessionEnd::Stopped);
-        } else {
-            cx.ledger.sessions_completed += 1;
+        match self.closing_for {
+            Some(reason) => self.count_end(cx, reason),
+            None => cx.ledger.sessions_completed += 1,
         }
         cx.ledger.time_wait += u64::from(self.target.closed_first());
-        let reason = self.stopping.then_some(SessionEnd::Stopped.text());
+        let reason = self.closing_for.map(SessionEnd::text);
         self.leave(cx, Phase::Lingering, reason);
         self.forget_at = cx.now + LINGER;
     }
 
     /// Given up.
     pub(crate) fn end_early(&mut self, cx: &mut Context<'_>, reason: SessionEnd) {
-        cx.ledger.end_session(reason);
+        self.count_end(cx, reason);
         cx.out.notices.push(Notice::SessionEnded { flow: self.flow, reason });
         let (target, _, mut wire) = self.halves(cx);
         target.reset(&mut wire);
         self.leave(cx, Phase::Ended, Some(reason.text()));
-        let for_good = matches!(reason, SessionEnd::Module | SessionEnd::ModulePanicked | SessionEnd::OverRate);
+        let for_good = matches!(
+            reason,
+            SessionEnd::Module | SessionEnd::ModulePanicked | SessionEnd::OverRate | SessionEnd::Throttled
+        );
         let wait = if for_good { cx.config.idle_timeout } else { RETRY_AFTER };
         self.forget_at = cx.now + wait;
     }
 
+    fn count_end(&self, cx: &mut Context<'_>, reason: SessionEnd) {
+        cx.ledger.end_session(reason);
+        cx.ledger.of_map(self.map, |of_map| of_map.sessions_ended[reason as usize] += 1);
+    }
+
     /// Not copied at all, though it stays known until its client is done, so that it is not joined later.
-    pub(crate) fn leave_out(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn leave_out(&mut self, cx: &mut Context<'_>, reason: SessionEnd) {
         self.watch = None;
-        self.end_early(cx, SessionEnd::OverRate);
+        self.end_early(cx, reason);
     }
 
     /// Gives back everything that only a session under way needs.
@@ -156,5 +167,6 @@ impl Session {
         cx.ledger.pending_bytes -= bytes;
         cx.ledger.drop_bytes(ByteDrop::SessionEnded, bytes);
         cx.ledger.sessions_alive -= 1;
+        cx.ledger.of_map(self.map, |of_map| of_map.sessions_alive -= 1);
     }
 }

@@ -37,6 +37,7 @@ pub(crate) mod gate;
 mod held;
 mod module;
 pub(crate) mod online;
+mod online_time;
 pub(crate) mod queue;
 pub(crate) mod reassembly;
 pub(crate) mod watch;
@@ -58,6 +59,7 @@ use client::{ClientEnd, ClientHalf};
 use delay::DelayLine;
 use gate::GateState;
 use online::OnlineHalf;
+use online_time::OnlineTime;
 use queue::{Mark, MarkKind, QueuePool, StreamQueue};
 use watch::Watch;
 
@@ -69,6 +71,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// What a session needs from the engine around it.
 pub(crate) struct Context<'a> {
     pub(crate) now: Timestamp,
+    /// When the present frame was captured, by the capture's clock.
+    pub(crate) captured_at: Timestamp,
     pub(crate) config: &'a CopierConfig,
     pub(crate) ledger: &'a mut Ledger,
     pub(crate) counters: &'a mut ModuleCounters,
@@ -108,7 +112,8 @@ pub(crate) struct Session {
     pub(crate) in_burst: bool,
     /// Behind an older session on its ports, which starts this one when it is over.
     pub(crate) queued: bool,
-    stopping: bool,
+    /// It is being closed by an order, and counted under this reason when that is done.
+    closing_for: Option<SessionEnd>,
     /// The client's initial sequence number; made up if the session was joined.
     isn: SeqNumber,
     offer: Offer,
@@ -118,7 +123,9 @@ pub(crate) struct Session {
     queue: Option<Box<StreamQueue>>,
     watch: Option<Box<Watch>>,
     online: Option<Box<OnlineHalf>>,
+    online_time: Option<Box<OnlineTime>>,
     delay: Option<Box<DelayLine>>,
+    pub(crate) begun_at: Timestamp,
     last_activity: Timestamp,
     /// When the queue last became non-empty.
     stalled_since: Timestamp,
@@ -147,6 +154,10 @@ impl Session {
         let Beginning { id, flow, source, map, copy, isn, joined, queued, offer } = beginning;
         cx.ledger.sessions_seen += 1;
         cx.ledger.sessions_alive += 1;
+        cx.ledger.of_map(map, |of_map| {
+            of_map.sessions += 1;
+            of_map.sessions_alive += 1;
+        });
         cx.ledger.joined += u64::from(joined);
         let target = Flow { client: source, server: cx.config.maps[usize::from(map)].target };
         let info = SessionInfo { online: flow, target, joined };
@@ -162,7 +173,7 @@ impl Session {
             phase: Phase::Waiting,
             in_burst: false,
             queued,
-            stopping: false,
+            closing_for: None,
             isn,
             offer,
             client: ClientHalf::new(isn + 1),
@@ -171,8 +182,12 @@ impl Session {
             queue: None,
             watch,
             online: sees_online.then(Box::default),
+            // Online's answer to all copies of a connection is one.
+            online_time: (cx.config.measure_online && copy.is_multiple_of(cx.config.traffic.copies()))
+                .then(Box::default),
             // Whoever joins has not seen the handshake, which tells the time.
             delay: (cx.config.preserve_rtt && !joined).then(|| Box::new(DelayLine::new(cx.now))),
+            begun_at: cx.now,
             last_activity: cx.now,
             stalled_since: cx.now,
             forget_at: Timestamp::NEVER,
@@ -267,6 +282,7 @@ impl Session {
             ip_id: cx.ip_id,
             source: self.source,
             target: cx.config.maps[usize::from(self.map)].target,
+            map: self.map,
             mtu: cx.config.mtu,
             timestamp_base: cx.config.timestamp_base,
         };
@@ -382,7 +398,13 @@ impl Session {
     #[inline]
     fn accept(&mut self, cx: &mut Context<'_>, data: &[u8], need: u32, push: bool) {
         let begins = need > 0 || self.client.handed_on_since(self.isn + 1) == data.len() as u32;
-        cx.ledger.requests += u64::from(begins);
+        if begins {
+            cx.ledger.requests += 1;
+            cx.ledger.of_map(self.map, |of_map| of_map.requests += 1);
+            if let Some(time) = &mut self.online_time {
+                time.on_request(cx.captured_at);
+            }
+        }
         if self.phase == Phase::Ended {
             // The module gave up on an earlier piece of the same segment.
             cx.ledger.pending_bytes -= data.len() as u64;
@@ -455,6 +477,7 @@ impl Session {
         if heard.advanced > 0 {
             if let Some(time) = self.gate.take_response_time(cx.now) {
                 cx.ledger.response_time.record(time);
+                cx.ledger.of_map(self.map, |of_map| of_map.response_time.record(time));
             }
             self.gate.on_target_data(cx.now, heard.advanced, heard.burst_end);
             self.gate.allow_pause(self.target.two_round_trips().saturating_sub(gate::QUIET));
@@ -514,7 +537,12 @@ impl Session {
             State::Open => {}
         }
         if let Some(queue) = self.queue.as_deref_mut() {
+            let copied = cx.ledger.requests_copied;
             self.gate.poll(cx.now, drained, queue, cx.ledger);
+            let released = cx.ledger.requests_copied - copied;
+            if released > 0 {
+                cx.ledger.of_map(self.map, |of_map| of_map.requests_copied += released);
+            }
         }
         let (target, queue, mut wire) = self.halves(cx);
         target.transmit(&mut wire, queue);

@@ -106,7 +106,7 @@ impl Session {
             self.unpark();
         }
         let may_reconnect = matches!(self.target.state, State::Open | State::Closed) && !self.target.fin_sent();
-        if verdict.reconnect && may_reconnect && !self.stopping && !matches!(hook, Hook::Resume) {
+        if verdict.reconnect && may_reconnect && self.closing_for.is_none() && !matches!(hook, Hook::Resume) {
             self.reconnect(cx);
         }
         let holds = self.watch.as_ref().is_some_and(|watch| watch.holds());
@@ -211,8 +211,20 @@ impl Session {
 
     /// A segment of online was captured.
     pub(crate) fn on_online_segment(&mut self, cx: &mut Context<'_>, segment: &TcpSegment<'_>) {
+        let answer = self.online_time.as_mut().map(|time| time.on_segment(cx.captured_at, segment));
+        if let Some(time) = answer.and_then(|answer| answer.began_after) {
+            cx.ledger.online_response_time.record(time);
+        }
         let Some(online) = self.online.as_mut().filter(|_| !segment.is_cut()) else {
-            return cx.ledger.drop_packet(PacketDrop::NoSession);
+            match answer {
+                None => cx.ledger.drop_packet(PacketDrop::NoSession),
+                Some(answer) if answer.is_new => {
+                    cx.ledger.packets_used += 1;
+                    cx.ledger.online_packets += 1;
+                }
+                Some(_) => cx.ledger.drop_packet(PacketDrop::Duplicate),
+            }
+            return;
         };
         let (bytes, is_new) = online.on_segment(segment);
         if is_new {
@@ -244,7 +256,10 @@ impl Session {
 
     /// The target closed its direction: for a module that wants to go on, that is the end of this connection.
     pub(super) fn is_left_at_fin(&mut self, cx: &mut Context<'_>) -> bool {
-        self.watch.is_some() && !self.stopping && self.client.end() == super::ClientEnd::Open && self.wants_to_go_on(cx)
+        self.watch.is_some()
+            && self.closing_for.is_none()
+            && self.client.end() == super::ClientEnd::Open
+            && self.wants_to_go_on(cx)
     }
 
     /// Gives the connection up, with what was sent on it.

@@ -71,6 +71,8 @@ pub(crate) struct Wire<'a> {
     pub(crate) source: Endpoint,
     /// The target.
     pub(crate) target: Endpoint,
+    /// The map that leads to it.
+    pub(crate) map: u16,
     /// Largest IP packet to send.
     pub(crate) mtu: u16,
     /// What our timestamps count from.

@@ -48,6 +48,7 @@ impl TargetHalf {
             self.state = State::Open;
             self.heard_at = wire.now;
             wire.ledger.connections += 1;
+            wire.ledger.of_map(wire.map, |of_map| of_map.connections += 1);
             let options = Options::parse(header.options);
             self.agree(wire, &options);
             if self.retries == 0 {

@@ -200,6 +200,7 @@ impl TargetHalf {
         let bytes = acked - u32::from(fin_now);
         self.fin_acked |= fin_now;
         wire.ledger.bytes_copied += u64::from(bytes);
+        wire.ledger.of_map(wire.map, |of_map| of_map.bytes_copied += u64::from(bytes));
         wire.ledger.pending_bytes -= u64::from(bytes);
         if let Some(queue) = queue {
             queue.consume(bytes);
@@ -329,6 +330,7 @@ impl TargetHalf {
                 self.retries += 1;
                 self.round_trip.stop();
                 wire.ledger.retransmits += 1;
+                wire.ledger.of_map(wire.map, |of_map| of_map.retransmits += 1);
                 wire.ledger.timeouts += 1;
                 let mss = Some(self.peer_mss);
                 self.send_syn(wire, mss);

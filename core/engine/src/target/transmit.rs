@@ -150,6 +150,7 @@ impl TargetHalf {
         };
         self.round_trip.stop();
         wire.ledger.retransmits += 1;
+        wire.ledger.of_map(wire.map, |of_map| of_map.retransmits += 1);
         self.emit(wire, start, flags, payload);
         end + u32::from(fin)
     }

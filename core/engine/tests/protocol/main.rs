@@ -7,6 +7,7 @@ mod fidelity;
 mod handshake;
 mod loss;
 mod modules;
+mod orders;
 mod script;
 mod traffic;
 mod tunnels;

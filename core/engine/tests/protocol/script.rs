@@ -319,6 +319,14 @@ impl Script {
         self.tell(Input::Stop);
     }
 
+    pub(crate) fn pause(&mut self) {
+        self.tell(Input::Pause);
+    }
+
+    pub(crate) fn resume(&mut self) {
+        self.tell(Input::Resume);
+    }
+
     /// Lets time pass, with everything that is due in it.
     pub(crate) fn pass(&mut self, time: Duration) {
         let end = self.now + time;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tcpcopy_engine::copier::source::SourcePool;
 use tcpcopy_engine::ledger::{PacketDrop, SessionEnd};
-use tcpcopy_engine::{Copier, CopierConfig, Input, Map, Outbox, Rate, SampleBy};
+use tcpcopy_engine::{Copier, CopierConfig, Input, Map, Outbox, Rate, SampleBy, Traffic};
 use tcpcopy_module_api::ModuleHandle;
 use tcpcopy_module_tcp::PlainTcp;
 use tcpcopy_wire::build::TcpRepr;
@@ -56,6 +56,35 @@ fn a_sample_has_the_same_connections_in_every_run_from_their_beginning_or_their_
     assert_eq!(copied(20, Flags::ACK | Flags::PSH, b"joined"), fifth);
     assert!(fifth.iter().all(|n| copied(40, Flags::SYN, b"").contains(n)), "more is more of the same");
     assert_eq!(copied(100, Flags::SYN, b"").len(), 2_000);
+}
+
+#[test]
+fn a_sample_that_changes_is_the_same_as_one_from_the_start_for_what_begins_then() {
+    let order = |copier: &mut Copier, input: Input<'_>| {
+        let mut out = Outbox::new();
+        copier.handle(Timestamp::from_millis(1), input, &mut out);
+        assert!(out.is_empty(), "sessions that there are go on");
+    };
+    let mut copier = copier(|config| config.traffic.ramp = Some(Duration::from_secs(60)));
+    order(&mut copier, Input::Sample(20));
+    let taken = |copier: &mut Copier, range: std::ops::Range<u16>| -> Vec<u16> {
+        range.filter(|n| !captured(copier, client(*n), Flags::SYN, b"").is_empty()).collect()
+    };
+    let mut from_the_start = self::copier(|config| config.traffic.percentage = 20);
+    let fifth = taken(&mut from_the_start, 0..2_000);
+    assert_eq!(taken(&mut copier, 0..2_000), fifth);
+    let joined =
+        |copier: &mut Copier, n: u16| !captured(copier, client(n), Flags::ACK | Flags::PSH, b"more").is_empty();
+    let left_out = (0..2_000).find(|n| !fifth.contains(n)).unwrap();
+    assert!(!joined(&mut copier, left_out));
+    order(&mut copier, Input::Sample(100));
+    assert!(joined(&mut copier, left_out), "now it is in the sample");
+    assert_eq!(taken(&mut copier, 2_000..2_100).len(), 100);
+    order(&mut copier, Input::MaxRate(Some(Rate::Count(10))));
+    let few = taken(&mut copier, 2_100..2_200).len();
+    assert!((1..=3).contains(&few), "{few} at once, of 10 in a second");
+    order(&mut copier, Input::MaxRate(None));
+    assert_eq!(taken(&mut copier, 2_200..2_300).len(), 100);
 }
 
 #[test]
@@ -181,6 +210,84 @@ fn connections_above_the_rate_are_left_out_whole() {
     // Once such a client is done, it is forgotten, and its next connection has its chance.
     let gone = (0..2_000).find(|n| captured_at(&mut copier, 2_000, client(*n), Flags::RST, 8, b"").is_empty());
     assert!(gone.is_some());
+}
+
+#[test]
+fn outside_the_share_connections_are_left_out_whole_and_those_under_way_go_on() {
+    let mut copier = copier(|_| {});
+    let mut outbox = Outbox::new();
+    assert!(!captured_at(&mut copier, 0, client(1), Flags::SYN, 0, b"").is_empty());
+    copier.handle(Timestamp::from_millis(1), Input::Share(2_500), &mut outbox);
+    let begun = |copier: &mut Copier, from: u16, at| {
+        (from..from + 2_000).filter(|n| !captured_at(copier, at, client(*n), Flags::SYN, 0, b"").is_empty()).count()
+    };
+    let copied = begun(&mut copier, 2, 2);
+    assert!((420..580).contains(&copied), "{copied} of 2,000 are not a quarter");
+    let left_out = |copier: &Copier| copier.ledger().sessions_ended[SessionEnd::Throttled as usize] as usize;
+    assert_eq!(copied + left_out(&copier), 2_000);
+    assert_eq!(copier.ledger().sessions_alive as usize, 1 + copied);
+    // Whole: its data is not joined, not even when there is room again.
+    copier.handle(Timestamp::from_millis(3), Input::Share(0), &mut outbox);
+    assert_eq!(begun(&mut copier, 5_000, 4), 0);
+    copier.handle(Timestamp::from_millis(5), Input::Share(Traffic::WHOLE), &mut outbox);
+    captured_at(&mut copier, 2_000, client(5_000), Flags::ACK | Flags::PSH, 1, b"joined?");
+    assert_eq!(copier.ledger().joined, 0);
+    assert_eq!(begun(&mut copier, 9_000, 2_001), 2_000);
+    copier.ledger().check().unwrap();
+}
+
+#[test]
+fn outside_the_share_connections_that_are_open_already_are_not_joined_until_there_is_room() {
+    let mut copier = copier(|_| {});
+    copier.handle(Timestamp::ZERO, Input::Share(0), &mut Outbox::new());
+    assert!(captured_at(&mut copier, 1, client(1), Flags::ACK | Flags::PSH, 1, b"one").is_empty());
+    assert_eq!(copier.ledger().packets_dropped[PacketDrop::Throttled as usize], 1);
+    copier.handle(Timestamp::from_millis(2), Input::Share(Traffic::WHOLE), &mut Outbox::new());
+    assert!(!captured_at(&mut copier, 3, client(1), Flags::ACK | Flags::PSH, 4, b"two").is_empty());
+    assert_eq!(copier.ledger().joined, 1);
+}
+
+#[test]
+fn the_newest_are_given_up_first_and_counted() {
+    let mut copier = copier(|_| {});
+    for n in 0..10 {
+        captured_at(&mut copier, u64::from(n), client(n), Flags::SYN, 0, b"");
+    }
+    copier.handle(Timestamp::from_millis(20), Input::CloseNewest(25), &mut Outbox::new());
+    assert_eq!(copier.ledger().sessions_ended[SessionEnd::Throttled as usize], 3, "rounded up");
+    assert_eq!(copier.ledger().sessions_alive, 7);
+    let ended = |copier: &Copier| copier.ledger().packets_dropped[PacketDrop::SessionEnded as usize];
+    captured_at(&mut copier, 21, client(6), Flags::ACK | Flags::PSH, 1, b"goes on");
+    assert_eq!(ended(&copier), 0);
+    captured_at(&mut copier, 22, client(7), Flags::ACK | Flags::PSH, 1, b"does not");
+    assert_eq!(ended(&copier), 1);
+    copier.handle(Timestamp::from_millis(23), Input::CloseNewest(100), &mut Outbox::new());
+    assert!(copier.is_finished());
+    copier.ledger().check().unwrap();
+}
+
+#[test]
+fn above_the_limit_of_sessions_new_ones_are_shed_and_counted_by_themselves() {
+    let mut copier = copier(|config| config.session_limit = 3);
+    for n in 0..5 {
+        captured_at(&mut copier, u64::from(n), client(n), Flags::SYN, 0, b"");
+    }
+    let ledger = copier.ledger();
+    assert_eq!((ledger.sessions_alive, ledger.sessions_over_limit, ledger.sessions_shed), (3, 2, 0));
+    assert_eq!(ledger.packets_dropped[PacketDrop::TooManySessions as usize], 2);
+    ledger.check().unwrap();
+}
+
+#[test]
+fn sessions_that_are_known_though_they_are_over_count_as_memory() {
+    let mut copier = copier(|config| config.memory_limit = 200 << 10);
+    copier.handle(Timestamp::ZERO, Input::Share(0), &mut Outbox::new());
+    for n in 0..5_000 {
+        captured_at(&mut copier, 1, client(n), Flags::SYN, 0, b"");
+    }
+    assert!(copier.memory() < 210 << 10, "{}", copier.memory());
+    assert!(copier.ledger().sessions_shed > 3_000);
+    copier.ledger().check().unwrap();
 }
 
 #[test]

@@ -55,6 +55,10 @@ enum Step {
     Pass(u32),
     Link(bool, u8),
     Drained,
+    Pause,
+    Resume,
+    Sample(u8),
+    MaxRate(Option<u16>),
 }
 
 fn datagram() -> impl Strategy<Value = Datagram> {
@@ -95,6 +99,10 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (1_000_000u32..50_000_000).prop_map(Step::Pass),
         1 => (any::<bool>(), 0u8..5).prop_map(|(up, link)| Step::Link(up, link)),
         1 => Just(Step::Drained),
+        1 => Just(Step::Pause),
+        3 => Just(Step::Resume),
+        1 => any::<u8>().prop_map(Step::Sample),
+        1 => proptest::option::of(any::<u16>()).prop_map(Step::MaxRate),
     ]
 }
 
@@ -345,6 +353,10 @@ impl Run {
             Step::Link(true, link) => self.tell(Input::LinkUp(LinkId(u16::from(*link)))),
             Step::Link(false, link) => self.tell(Input::LinkDown(LinkId(u16::from(*link)))),
             Step::Drained => self.tell(Input::Drained),
+            Step::Pause => self.tell(Input::Pause),
+            Step::Resume => self.tell(Input::Resume),
+            Step::Sample(percentage) => self.tell(Input::Sample(*percentage)),
+            Step::MaxRate(rate) => self.tell(Input::MaxRate(rate.map(|n| Rate::Bytes(n.into())))),
         }
     }
 

@@ -11,8 +11,8 @@ use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use tcpcopy_engine::LinkId;
 use tcpcopy_wire::control::{
-    BatchEncoder, DatagramResponse, FEATURE_PAYLOAD, FEATURE_UDP, Hello, LinkStats, Message, ResponseHeader, Role,
-    RouteChange, Secret, encode_ping, encode_version,
+    BatchEncoder, DatagramResponse, FEATURE_CHECKS, FEATURE_PAYLOAD, FEATURE_UDP, Hello, HostReport, LinkStats,
+    Message, Question, ResponseHeader, Role, RouteChange, Secret, encode_ping, encode_questions, encode_version,
 };
 use tcpcopy_wire::{Timestamp, Transport};
 
@@ -104,6 +104,13 @@ pub enum LinkEvent<'a> {
         link: LinkId,
         /// The datagram.
         datagram: DatagramResponse<'a>,
+    },
+    /// What an intercept answers to [`ControlLinks::ask`].
+    Report {
+        /// The link it came on.
+        link: LinkId,
+        /// The report.
+        report: HostReport<'a>,
     },
     /// Counters of an intercept.
     Stats {
@@ -299,6 +306,25 @@ impl ControlLinks {
         Ok(())
     }
 
+    /// Asks an intercept what would become of packets; [`LinkEvent::Report`] brings the answer.
+    ///
+    /// # Errors
+    /// See [`SendError`].
+    pub fn ask(&mut self, link: LinkId, questions: &[Question], now: Timestamp) -> Result<(), SendError> {
+        let Some(l) = self.links.get_mut(usize::from(link.0)) else { return Err(SendError::Down) };
+        let State::Open { stream, up: true, .. } = &mut l.state else { return Err(SendError::Down) };
+        if self.config.protocol != Protocol::Current || l.features & FEATURE_CHECKS == 0 {
+            return Err(SendError::NotSupported);
+        }
+        l.encoder.seal();
+        stream.out.append(|bytes| encode_questions(questions, bytes));
+        if let Err(e) = stream.out.flush(&mut stream.socket, now) {
+            l.broken = Some(CloseReason::io(&e));
+            self.deadline = Some(Timestamp::ZERO);
+        }
+        Ok(())
+    }
+
     /// Writes what [`send`](Self::send) has collected, as far as the sockets take it. The rest follows by itself.
     pub fn flush(&mut self, now: Timestamp) {
         for link in self.unflushed.drain(..) {
@@ -401,6 +427,7 @@ impl ControlLinks {
                     sink(LinkEvent::Datagram { link: id, datagram });
                 }
             }
+            Message::HostReport(report) => sink(LinkEvent::Report { link: id, report }),
             Message::Stats(stats) => sink(LinkEvent::Stats { link: id, stats }),
             Message::Pong(stamp) => *rtt = Some(now.since(Timestamp::from_nanos(stamp))),
             // Pings and errors are handled by the stream; the rest asks for nothing.

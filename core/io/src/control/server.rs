@@ -15,7 +15,8 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tcpcopy_engine::PeerId;
 use tcpcopy_wire::Timestamp;
 use tcpcopy_wire::control::{
-    FEATURE_PAYLOAD, FEATURE_UDP, FlowId, Hello, LinkStats, Message, Role, RouteChange, Secret, encode_stats,
+    Answer, FEATURE_CHECKS, FEATURE_PAYLOAD, FEATURE_UDP, FlowId, Hello, HostReport, LinkStats, Message, Question,
+    Role, RouteChange, Secret, encode_host_report, encode_stats,
 };
 
 use super::links::legacy::keep_alive;
@@ -59,7 +60,7 @@ impl Default for ServerConfig {
         Self {
             address: None,
             port: super::DEFAULT_PORT,
-            hello: Hello { features: FEATURE_PAYLOAD | FEATURE_UDP, ..Hello::default() },
+            hello: Hello { features: FEATURE_PAYLOAD | FEATURE_UDP | FEATURE_CHECKS, ..Hello::default() },
             max_peers: 256,
             max_per_address: 128,
             allow: Vec::new(),
@@ -133,6 +134,15 @@ pub enum PeerEvent<'a> {
         /// The change.
         change: RouteChange,
     },
+    /// A tcpcopy asks what would become of packets; [`ControlServer::send_report`] answers.
+    Questions {
+        /// The connection.
+        peer: PeerId,
+        /// Where it comes from.
+        from: SocketAddr,
+        /// What it asks, 16 questions at most.
+        questions: Vec<Question>,
+    },
     /// A connection that was up is lost. Its number may be used again.
     Gone {
         /// The connection.
@@ -190,6 +200,26 @@ pub struct ServerStats {
     pub tls_failed: u64,
     /// Batches of responses handed to sockets.
     pub writes: u64,
+}
+
+impl ServerStats {
+    /// Connections that were closed before they were of use, by reason.
+    pub fn closed(&self) -> [(&'static str, u64); 12] {
+        [
+            ("rejected as garbage", self.garbage),
+            ("not allowed", self.not_allowed),
+            ("wrong secret", self.wrong_secret),
+            ("no secret", self.no_secret),
+            ("without a proof", self.unproved),
+            ("without TLS", self.without_tls),
+            ("TLS failed", self.tls_failed),
+            ("of another version", self.other_version),
+            ("without a word", self.unused),
+            ("without a hello", self.no_hello),
+            ("too many", self.too_many),
+            ("too many from one address", self.too_many_of_one),
+        ]
+    }
 }
 
 #[derive(Debug)]
@@ -371,6 +401,14 @@ impl ControlServer {
         let _ = self.send(peer, &frame, 0, now);
     }
 
+    /// Answers questions of a peer, unless its buffer is full.
+    pub fn send_report(&mut self, peer: PeerId, report: &HostReport<'_>, answers: &[Answer], now: Timestamp) {
+        let mut frame = Vec::new();
+        encode_host_report(report, answers, &mut frame);
+        // Who does not read what has been sent does not wait for this either.
+        let _ = self.send(peer, &frame, 0, now);
+    }
+
     fn accept(&mut self, now: Timestamp, sink: &mut dyn FnMut(PeerEvent<'_>)) {
         for _ in 0..ACCEPT_BUDGET {
             match self.listener.accept() {
@@ -465,6 +503,9 @@ impl ControlServer {
                     let flow_id: FlowId = flow_id;
                     sink(PeerEvent::Route { peer: id, change: RouteChange::Remove { id: flow_id } });
                 }
+            }
+            Message::Questions(questions) => {
+                sink(PeerEvent::Questions { peer: id, from, questions: questions.collect() });
             }
             Message::LegacyHello => match config.admit_legacy(group, slot, now) {
                 Ok(others) => {

@@ -1,6 +1,7 @@
 //! Both ends over loopback. Nothing here depends on how fast the machine is: each test waits for what it expects, and
 //! time that has to pass is passed by moving the clock that the code is given.
 
+mod checks;
 mod floods;
 mod legacy;
 mod security;
@@ -15,8 +16,8 @@ use mio::{Events, Poll, Token};
 use tcpcopy_engine::{LinkId, PeerId};
 use tcpcopy_wire::Transport;
 use tcpcopy_wire::control::{
-    BatchEncoder, DatagramResponse, DecodeError, FlowId, Hello, LinkStats, Payload, ResponseHeader, RouteChange,
-    encode_hello,
+    Answer, BatchEncoder, DatagramResponse, DecodeError, FlowId, Hello, LinkStats, Payload, Question, ResponseHeader,
+    RouteChange, encode_hello,
 };
 use tcpcopy_wire::tcp::Flags;
 use tcpcopy_wire::{Endpoint, Flow, Port, SeqNumber, Timestamp};
@@ -51,6 +52,8 @@ enum Seen {
     Response(LinkId, u64, u32, Vec<u8>, Vec<u8>),
     Datagram(LinkId, u64, u16, Vec<u8>),
     Stats(LinkId, LinkStats),
+    Questions(PeerId, Vec<Question>),
+    Report(LinkId, String, Vec<Answer>),
 }
 
 impl Bench {
@@ -98,6 +101,7 @@ impl Bench {
             PeerEvent::Up { peer, hello, .. } => seen.push_back(Seen::PeerUp(peer, hello)),
             PeerEvent::LegacyUp { peer, .. } => seen.push_back(Seen::LegacyUp(peer)),
             PeerEvent::Route { peer, change } => seen.push_back(Seen::Route(peer, change)),
+            PeerEvent::Questions { peer, questions, .. } => seen.push_back(Seen::Questions(peer, questions)),
             PeerEvent::Gone { peer, reason, undelivered, .. } => {
                 seen.push_back(Seen::PeerGone(peer, reason.clone(), undelivered));
             }
@@ -125,6 +129,9 @@ impl Bench {
             }
             LinkEvent::Datagram { link, datagram } => {
                 seen.push_back(Seen::Datagram(link, datagram.id.0, datagram.payload_len, datagram.payload.to_vec()));
+            }
+            LinkEvent::Report { link, report } => {
+                seen.push_back(Seen::Report(link, report.filter.to_owned(), report.answers.collect()));
             }
             LinkEvent::Stats { link, stats } => seen.push_back(Seen::Stats(link, stats)),
         };

@@ -14,10 +14,12 @@ mod message;
 mod tests;
 
 use std::fmt;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::mem::{size_of, zeroed};
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -148,6 +150,7 @@ pub struct Queue {
     last_id: u32,
     told: bool,
     stats: QueueStats,
+    table: QueueTable,
 }
 
 impl Queue {
@@ -183,6 +186,7 @@ impl Queue {
             last_id: 0,
             told: false,
             stats: QueueStats::default(),
+            table: QueueTable(None),
         };
         queue.make_room(config.copy_bytes);
         let begin = message::begin(Begin {
@@ -201,7 +205,14 @@ impl Queue {
             Some(libc::EINVAL | libc::EOPNOTSUPP) => QueueError::NotInKernel { source },
             _ => refused(source),
         })?;
+        // Not before: the kernel may have loaded the module for the first question.
+        queue.table = QueueTable::open();
         Ok(queue)
+    }
+
+    /// What the kernel tells about this queue and others.
+    pub fn table(&self) -> &QueueTable {
+        &self.table
     }
 
     /// Its number.
@@ -250,7 +261,7 @@ impl Queue {
 
     /// The counters.
     pub fn stats(&mut self) -> QueueStats {
-        if let Some(line) = table().lines().find_map(|line| parse_line(line).filter(|l| l.number == self.number)) {
+        if let Some(line) = self.table.line(self.number) {
             self.stats.kernel_queue_full = line.queue_dropped;
             self.stats.kernel_buffer_full = line.user_dropped;
             self.stats.waiting = line.waiting;
@@ -446,9 +457,35 @@ pub fn is_taken(number: u16) -> bool {
     table().lines().filter_map(parse_line).any(|line| line.number == number)
 }
 
-/// Packets that a queue of this network namespace has taken since somebody reads it, modulo 2^32; `None` when nobody does.
-pub fn queued(number: u16) -> Option<u32> {
-    table().lines().filter_map(parse_line).find(|line| line.number == number).map(|line| line.numbered)
+/// The kernel's table of the queues of a network namespace, kept open: only root may open it, and a process may stop being
+/// root.
+#[derive(Clone, Debug)]
+pub struct QueueTable(Option<Arc<File>>);
+
+impl QueueTable {
+    /// The table of this thread's network namespace; an empty one where it cannot be read.
+    pub fn open() -> Self {
+        Self(File::open(TABLE).ok().map(Arc::new))
+    }
+
+    /// Packets that a queue has taken since somebody reads it, modulo 2^32; `None` when nobody does.
+    pub fn queued(&self, number: u16) -> Option<u32> {
+        self.line(number).map(|line| line.numbered)
+    }
+
+    fn line(&self, number: u16) -> Option<QueueLine> {
+        self.text().lines().filter_map(parse_line).find(|line| line.number == number)
+    }
+
+    fn text(&self) -> String {
+        let mut text = Vec::new();
+        let mut bytes = [0; 4096];
+        // From the beginning each time, and without a position that others who read it could move.
+        while let Some(Ok(n @ 1..)) = self.0.as_ref().map(|file| file.read_at(&mut bytes, text.len() as u64)) {
+            text.extend_from_slice(&bytes[..n]);
+        }
+        String::from_utf8_lossy(&text).into_owned()
+    }
 }
 
 /// Who reads a queue, if the process can be found.

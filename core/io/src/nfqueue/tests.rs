@@ -229,7 +229,7 @@ fn a_full_queue_lets_packets_through() {
                 assert_eq!(datagram[0], number, "what did not fit went its way");
             }
             read(&mut queue, 3, |_, _| Verdict::Drop);
-            assert_eq!(queued(9), Some(3));
+            assert_eq!(QueueTable::open().queued(9), Some(3));
             drop(queue);
             until_free();
             answering.send(&[77]).unwrap();

@@ -24,6 +24,7 @@ use tcpcopy_wire::link::{ETHERNET_HEADER_LEN, MacAddress, ethernet_header};
 use super::TransmitError;
 use super::netlink::{Neighbour, Netlink, State};
 use crate::device::{Hardware, device_index, hardware};
+use crate::privileges;
 
 /// How long next hops are waited for at the start.
 const START_PATIENCE: Duration = Duration::from_secs(3);
@@ -97,7 +98,10 @@ impl LinkPaths {
         let changes = Netlink::open_for_changes().map_err(failed)?;
         thread::Builder::new()
             .name("next-hops".to_owned())
-            .spawn(move || follow(search, changes, &shared))
+            .spawn(move || {
+                privileges::renounce();
+                follow(search, changes, &shared);
+            })
             .map_err(failed)?;
         Ok(found)
     }

@@ -25,8 +25,14 @@ const REQUEST: u16 = 0x01;
 const DUMP: u16 = 0x300;
 
 const ROUTE_DESTINATION: u16 = 1;
+const ROUTE_SOURCE: u16 = 2;
+const ROUTE_FROM_DEVICE: u16 = 3;
 const ROUTE_DEVICE: u16 = 4;
 const ROUTE_GATEWAY: u16 = 5;
+const ROUTE_PREFERRED_SOURCE: u16 = 7;
+const ROUTE_METRICS: u16 = 8;
+/// Within the metrics.
+const METRIC_MTU: u16 = 2;
 /// A gateway of the other address family: the family, then the address.
 const ROUTE_VIA: u16 = 18;
 /// The type of a route to an address of this host.
@@ -39,7 +45,7 @@ const NEIGHBOUR_LINK_ADDRESS: u16 = 2;
 const CHANGES: u32 = 0x1 | 0x4 | 0x40 | 0x400;
 
 /// A socket to the kernel.
-pub(super) struct Netlink {
+pub(crate) struct Netlink {
     socket: Socket,
     sequence: u32,
     buffer: Vec<u8>,
@@ -47,26 +53,30 @@ pub(super) struct Netlink {
 
 /// Which way packets to an address go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Route {
+pub(crate) struct Route {
     /// The system's number for the device.
-    pub(super) device: u32,
+    pub(crate) device: u32,
     /// The router; `None`: the address itself is on the link.
-    pub(super) gateway: Option<IpAddr>,
+    pub(crate) gateway: Option<IpAddr>,
     /// The address is one of this host's own.
-    pub(super) is_local: bool,
+    pub(crate) is_local: bool,
+    /// The address that this host uses as its own on this way.
+    pub(crate) source: Option<IpAddr>,
+    /// Largest packet on this way, where that is less than the device's; in bytes.
+    pub(crate) mtu: Option<u32>,
 }
 
 /// A neighbour that the kernel has heard of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Neighbour {
-    pub(super) device: u32,
-    pub(super) addr: IpAddr,
-    pub(super) state: State,
+pub(crate) struct Neighbour {
+    pub(crate) device: u32,
+    pub(crate) addr: IpAddr,
+    pub(crate) state: State,
 }
 
 /// What the kernel knows of a neighbour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(crate) enum State {
     /// Its address, known to be right.
     Sure(MacAddress),
     /// Its address, as it was the last time.
@@ -93,7 +103,7 @@ impl State {
 
 impl Netlink {
     /// A socket for questions.
-    pub(super) fn open() -> io::Result<Self> {
+    pub(crate) fn open() -> io::Result<Self> {
         let protocol = Protocol::from(libc::NETLINK_ROUTE);
         let socket = Socket::new(Domain::from(libc::AF_NETLINK), Type::RAW, Some(protocol))?;
         socket.set_read_timeout(Some(ANSWER_LIMIT))?;
@@ -101,7 +111,7 @@ impl Netlink {
     }
 
     /// A socket that hears of changes.
-    pub(super) fn open_for_changes() -> io::Result<Self> {
+    pub(crate) fn open_for_changes() -> io::Result<Self> {
         let netlink = Self::open()?;
         // SAFETY: all-zero bytes are a valid sockaddr_nl.
         let mut address: libc::sockaddr_nl = unsafe { zeroed() };
@@ -116,7 +126,7 @@ impl Netlink {
     }
 
     /// Waits until something changes, at most for `patience`. What exactly does not matter: whoever waits looks again.
-    pub(super) fn wait_for_change(&mut self, patience: Duration) {
+    pub(crate) fn wait_for_change(&mut self, patience: Duration) {
         // Without a time-out that works this would wait for ever; with a lost notice (ENOBUFS) there is one to look for.
         if self.socket.set_read_timeout(Some(patience)).is_err() {
             return std::thread::sleep(patience);
@@ -125,13 +135,13 @@ impl Netlink {
     }
 
     /// Forgets the notices that have come.
-    pub(super) fn skip_changes(&self) {
+    pub(crate) fn skip_changes(&self) {
         let mut bytes = [MaybeUninit::uninit(); 4096];
         while self.socket.recv_with_flags(&mut bytes, libc::MSG_DONTWAIT).is_ok() {}
     }
 
     /// The way to an address, out of a certain device if one is given.
-    pub(super) fn route(&mut self, to: IpAddr, device: Option<u32>) -> io::Result<Route> {
+    pub(crate) fn route(&mut self, to: IpAddr, device: Option<u32>) -> io::Result<Route> {
         let mut body = vec![0; BODY_LEN];
         body[0] = family(to);
         body[1] = if to.is_ipv4() { 32 } else { 128 };
@@ -139,8 +149,24 @@ impl Netlink {
         if let Some(device) = device {
             push_attribute(&mut body, ROUTE_DEVICE, &device.to_ne_bytes());
         }
+        self.ask_for_route(&body)
+    }
+
+    /// What becomes of a packet that comes in by a device: where it goes on to, or why it does not.
+    pub(crate) fn way_on(&mut self, from: IpAddr, to: IpAddr, device: u32) -> io::Result<Route> {
+        let mut body = vec![0; BODY_LEN];
+        body[0] = family(to);
+        let bits = if to.is_ipv4() { 32 } else { 128 };
+        (body[1], body[2]) = (bits, bits);
+        push_attribute(&mut body, ROUTE_DESTINATION, &address_bytes(to));
+        push_attribute(&mut body, ROUTE_SOURCE, &address_bytes(from));
+        push_attribute(&mut body, ROUTE_FROM_DEVICE, &device.to_ne_bytes());
+        self.ask_for_route(&body)
+    }
+
+    fn ask_for_route(&mut self, body: &[u8]) -> io::Result<Route> {
         let mut route = None;
-        self.ask(libc::RTM_GETROUTE, 0, &body, |kind, body| {
+        self.ask(libc::RTM_GETROUTE, 0, body, |kind, body| {
             if kind == libc::RTM_NEWROUTE {
                 route = read_route(body);
             }
@@ -149,7 +175,7 @@ impl Netlink {
     }
 
     /// The neighbours of one address family.
-    pub(super) fn neighbours(&mut self, ipv6: bool) -> io::Result<Vec<Neighbour>> {
+    pub(crate) fn neighbours(&mut self, ipv6: bool) -> io::Result<Vec<Neighbour>> {
         let mut body = vec![0; BODY_LEN];
         body[0] = if ipv6 { libc::AF_INET6 } else { libc::AF_INET } as u8;
         let mut neighbours = Vec::new();
@@ -223,7 +249,11 @@ fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
 
 /// The attributes behind a message's fixed part, with their types.
 fn attributes(body: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    let mut rest = body.get(BODY_LEN..).unwrap_or_default();
+    nested(body.get(BODY_LEN..).unwrap_or_default())
+}
+
+/// The attributes in the value of one.
+fn nested(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let header: &[u8; 4] = rest.first_chunk()?;
         let len = usize::from(u16::from_ne_bytes([header[0], header[1]]));
@@ -243,10 +273,16 @@ fn push_attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
 }
 
 fn read_route(body: &[u8]) -> Option<Route> {
-    let mut route = Route { device: 0, gateway: None, is_local: *body.get(7)? == LOCAL_ROUTE };
+    let is_local = *body.get(7)? == LOCAL_ROUTE;
+    let mut route = Route { device: 0, gateway: None, is_local, source: None, mtu: None };
     for (kind, value) in attributes(body) {
         match kind {
             ROUTE_DEVICE => route.device = u32::from_ne_bytes(*value.first_chunk()?),
+            ROUTE_PREFERRED_SOURCE => route.source = address(value),
+            ROUTE_METRICS => {
+                let mtu = nested(value).find(|(kind, _)| *kind == METRIC_MTU);
+                route.mtu = mtu.and_then(|(_, value)| value.first_chunk()).map(|mtu| u32::from_ne_bytes(*mtu));
+            }
             ROUTE_GATEWAY => route.gateway = address(value),
             ROUTE_VIA => route.gateway = address(value.get(2..)?),
             _ => {}

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use byteorder::{BigEndian, ByteOrder};
 
+use super::checks::{HostReport, Questions};
 use super::frame::{
     DATAGRAM_FIXED_LEN, FRAME_HEADER_LEN, HELLO_BODY_LEN, HELLO_HEAD_LEN, Kind, MAGIC, MAX_ERROR_LEN,
-    MAX_HELLO_BODY_LEN, MAY_BE_IGNORED, NONCE_LEN, PROOF_LEN, RESPONSE_FIXED_LEN, ROUTE_ADD_V4_LEN, ROUTE_ADD_V6_LEN,
-    ROUTE_PAYLOAD_LEN, ROUTE_REMOVE_LEN, STATS_LEN, VERSION,
+    MAX_HELLO_BODY_LEN, MAX_QUESTIONS, MAY_BE_IGNORED, NONCE_LEN, PROOF_LEN, QUESTION_LEN, REPORT_FIXED_LEN,
+    RESPONSE_FIXED_LEN, ROUTE_ADD_V4_LEN, ROUTE_ADD_V6_LEN, ROUTE_PAYLOAD_LEN, ROUTE_REMOVE_LEN, STATS_LEN, VERSION,
 };
 use super::legacy::{self, LegacyError, LegacyRecords, RecordKind};
 use super::{DatagramResponse, FlowId, Hello, LinkStats, Payload, ResponseHeader};
@@ -45,6 +46,10 @@ pub enum Message<'a> {
     Responses(Responses<'a>),
     /// Datagrams of targets.
     Datagrams(Datagrams<'a>),
+    /// What would become of packets at intercept?
+    Questions(Questions<'a>),
+    /// What intercept answers to that.
+    HostReport(HostReport<'a>),
     /// Counters of intercept.
     Stats(LinkStats),
     /// Asks for a pong with the same number.
@@ -133,7 +138,7 @@ pub enum DecodeError {
         /// Bytes of options it claims.
         len: u8,
     },
-    /// The text of an error is not UTF-8.
+    /// A text is not UTF-8.
     Text,
     /// What came is not the C programs' control link either.
     Legacy(LegacyError),
@@ -184,7 +189,7 @@ impl fmt::Display for DecodeError {
             Self::Unasked { kind } => write!(f, "a {kind} that nobody asked for"),
             Self::Length { kind, len } => write!(f, "a frame of {kind} with an impossible length of {len} bytes"),
             Self::OptionsLength { len } => write!(f, "a response with {len} bytes of TCP options; 40 are possible"),
-            Self::Text => f.write_str("an error whose text is not UTF-8"),
+            Self::Text => f.write_str("a text that is not UTF-8"),
             Self::Legacy(e) => e.fmt(f),
         }
     }
@@ -298,12 +303,15 @@ impl Decoder {
                     | Kind::UdpRouteAddV4
                     | Kind::UdpRouteAddV6
                     | Kind::RoutePayload
-                    | Kind::RouteRemove),
+                    | Kind::RouteRemove
+                    | Kind::Questions),
                 ),
                 Role::Tcpcopy,
             )
-            | (Some(kind @ (Kind::Responses | Kind::FullResponses | Kind::Datagrams | Kind::Stats)), Role::Intercept) =>
-            {
+            | (
+                Some(kind @ (Kind::Responses | Kind::FullResponses | Kind::Datagrams | Kind::HostReport | Kind::Stats)),
+                Role::Intercept,
+            ) => {
                 return Err(DecodeError::WrongDirection { kind, role: self.role });
             }
             _ => {}
@@ -351,6 +359,8 @@ fn check_length(kind: Kind, len: usize) -> Result<(), DecodeError> {
         Kind::RouteAddV6 | Kind::UdpRouteAddV6 => len.is_multiple_of(ROUTE_ADD_V6_LEN) && len > 0,
         Kind::RouteRemove => len.is_multiple_of(ROUTE_REMOVE_LEN) && len > 0,
         Kind::Responses => len >= RESPONSE_FIXED_LEN,
+        Kind::Questions => len.is_multiple_of(QUESTION_LEN) && (1..=MAX_QUESTIONS * QUESTION_LEN).contains(&len),
+        Kind::HostReport => len >= REPORT_FIXED_LEN,
         Kind::Stats => len >= STATS_LEN,
         Kind::Ping | Kind::Pong => len == 8,
         Kind::Error => len <= MAX_ERROR_LEN,
@@ -372,6 +382,8 @@ fn decode_body(kind: Kind, body: &[u8]) -> Result<Message<'_>, DecodeError> {
         Kind::Responses => Message::Responses(Responses::checked(body, false)?),
         Kind::FullResponses => Message::Responses(Responses::checked(body, true)?),
         Kind::Datagrams => Message::Datagrams(Datagrams::checked(body)?),
+        Kind::Questions => Message::Questions(Questions::checked(body)?),
+        Kind::HostReport => Message::HostReport(HostReport::decode(body)?),
         Kind::Stats => {
             let mut c = [0u64; STATS_LEN / 8];
             BigEndian::read_u64_into(&body[..STATS_LEN], &mut c);

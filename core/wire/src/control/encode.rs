@@ -53,11 +53,12 @@ pub fn encode_stats(stats: &LinkStats, out: &mut Vec<u8>) {
 
 /// Appends an error, its text cut to [`MAX_ERROR_LEN`] bytes at a character's boundary.
 pub fn encode_error(text: &str, out: &mut Vec<u8>) {
-    let mut end = text.len().min(MAX_ERROR_LEN);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    frame(Kind::Error, &text.as_bytes()[..end], out);
+    frame(Kind::Error, cut(text, MAX_ERROR_LEN).as_bytes(), out);
+}
+
+/// The beginning of a text, at most so many bytes, up to a character's boundary.
+pub(super) fn cut(text: &str, limit: usize) -> &str {
+    &text[..text.floor_char_boundary(limit)]
 }
 
 /// Appends a challenge.

@@ -42,6 +42,22 @@ pub const FEATURE_UDP: u32 = 2;
 pub const FEATURE_AUTHENTICATION: u32 = 4;
 /// Feature, from intercept to a tcpcopy that it refuses: it serves TLS and nothing else.
 pub const FEATURE_TLS_ONLY: u32 = 8;
+/// Feature: questions about intercept's host, and its report.
+pub const FEATURE_CHECKS: u32 = 16;
+/// Bytes of a question.
+pub const QUESTION_LEN: usize = 38;
+/// Questions in a frame at most.
+pub const MAX_QUESTIONS: usize = 16;
+/// Bytes of a report before its answers.
+pub const REPORT_FIXED_LEN: usize = 28;
+/// Bytes of each answer in it.
+pub const REPORT_ANSWER_LEN: usize = 4;
+/// Longest release that a report names, in bytes.
+pub const MAX_REPORT_VERSION: usize = 64;
+/// Longest list of devices in a report, in bytes.
+pub const MAX_REPORT_DEVICES: usize = 256;
+/// Longest filter in a report, in bytes.
+pub const MAX_REPORT_FILTER: usize = 2048;
 /// Bytes of a challenge: random, never the same twice.
 pub const NONCE_LEN: usize = 32;
 /// Bytes of a proof.
@@ -69,12 +85,16 @@ pub enum Kind {
     UdpRouteAddV4 = 0x05,
     /// IPv6 routes of UDP flows to add.
     UdpRouteAddV6 = 0x06,
+    /// What would become of packets at intercept?
+    Questions = 0x07,
     /// Packets of targets.
     Responses = 0x10,
     /// Packets of targets with payload.
     FullResponses = 0x12,
     /// Datagrams of targets.
     Datagrams = 0x13,
+    /// What intercept answers to questions.
+    HostReport = 0x14,
     /// Counters of intercept.
     Stats = 0x11 | MAY_BE_IGNORED,
     /// Asks for a pong.
@@ -99,9 +119,11 @@ impl Kind {
             0x04 => Self::RoutePayload,
             0x05 => Self::UdpRouteAddV4,
             0x06 => Self::UdpRouteAddV6,
+            0x07 => Self::Questions,
             0x10 => Self::Responses,
             0x12 => Self::FullResponses,
             0x13 => Self::Datagrams,
+            0x14 => Self::HostReport,
             0x91 => Self::Stats,
             0x20 => Self::Ping,
             0x21 => Self::Pong,
@@ -122,9 +144,11 @@ impl fmt::Display for Kind {
             Self::RoutePayload => "wishes for payload",
             Self::UdpRouteAddV4 => "IPv4 UDP route additions",
             Self::UdpRouteAddV6 => "IPv6 UDP route additions",
+            Self::Questions => "questions",
             Self::Responses => "responses",
             Self::FullResponses => "responses with payload",
             Self::Datagrams => "datagrams",
+            Self::HostReport => "a report of intercept's host",
             Self::Stats => "statistics",
             Self::Ping => "ping",
             Self::Pong => "pong",

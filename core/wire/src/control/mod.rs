@@ -5,6 +5,7 @@
 //! zero, length of the body) and the body. [`BatchEncoder`] packs route changes and responses into as few frames as
 //! possible; [`Decoder`] reads either direction from whatever part of the stream has arrived.
 
+mod checks;
 mod decode;
 mod encode;
 mod frame;
@@ -13,15 +14,17 @@ mod legacy;
 #[cfg(test)]
 mod tests;
 
+pub use checks::{Answer, Answers, Fate, HostReport, Question, Questions, encode_host_report, encode_questions};
 pub use decode::{Datagrams, DecodeError, Decoder, Message, Responses, Role, RouteAdds, RoutePayloads, RouteRemoves};
 pub use encode::{
     BatchEncoder, encode_challenge, encode_error, encode_hello, encode_ping, encode_pong, encode_proof, encode_stats,
 };
 pub use frame::{
-    DATAGRAM_FIXED_LEN, EVERYTHING, FEATURE_AUTHENTICATION, FEATURE_PAYLOAD, FEATURE_TLS_ONLY, FEATURE_UDP,
-    FRAME_HEADER_LEN, HELLO_BODY_LEN, HELLO_HEAD_LEN, Kind, MAGIC, MAX_BODY_LEN, MAX_ERROR_LEN, MAX_HELLO_BODY_LEN,
-    MAX_RECORD_PAYLOAD, MAY_BE_IGNORED, NONCE_LEN, PROOF_LEN, RESPONSE_FIXED_LEN, ROUTE_ADD_V4_LEN, ROUTE_ADD_V6_LEN,
-    ROUTE_PAYLOAD_LEN, ROUTE_REMOVE_LEN, STATS_LEN, VERSION,
+    DATAGRAM_FIXED_LEN, EVERYTHING, FEATURE_AUTHENTICATION, FEATURE_CHECKS, FEATURE_PAYLOAD, FEATURE_TLS_ONLY,
+    FEATURE_UDP, FRAME_HEADER_LEN, HELLO_BODY_LEN, HELLO_HEAD_LEN, Kind, MAGIC, MAX_BODY_LEN, MAX_ERROR_LEN,
+    MAX_HELLO_BODY_LEN, MAX_QUESTIONS, MAX_RECORD_PAYLOAD, MAX_REPORT_DEVICES, MAX_REPORT_FILTER, MAX_REPORT_VERSION,
+    MAY_BE_IGNORED, NONCE_LEN, PROOF_LEN, QUESTION_LEN, REPORT_ANSWER_LEN, REPORT_FIXED_LEN, RESPONSE_FIXED_LEN,
+    ROUTE_ADD_V4_LEN, ROUTE_ADD_V6_LEN, ROUTE_PAYLOAD_LEN, ROUTE_REMOVE_LEN, STATS_LEN, VERSION,
 };
 pub use greeting::{Greeting, GreetingError, MIN_SECRET_LEN, Secret, ShortSecret};
 pub use legacy::{

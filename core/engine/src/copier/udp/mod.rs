@@ -28,7 +28,7 @@ use tcpcopy_wire::ip::IpFragment;
 use tcpcopy_wire::udp::{UDP_HEADER_LEN, UdpRepr};
 use tcpcopy_wire::{Endpoint, Flow, Timestamp, Transport, UdpDatagram};
 
-use super::config::CopierConfig;
+use super::config::{CopierConfig, Rate, Traffic};
 use super::fragments::{Fate, Reassembler};
 use super::rate::RateLimit;
 use crate::counters::ModuleCounters;
@@ -50,6 +50,8 @@ pub(super) struct Context<'a> {
     pub(super) running: Duration,
     /// See [`Input::NextPass`](super::Input::NextPass).
     pub(super) pass: u32,
+    /// See [`Input::Share`](super::Input::Share).
+    pub(super) share: u16,
 }
 
 /// See the [module's documentation](self).
@@ -77,6 +79,11 @@ impl UdpCopier {
             queue: StreamQueue::default(),
             payload: Vec::new(),
         }
+    }
+
+    /// From now on the limit is this.
+    pub(super) fn set_limit(&mut self, rate: Option<Rate>) {
+        self.limit = rate.map(RateLimit::new);
     }
 
     /// How long targets took to answer.
@@ -170,6 +177,9 @@ impl UdpCopier {
         if !traffic.samples(datagram.src, cx.running) {
             return Err(PacketDrop::NotSampled);
         }
+        if !Traffic::is_in_share(datagram.src, cx.share) {
+            return Err(PacketDrop::Throttled);
+        }
         if !self.limit.as_mut().is_none_or(|limit| limit.allows(cx.now, datagram.payload.len())) {
             return Err(PacketDrop::OverRate);
         }
@@ -219,6 +229,7 @@ impl UdpCopier {
         if self.flows.get(slot).given_up {
             return Err(PacketDrop::SessionEnded);
         }
+        cx.ledger.of_map(key.map, |of_map| of_map.requests += 1);
         let len = datagram.payload.len() as u64;
         if again {
             cx.ledger.bytes_multiplied += len;
@@ -229,6 +240,7 @@ impl UdpCopier {
             self.show_datagram(cx, slot, datagram.payload);
         } else {
             cx.ledger.bytes_copied += len;
+            cx.ledger.of_map(key.map, |of_map| of_map.bytes_copied += len);
             self.send(cx, slot, datagram.payload);
         }
         Ok(())
@@ -252,6 +264,10 @@ impl UdpCopier {
         let slot = self.flows.insert(cx.now, key, replica, watch);
         cx.ledger.udp_flows += 1;
         cx.ledger.udp_flows_alive += 1;
+        cx.ledger.of_map(key.map, |of_map| {
+            of_map.sessions += 1;
+            of_map.sessions_alive += 1;
+        });
         self.announce(cx.config, slot, None, cx.out);
         self.consult(cx, slot, Hook::Open);
         Ok(slot)
@@ -292,6 +308,8 @@ impl UdpCopier {
                 continue;
             }
             cx.ledger.bytes_copied += payload.len() as u64;
+            let map = self.flows.get(slot).key.map;
+            cx.ledger.of_map(map, |of_map| of_map.bytes_copied += payload.len() as u64);
             self.send(cx, slot, &payload);
         }
         self.payload = payload;
@@ -330,6 +348,7 @@ impl UdpCopier {
             cx.out.push_packet(dst.addr, |out| write(out));
         });
         cx.ledger.udp_sent += 1;
+        cx.ledger.of_map(self.flows.get(slot).key.map, |of_map| of_map.requests_copied += 1);
         cx.ledger.packets_sent += packets;
         cx.ledger.data_packets_sent += packets;
         cx.ledger.udp_fragments_sent += if packets > 1 { packets } else { 0 };
@@ -352,6 +371,8 @@ impl UdpCopier {
             Answer::After(time) => {
                 cx.ledger.udp_answered += 1;
                 self.latency.record(time);
+                let map = self.flows.get(slot).key.map;
+                cx.ledger.of_map(map, |of_map| of_map.response_time.record(time));
             }
         }
         let hidden = u32::from(response.payload_len).saturating_sub(response.payload.len() as u32);
@@ -401,6 +422,7 @@ impl UdpCopier {
         let flow = self.flows.remove(slot);
         cx.ledger.udp_unanswered += flow.unanswered;
         cx.ledger.udp_flows_alive -= 1;
+        cx.ledger.of_map(flow.key.map, |of_map| of_map.sessions_alive -= 1);
     }
 
     /// The deadline has come, or may have.
@@ -415,12 +437,12 @@ impl UdpCopier {
         }
     }
 
-    /// Everything ends.
-    pub(super) fn stop(&mut self, cx: &mut Context<'_>) {
+    /// Everything ends, for this reason.
+    pub(super) fn stop(&mut self, cx: &mut Context<'_>, reason: &str) {
         let ledger = &mut *cx.ledger;
         self.fragments.expire(None, |lost| give_up(ledger, lost));
         for slot in self.flows.slots() {
-            self.end(cx, slot, "stopped");
+            self.end(cx, slot, reason);
         }
     }
 }
