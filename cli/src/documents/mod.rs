@@ -2,8 +2,10 @@
 //! says why not, every link leads somewhere, and the references are those of the code.
 
 mod advice;
+mod containers;
 mod links;
 mod markdown;
+mod packages;
 mod reference;
 
 use std::fs;
@@ -42,19 +44,24 @@ fn documents() -> Vec<Document> {
 
 /// What is wrong with a command line of ours; `None` for those of other programs.
 fn check(line: &str) -> Option<Result<(), String>> {
-    let words = mend(words(line));
+    check_words(&mend(words(line)))
+}
+
+fn check_words(words: &[String]) -> Option<Result<(), String>> {
     let command = |definition: fn() -> clap::Command| {
         definition().try_get_matches_from(&words[1..]).map(drop).map_err(|e| e.to_string())
     };
     let named = |name: &str| words.get(1).is_some_and(|word| word == name);
     match words.first()?.as_str() {
+        // In a container: what stands behind the image.
+        "docker" => check_words(&words[1 + words.iter().position(|word| word.starts_with("tcpcopy:"))?..]),
         "tcpcopy" => Some(match TCPCOPY.iter().find(|row| named(row.name)) {
             Some(row) => command(row.definition),
-            None => tcpcopy::check_words(&words),
+            None => tcpcopy::check_words(words),
         }),
         "intercept" => Some(match INTERCEPT.iter().find(|row| named(row.name)) {
             Some(row) => command(row.definition),
-            None => intercept::check_words(&words),
+            None => intercept::check_words(words),
         }),
         _ => None,
     }
