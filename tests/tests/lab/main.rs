@@ -4,6 +4,7 @@
 //! not to be had, the tests that need them are reported as ignored, by name.
 
 mod bad_days;
+mod doctor;
 mod harness;
 mod legacy;
 mod linklayer;
@@ -153,6 +154,14 @@ fn main() -> ExitCode {
     suite.add("modules: a new one passes its tests, and is found", Needs::Hosts, own_modules::new_module_works);
     suite.add("modules: one linked in is the default, and copies", Needs::Hosts, own_modules::copies_by_its_module);
 
+    suite.add("doctor: nothing is wrong with a copy that works", Needs::Hosts, doctor::healthy);
+    suite.add("doctor: faults of the capture", Needs::Hosts, doctor::faults_of_the_capture);
+    suite.add("doctor: no capability", Needs::Privileges, doctor::no_capability);
+    suite.add("doctor: faults on the way to the target", Needs::Hosts, doctor::faults_on_the_way);
+    suite.add("doctor: firewalls", Needs::Hosts, doctor::firewalls);
+    suite.add("doctor: faults of intercept and its host", Needs::Hosts, doctor::faults_of_intercept);
+    suite.add("doctor: that of intercept", Needs::Hosts, doctor::doctor_of_intercept);
+    suite.add("doctor: the target's reverse path filter", Needs::Hosts, doctor::reverse_path_filter);
     suite.add("demo: a perfect copy", Needs::Hosts, programs::demo);
     suite.add("demo: Ctrl-C leaves nothing behind", Needs::Hosts, programs::demo_interrupted);
     suite.add("demo: a kill leaves nothing behind", Needs::Hosts, programs::demo_killed);

@@ -66,11 +66,14 @@ fn rule(expressions: &Value, text: String) -> Rule {
         let target = || text_of(body, "target").to_owned();
         rule.action = match kind.as_str() {
             "match" => {
-                // `tcp dport 80` is about TCP alone.
-                if let "tcp" | "udp" = text_of(&body["left"]["payload"], "protocol") {
-                    let transports = transports(&body["left"]["payload"]["protocol"]);
-                    rule.conditions.push((false, Condition::Transport(transports)));
-                }
+                // `tcp dport 80` is about TCP alone, `ip daddr` about IPv4, whatever else they say.
+                let protocol = &body["left"]["payload"]["protocol"];
+                rule.conditions.extend(match protocol.as_str() {
+                    Some("tcp" | "udp") => Some((false, Condition::Transport(transports(protocol)))),
+                    Some("ip") => Some((false, Condition::Ipv4)),
+                    Some("ip6") => Some((false, Condition::Ipv6)),
+                    _ => None,
+                });
                 rule.conditions.push((body["op"] == "!=", condition(body)));
                 continue;
             }
@@ -85,8 +88,9 @@ fn rule(expressions: &Value, text: String) -> Rule {
             "notrack" => Action::Untrack,
             "queue" => Action::Unknown("hands it to a program".to_owned()),
             "counter" | "log" | "mangle" | "comment" | "meter" | "set" | "ct helper" => continue,
-            // Limits, verdict maps, matches of iptables: for some packets.
-            "vmap" | "xt" => Action::Unknown("may end its way".to_owned()),
+            // What iptables has made: its matches are not shown, its targets by their names.
+            "xt" if body["type"] == "target" => super::iptables::action(text_of(body, "name")),
+            "vmap" => Action::Unknown("may end its way".to_owned()),
             _ => {
                 rule.conditions.push((false, Condition::Unknown));
                 continue;
