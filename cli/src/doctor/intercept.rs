@@ -268,12 +268,13 @@ fn who_listens(address: SocketAddr) -> Listener {
         ask(LinksConfig::new(vec![address], 1, hello), &[question]).ok().and_then(|all| all.into_iter().next());
     match reached {
         Some(Reached::Yes(report)) => Listener::Intercept(Some(report.version)),
-        Some(Reached::Unasked { .. } | Reached::Silent) => Listener::Intercept(None),
         Some(Reached::No { reason: CloseReason::Protocol(_), .. }) => Listener::Another,
-        // It is one of ours that says why it does not want us: a secret, TLS.
-        Some(Reached::No {
-            reason: CloseReason::Refused(_) | CloseReason::Greeting(_) | CloseReason::Tls(_), ..
-        }) => Listener::Intercept(None),
+        // It is one of ours, too, that says why it does not want us: a secret, TLS.
+        Some(
+            Reached::Unasked { .. }
+            | Reached::Silent
+            | Reached::No { reason: CloseReason::Refused(_) | CloseReason::Greeting(_) | CloseReason::Tls(_), .. },
+        ) => Listener::Intercept(None),
         Some(Reached::No { .. }) | None => Listener::Unknown,
     }
 }

@@ -148,13 +148,13 @@ fn transports(right: &Value) -> Vec<Transport> {
 
 /// `None` when one of them is not understood: a named set, or a range of addresses.
 fn nets(right: &Value) -> Option<Vec<IpNet>> {
-    let net = |value: &Value| match value.as_str() {
-        Some(text) => text.parse().ok().map(|address: std::net::IpAddr| IpNet::from(address)),
-        None => {
-            let prefix = &value["prefix"];
-            let len = u8::try_from(prefix["len"].as_u64()?).ok()?;
-            IpNet::new(prefix["addr"].as_str()?.parse().ok()?, len).ok()
+    let net = |value: &Value| {
+        if let Some(text) = value.as_str() {
+            return text.parse().ok().map(|address: std::net::IpAddr| IpNet::from(address));
         }
+        let prefix = &value["prefix"];
+        let len = u8::try_from(prefix["len"].as_u64()?).ok()?;
+        IpNet::new(prefix["addr"].as_str()?.parse().ok()?, len).ok()
     };
     values(right).into_iter().map(net).collect()
 }
