@@ -19,7 +19,9 @@ pub(crate) enum Needs {
     Nothing,
     /// Network namespaces, `ip` and `iptables`.
     Hosts,
-    /// The same, and nginx.
+    /// The same, and setpriv.
+    Privileges,
+    /// Hosts, and nginx.
     Servers,
     /// The same, nginx and wrk.
     Wrk,
@@ -48,6 +50,7 @@ impl Needs {
         match self {
             Self::Nothing => &[],
             Self::Hosts => &["ip", "iptables"],
+            Self::Privileges => &["ip", "iptables", "setpriv"],
             Self::Servers => &["ip", "iptables", "nginx"],
             Self::Wrk => &["ip", "iptables", "nginx", "wrk"],
             Self::Tcpdump => &["ip", "iptables", "nginx", "tcpdump"],

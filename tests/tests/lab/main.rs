@@ -5,6 +5,7 @@
 
 mod bad_days;
 mod book;
+mod doctor;
 mod harness;
 mod legacy;
 mod linklayer;
@@ -177,6 +178,14 @@ fn main() -> ExitCode {
     suite.add("probe: by other means", Needs::Hosts, probe::by_other_means);
     suite.add("probe: the log of a copy", Needs::Hosts, probe::log_of_a_copy);
 
+    suite.add("doctor: nothing is wrong with a copy that works", Needs::Hosts, doctor::healthy);
+    suite.add("doctor: faults of the capture", Needs::Hosts, doctor::faults_of_the_capture);
+    suite.add("doctor: no capability", Needs::Privileges, doctor::no_capability);
+    suite.add("doctor: faults on the way to the target", Needs::Hosts, doctor::faults_on_the_way);
+    suite.add("doctor: firewalls", Needs::Hosts, doctor::firewalls);
+    suite.add("doctor: faults of intercept and its host", Needs::Hosts, doctor::faults_of_intercept);
+    suite.add("doctor: that of intercept", Needs::Hosts, doctor::doctor_of_intercept);
+    suite.add("doctor: the target's reverse path filter", Needs::Hosts, doctor::reverse_path_filter);
     suite.add("demo: a perfect copy", Needs::Hosts, programs::demo);
     suite.add("demo: Ctrl-C leaves nothing behind", Needs::Hosts, programs::demo_interrupted);
     suite.add("demo: a kill leaves nothing behind", Needs::Hosts, programs::demo_killed);
