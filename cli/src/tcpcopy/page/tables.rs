@@ -53,7 +53,7 @@ fn table(
         return;
     }
     m.leaf("h3", &[], title);
-    m.within("table", &[], |m| {
+    m.within("table", &[("class", "account")], |m| {
         m.within("thead", &[], |m| {
             m.within("tr", &[], |m| {
                 m.leaf("th", &[], "");
