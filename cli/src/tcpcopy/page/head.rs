@@ -127,13 +127,20 @@ fn tiles(m: &mut Markup, history: &History) {
         tile(m, flow.copied * 100 < flow.captured * 99, &share, "of them copied to the target", &bytes);
         if units == Units::Datagrams {
             tile(m, false, &numbers::count(t.count("udp_flows")), "clients, each for every target", "");
-            tile(m, false, &numbers::percent(flow.answered, flow.copied), "of what was sent was answered", "");
         } else {
             tile(m, false, &numbers::count(t.count("sessions_seen")), "sessions", "");
             let besides = numbers::percent(failed, t.count("sessions_seen"));
             tile(m, failed > 0, &numbers::count(failed), "sessions ended early", &besides);
             times_tile(m, &t.lag, "lag of the copy, median", "no request was let through");
         }
+        let answered = numbers::percent(flow.answered.min(flow.copied), flow.copied);
+        tile(
+            m,
+            false,
+            &answered,
+            "of what was sent was answered",
+            &format!("{} answers", numbers::count(flow.answered)),
+        );
         times_tile(m, &t.target, "target’s response time, median", "no answer was heard of");
         let why = if history.begin.measures_online { "no answer was captured" } else { "not measured" };
         times_tile(m, &t.online, "online’s response time, median", why);

@@ -6,6 +6,8 @@ use tcpcopy_io::transmit::SendError;
 /// Whether a reason is part of every copy, or something to look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Weight {
+    /// It is what is wanted of a copy.
+    Arrived,
     /// It is as it should be.
     Normal,
     /// Somebody wanted it so.
