@@ -9,12 +9,11 @@ mod reference;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use clap::CommandFactory;
+
 use self::markdown::{Act, Mark, steps, words};
 use crate::config::mend;
 use crate::{intercept, tcpcopy};
-
-/// Words behind `tcpcopy` or `intercept` that are commands of their own, with options of their own.
-const COMMANDS: &[&str] = &["modules", "demo"];
 
 /// Hosts of the lab that a block may be run on.
 const HOSTS: &[&str] = &["client", "online", "target", "assistant", "monitor", "admin"];
@@ -45,14 +44,23 @@ fn documents() -> Vec<Document> {
 /// What is wrong with a command line of ours; `None` for those of other programs.
 fn check(line: &str) -> Option<Result<(), String>> {
     let words = mend(words(line));
-    let program = words.first()?;
-    let has_command = words.get(1).is_some_and(|word| COMMANDS.contains(&word.as_str()));
-    match program.as_str() {
-        "tcpcopy" if !has_command => Some(tcpcopy::check_words(&words)),
-        "intercept" if !has_command => Some(intercept::check_words(&words)),
-        "tcpcopy" | "intercept" => Some(Ok(())),
-        _ => None,
-    }
+    let program = words.first()?.as_str();
+    let command = match program {
+        "tcpcopy" => tcpcopy::arguments::Arguments::command(),
+        "intercept" => intercept::arguments::Arguments::command(),
+        _ => return None,
+    };
+    // The commands that the help lists have options of their own.
+    let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+    let listed: Vec<&str> = help.lines().filter_map(|line| line.trim().strip_prefix(program)).collect();
+    let is_command = |word: &String| {
+        word.chars().all(|c| c.is_ascii_lowercase()) && listed.iter().any(|l| l.split_whitespace().next() == Some(word))
+    };
+    Some(match program {
+        _ if words.get(1).is_some_and(is_command) => Ok(()),
+        "tcpcopy" => tcpcopy::check_words(&words),
+        _ => intercept::check_words(&words),
+    })
 }
 
 #[test]
@@ -178,4 +186,19 @@ fn marks_that_do_nothing_are_mistakes() {
         let error = steps(text).expect_err(text);
         assert!(error.contains(told), "{error}");
     }
+}
+
+/// Users come with the manual of the C programs: each of its questions has an answer.
+#[test]
+fn every_question_of_the_c_manual_is_answered() {
+    let text = fs::read_to_string(root().join("docs/troubleshooting.md")).expect("docs/troubleshooting.md");
+    let (_, index) = text.split_once("## The C manual's questions").expect("the index");
+    // `| 5, 59, 68 nothing across networks | … |`
+    let rows = index.lines().filter_map(|line| line.strip_prefix("| ")?.split(" |").next());
+    let mut numbers: Vec<u32> = rows
+        .flat_map(|row| row.split([' ', ',']).filter(|word| !word.is_empty()).map_while(|word| word.parse().ok()))
+        .collect();
+    numbers.sort_unstable();
+    let wanted: Vec<u32> = (1..=70).chain([100]).collect();
+    assert_eq!(numbers, wanted);
 }

@@ -170,7 +170,9 @@ impl<'a> Recipe<'a> {
         let section = &steps[0].section;
         if !undo.is_empty() {
             self.stop("intercept", section);
-            undo.iter().for_each(|step| self.run_block(step));
+            for step in undo {
+                self.run_block(step);
+            }
         }
         assert!(arrived || !started, "{}: nothing is copied in `{section}`", self.document);
         let left: Vec<&String> = self.running.iter().map(|(name, _)| name).collect();
