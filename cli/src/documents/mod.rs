@@ -202,3 +202,18 @@ fn every_question_of_the_c_manual_is_answered() {
     let wanted: Vec<u32> = (1..=70).chain([100]).collect();
     assert_eq!(numbers, wanted);
 }
+
+/// What stands in a configuration file can be read from one.
+#[test]
+fn configuration_files_in_the_documents_can_be_read() {
+    let mut checked = 0;
+    for document in documents() {
+        for block in document.text.split("```toml\n").skip(1) {
+            let block = block.split("```").next().unwrap_or_default();
+            let read = toml::from_str::<tcpcopy::arguments::Arguments>(block);
+            assert!(read.is_ok(), "{}: {block}\n{read:?}", document.name);
+            checked += 1;
+        }
+    }
+    assert!(checked >= 3, "only {checked} were found");
+}
