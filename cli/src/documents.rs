@@ -8,6 +8,7 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 
 use crate::config::mend;
+use crate::live::command as live;
 use crate::{intercept, tcpcopy};
 
 /// The lines of the blocks of shell commands in a document, continued lines joined.
@@ -107,10 +108,15 @@ fn what_the_rules_ask_for_is_there() {
 #[test]
 fn command_lines_in_the_documents_are_taken() {
     let mut checked = 0;
-    for document in ["README.md", "docs/deploy.md", "docs/mysql.md", "docs/security.md", "docs/metrics.md"] {
+    for document in
+        ["README.md", "docs/deploy.md", "docs/mysql.md", "docs/security.md", "docs/metrics.md", "docs/live.md"]
+    {
         for line in commands(document) {
             let words = mend(words(&line));
+            let is_live = words.get(1).is_some_and(|word| live::knows("tcpcopy", &word.into()));
             let problem = match words.first().map(String::as_str) {
+                Some("tcpcopy") if is_live => live::check_words("tcpcopy", &words).err(),
+                Some("intercept") if is_live => live::check_words("intercept", &words).err(),
                 Some("tcpcopy") if !words.iter().any(|word| word == "modules" || word == "demo" || word == "...") => {
                     tcpcopy::check_words(&words).err()
                 }

@@ -21,14 +21,19 @@ use crate::config::{Text, is_off, one_or_many};
     override_usage = "tcpcopy -x MAP[,MAP...] [-s INTERCEPT[,INTERCEPT...]] [-c ADDRESSES] [options]\n       \
         tcpcopy modules [--module-dir DIR]\n       \
         tcpcopy modules new NAME [DIR]\n       \
-        tcpcopy demo [options]",
+        tcpcopy demo [options]\n       \
+        tcpcopy top|status|pause|resume|set [--socket FILE|--pid ID]",
     after_help = "Example, on the production server 10.0.0.1, with the test server 10.0.0.2 and intercept on 10.0.0.3:\n\n  \
         tcpcopy -x 80-10.0.0.2:8080 -s 10.0.0.3 -c 10.77.0.x\n\n\
         where 10.0.0.2 routes its answers to 10.77.0.0/24 via 10.0.0.3 (ip route add 10.77.0.0/24 via 10.0.0.3).\n\n\
         Other commands:\n\n  \
         tcpcopy modules            lists the protocol modules, their options, and where they come from\n  \
         tcpcopy modules new NAME   writes a new module to begin with\n  \
-        tcpcopy demo               shows a copy at work on this one machine\n\n\
+        tcpcopy demo               shows a copy at work on this one machine\n  \
+        tcpcopy top                shows a running copy in the terminal, as it goes\n  \
+        tcpcopy status [--json]    says once what a running copy does\n  \
+        tcpcopy pause, resume      relieves the target of a running copy, and copies again\n  \
+        tcpcopy set KEY=VALUE ...  changes a running copy: rate=20%, max-rate, log-level, stats-interval\n\n\
         Exit codes: 0 done, 1 failure while running, 2 wrong options, 3 no permission, 4 intercept not reachable."
 )]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
@@ -368,6 +373,13 @@ pub struct Arguments {
     #[arg(long, value_name = "[ADDR:]PORT", help_heading = "Program")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics: Option<Text>,
+
+    /// Where tcpcopy top, status, pause, resume and set reach this process, which only its user and root may: a unix socket, which
+    /// is made and goes away with the process; none for no such thing [default: tcpcopy-PID.sock in /run/tcpcopy, or in
+    /// $XDG_RUNTIME_DIR/tcpcopy, where those commands look].
+    #[arg(long, value_name = "FILE|none", help_heading = "Program")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub socket: Option<PathBuf>,
 
     /// Write the process id to this file, and remove it at the end.
     #[arg(short = 'P', long, value_name = "FILE", help_heading = "Program")]

@@ -13,6 +13,8 @@ pub mod progress;
 pub mod replay;
 pub mod report;
 mod start;
+pub mod status;
+mod steering;
 mod supervise;
 pub mod worker;
 

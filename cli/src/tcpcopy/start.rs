@@ -21,9 +21,11 @@ use tcpcopy_wire::control::{FEATURE_PAYLOAD, FEATURE_UDP, Hello};
 
 use super::options::{Options, Responses};
 use super::report::Snapshot;
+use super::steering::Steering;
 use super::supervise::{Running, SIGNALS, WAKER};
 use super::worker::{Handle, Side, StartError, Worker};
 use crate::exit::{Exit, Failure};
+use crate::live::server::Live;
 use crate::metrics::Exporter;
 
 /// Send buffer of each raw socket, in bytes.
@@ -58,6 +60,7 @@ pub(super) fn start(options: &Options) -> Result<Option<Running>, Failure> {
         None => None,
         Some(address) => Some(Exporter::open(address, Arc::clone(&waker))?),
     };
+    let live = Live::open("tcpcopy", &options.socket, Arc::clone(&waker))?;
     let (secret, tls) = (options.security.read_secret()?, options.security.client()?);
     let clock = MonotonicClock::start();
     let mut workers = Vec::new();
@@ -141,6 +144,8 @@ pub(super) fn start(options: &Options) -> Result<Option<Running>, Failure> {
         counters,
         replay_is_over: false,
         exporter,
+        live,
+        steering: Steering::new(options),
         _pid_file: pid_file,
     }))
 }

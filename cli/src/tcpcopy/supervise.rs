@@ -12,8 +12,10 @@ use super::exposition::Exposition;
 use super::options::Options;
 use super::progress::ProgressDisplay;
 use super::report::{self, Snapshot};
+use super::steering::Steering;
 use super::worker::{Handle, Order, Report};
 use crate::exit::{Exit, Failure};
+use crate::live::server::Live;
 use crate::logging::Log;
 use crate::metrics::{Exporter, Scrape};
 
@@ -35,6 +37,8 @@ pub(super) struct Running {
     /// The worker that replays has nothing more to do.
     pub(super) replay_is_over: bool,
     pub(super) exporter: Option<Exporter>,
+    pub(super) live: Option<Live>,
+    pub(super) steering: Steering,
     pub(super) _pid_file: Option<PidFile>,
 }
 
@@ -43,10 +47,15 @@ impl Running {
     pub(super) fn supervise(mut self, options: &Options, log: &Log) -> Result<(), Failure> {
         let mut events = Events::with_capacity(16);
         let mut progress = options.replay.is_some().then(|| ProgressDisplay::new(options.daemon));
-        let tick = options.stats_interval.map_or(LONGEST_TICK, |interval| interval.min(LONGEST_TICK));
-        let tick = if progress.is_some() { tick.min(ProgressDisplay::every()) } else { tick };
+        let shows_progress = progress.is_some();
+        let tick_for = |interval: Option<Duration>| {
+            let tick = interval.map_or(LONGEST_TICK, |interval| interval.min(LONGEST_TICK));
+            if shows_progress { tick.min(ProgressDisplay::every()) } else { tick }
+        };
+        let mut stats_interval = self.steering.stats_interval;
+        let mut tick = tick_for(stats_interval);
         let mut next_tick = Instant::now() + tick;
-        let mut next_statistics = options.stats_interval.map(|interval| Instant::now() + interval);
+        let mut next_statistics = stats_interval.map(|interval| Instant::now() + interval);
         let mut before = Snapshot::default();
         loop {
             let timeout = next_tick.saturating_duration_since(Instant::now());
@@ -83,7 +92,13 @@ impl Running {
                     scrape.answer(Exposition(self.total()));
                 }
             }
+            self.answer_questions(options, log);
             let now = Instant::now();
+            if self.steering.stats_interval != stats_interval {
+                stats_interval = self.steering.stats_interval;
+                tick = tick_for(stats_interval);
+                (next_tick, next_statistics) = (now + tick, stats_interval.map(|interval| now + interval));
+            }
             if now >= next_tick {
                 next_tick = now + tick;
                 self.collect(Order::Report);
@@ -91,7 +106,7 @@ impl Running {
                     display.show(replay);
                 }
                 if let Some(due) = next_statistics.filter(|due| now >= *due) {
-                    let interval = options.stats_interval.unwrap_or(tick);
+                    let interval = stats_interval.unwrap_or(tick);
                     // A late tick (a suspended host) does not make the next ones come in a row.
                     next_statistics = Some((due + interval).max(now + interval / 2));
                     let total = self.total();
@@ -134,7 +149,7 @@ impl Running {
     }
 
     /// Gives all workers an order and waits for their reports, for a limited time, or for a second signal to stop.
-    fn collect(&mut self, order: Order) {
+    pub(super) fn collect(&mut self, order: Order) {
         for (handle, _) in &self.workers {
             handle.order(order);
         }
@@ -156,7 +171,7 @@ impl Running {
         }
     }
 
-    fn total(&self) -> Snapshot {
+    pub(super) fn total(&self) -> Snapshot {
         let mut total = Snapshot::default();
         for counters in &self.counters {
             total += counters;

@@ -41,6 +41,12 @@ impl Latency {
         octaves.map(|(buckets, octave)| (Duration::from_micros(8 << octave), buckets.iter().sum()))
     }
 
+    /// Those of the buckets in which there are some: the longest time of each, and how many there are.
+    pub fn buckets(&self) -> impl Iterator<Item = (Duration, u64)> {
+        let filled = self.buckets.iter().enumerate().filter(|(_, count)| **count > 0);
+        filled.map(|(at, count)| (Duration::from_micros(upper_end(at)), *count))
+    }
+
     /// How many there are.
     pub fn count(&self) -> u64 {
         self.count
@@ -111,6 +117,12 @@ mod tests {
             latency.octaves().filter(|(_, n)| *n > 0).map(|(bound, n)| (bound.as_micros(), n)).collect();
         assert_eq!(filled, [(8, 2), (16, 2), (32, 1), (1_024, 1), (8_388_608, 1)]);
         assert_eq!(latency.total(), Duration::from_micros(5_001_047));
+        let buckets: Vec<(u128, u64)> = latency.buckets().map(|(end, n)| (end.as_micros(), n)).collect();
+        assert_eq!(buckets.iter().map(|(_, n)| n).sum::<u64>(), 7);
+        assert!(
+            buckets[..4].iter().zip([1, 7, 8, 15]).all(|((end, n), micros)| (*end, *n) == (micros, 1)),
+            "{buckets:?}"
+        );
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! Everything that touches the operating system: capture, transmission, control-link sockets, modules in shared
-//! libraries, the process itself, clocks.
+//! libraries, the process itself, sockets in the file system, clocks.
 //! The only home of `unsafe` in the programs.
 
 pub mod capture;
@@ -7,6 +7,7 @@ pub mod clock;
 pub mod control;
 mod device;
 pub mod firewall;
+pub mod local;
 pub mod modules;
 pub mod netns;
 pub mod nfqueue;
