@@ -17,7 +17,8 @@ use crate::config::{Text, is_off, one_or_many};
     disable_help_flag = true,
     disable_version_flag = true,
     override_usage = "intercept -F FILTER [-i DEVICE[,DEVICE...]] [options]\n       \
-        intercept [--nfqueue N] [--setup PORT[,PORT...]] [-x ADDR[,ADDR...]] [options]",
+        intercept [--nfqueue N] [--setup PORT[,PORT...]] [-x ADDR[,ADDR...]] [options]\n       \
+        intercept status|set [--socket FILE|--pid ID]",
     after_help = "Examples, on the host to which the test server 10.0.0.2 routes its answers to 10.77.0.0/24:\n\n  \
         intercept -i eth0 -F 'tcp and src host 10.0.0.2 and src port 8080'\n  \
         intercept -i eth0 -F 'src host 10.0.0.2 and (tcp src port 8080 or udp src port 53)'\n\n\
@@ -27,6 +28,9 @@ use crate::config::{Text, is_off, one_or_many};
         Example, on the test server itself, with no other host and no route; 10.0.0.9 can still use the server on port \
         8080:\n\n  \
         intercept --nfqueue 0 --setup 8080 -x 10.0.0.9\n\n\
+        Other commands:\n\n  \
+        intercept status [--json]    says what a running intercept does\n  \
+        intercept set KEY=VALUE ...  changes a running intercept: log-level, stats-interval\n\n\
         Exit codes: 0 done, 1 failure while running, 2 wrong options, 3 no permission."
 )]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
@@ -174,6 +178,13 @@ pub struct Arguments {
     #[arg(long, value_name = "[ADDR:]PORT", help_heading = "Program")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics: Option<Text>,
+
+    /// Where intercept status and set reach this process, which only its user and root may: a unix socket, which is made and
+    /// goes away with the process; none for no such thing [default: intercept-PID.sock in /run/tcpcopy, or in
+    /// $XDG_RUNTIME_DIR/tcpcopy, where those commands look].
+    #[arg(long, value_name = "FILE|none", help_heading = "Program")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub socket: Option<PathBuf>,
 
     /// Write the process id to this file, and remove it at the end.
     #[arg(short = 'P', long, value_name = "FILE", help_heading = "Program")]

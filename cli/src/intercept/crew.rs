@@ -97,13 +97,13 @@ struct Responses {
 
 /// Wakes a thread that sleeps, and costs little when it is awake.
 struct Bell {
-    waker: Waker,
+    waker: Arc<Waker>,
     rung: AtomicBool,
 }
 
 impl Bell {
     fn new(registry: &Registry, token: Token) -> io::Result<Self> {
-        Ok(Self { waker: Waker::new(registry, token)?, rung: AtomicBool::new(false) })
+        Ok(Self { waker: Arc::new(Waker::new(registry, token)?), rung: AtomicBool::new(false) })
     }
 
     /// To be called when there is something in the channel.
@@ -206,6 +206,11 @@ impl Crew {
             failure: None,
             stopping: false,
         })
+    }
+
+    /// What wakes the main thread; a poll has one of these.
+    pub(super) fn waker(&self) -> Arc<Waker> {
+        Arc::clone(&self.bell.waker)
     }
 
     /// How many they are.

@@ -4,6 +4,7 @@ pub mod arguments;
 mod crew;
 mod exposition;
 mod legacy;
+mod live;
 pub mod options;
 pub mod passlist;
 pub mod queue;
@@ -23,6 +24,7 @@ use tcpcopy_io::process::{self, Daemonized, PidFile, Readiness, StartReport};
 
 use crate::config;
 use crate::exit::{self, Exit, Failure};
+use crate::live::command;
 use crate::logging::Log;
 use arguments::Arguments;
 use options::Options;
@@ -30,6 +32,10 @@ use run::Intercept;
 
 /// Runs intercept with the words of its command line, the program's name first.
 pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let words: Vec<OsString> = words.into_iter().collect();
+    if words.get(1).is_some_and(|word| command::knows("intercept", word)) {
+        return command::run("intercept", words);
+    }
     // Everything is text; what is not, no option can mean.
     let words = config::mend(words.into_iter().map(|w| w.to_string_lossy().into_owned()));
     let arguments = match Arguments::try_parse_from(words) {

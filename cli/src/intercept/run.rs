@@ -25,11 +25,13 @@ use tcpcopy_wire::link::LinkType;
 
 use super::crew::{Crew, Total};
 use super::exposition::Exposition;
+use super::live::Steering;
 use super::options::Options;
 use super::queue::QueueSource;
 use super::report;
 use super::worker::{DRAIN_BUDGET, Worker};
 use crate::exit::{Exit, Failure};
+use crate::live::server::Live;
 use crate::logging::Log;
 use crate::metrics::{Exporter, Scrape};
 
@@ -47,7 +49,7 @@ const REJECTION_TOLD_EVERY: Duration = Duration::from_secs(10);
 
 // Captures have the tokens between.
 const SIGNALS: Token = Token(0);
-const METRICS: Token = Token(FIRST_PEER.0 - 3);
+const WAKER: Token = Token(FIRST_PEER.0 - 3);
 const CREW: Token = Token(FIRST_PEER.0 - 2);
 const QUEUE: Token = Token(FIRST_PEER.0 - 1);
 const FIRST_PEER: Token = Token(1 << 16);
@@ -94,13 +96,13 @@ pub(super) struct Intercept {
     told: Told,
     /// How much of each packet's payload the captures take.
     captured_payload: Payload,
-    stats_interval: Option<Duration>,
     next_stats: Timestamp,
     next_peer_stats: Timestamp,
     due: Due,
     exporter: Option<Exporter>,
     /// Scrapes that wait for counters.
     scrapes: Vec<Scrape>,
+    steering: Steering,
 }
 
 impl Intercept {
@@ -154,13 +156,16 @@ impl Intercept {
             let workers = if options.workers > 1 { format!(", {} workers", options.workers) } else { String::new() };
             log::info!("intercept {}: listening on {address}, {source}{workers}", env!("CARGO_PKG_VERSION"));
         }
+        // A poll has one waker.
+        let waker = match &hands {
+            Hands::Own(_) => Arc::new(Waker::new(poll.registry(), WAKER).map_err(failed("cannot wait for who asks"))?),
+            Hands::Crew(crew) => crew.waker(),
+        };
         let exporter = match options.metrics {
             None => None,
-            Some(address) => {
-                let waker = Waker::new(poll.registry(), METRICS).map_err(failed("cannot wait for scrapes"))?;
-                Some(Exporter::open(address, Arc::new(waker))?)
-            }
+            Some(address) => Some(Exporter::open(address, Arc::clone(&waker))?),
         };
+        let live = Live::open("intercept", &options.socket, waker)?;
         let open_warning = server.config().lets_everyone_in().then(|| ServerConfig::open_warning(options.port));
         if let Some(conditions) = options.conditions() {
             log::info!("tcpcopys must {conditions}");
@@ -176,12 +181,12 @@ impl Intercept {
             hands,
             told: Told { next_rejection: now, open_warning },
             captured_payload: Payload::Headers,
-            stats_interval: options.stats_interval,
             next_stats: options.stats_interval.map_or(Timestamp::NEVER, |interval| now + interval),
             next_peer_stats: now + STATS_FOR_PEERS,
             due: Due::default(),
             exporter,
             scrapes: Vec::new(),
+            steering: Steering::new(options, live),
         })
     }
 
@@ -205,7 +210,7 @@ impl Intercept {
                 match event.token() {
                     SIGNALS => signalled = true,
                     // What they tell is looked for in every turn.
-                    CREW | METRICS => {}
+                    CREW | WAKER => {}
                     QUEUE => {
                         if let Some(queue) = &mut self.queue {
                             queue.readable = true;
@@ -230,7 +235,7 @@ impl Intercept {
                 self.capture_more(now);
             }
             more = self.work(now)?;
-            self.on_time();
+            self.on_time(log);
             if let Hands::Own(worker) = &mut self.hands {
                 worker.notices().for_each(|notice| tell(&notice));
             }
@@ -317,7 +322,7 @@ impl Intercept {
     }
 
     /// Does what the clock asks for.
-    fn on_time(&mut self) {
+    fn on_time(&mut self, log: &Log) {
         let now = self.clock.now();
         let Self { server, hands, told, .. } = self;
         if server.next_deadline().is_some_and(|at| at <= now) {
@@ -347,7 +352,12 @@ impl Intercept {
             self.next_peer_stats = now + STATS_FOR_PEERS;
             self.due.peers = self.server.stats().up > 0;
         }
-        if let Some(interval) = self.stats_interval
+        let stats_interval = self.steering.stats_interval;
+        let asked = self.steering.take_questions(log);
+        if self.steering.stats_interval != stats_interval {
+            self.next_stats = self.steering.stats_interval.map_or(Timestamp::NEVER, |interval| now + interval);
+        }
+        if let Some(interval) = self.steering.stats_interval
             && now >= self.next_stats
         {
             self.next_stats = now + interval;
@@ -355,7 +365,7 @@ impl Intercept {
         }
         let waiting = self.scrapes.len();
         self.scrapes.extend(self.exporter.iter().flat_map(Exporter::scrapes));
-        if (self.due.peers, self.due.log) == (before.peers, before.log) && self.scrapes.len() == waiting {
+        if (self.due.peers, self.due.log) == (before.peers, before.log) && self.scrapes.len() == waiting && !asked {
             return;
         }
         match &mut self.hands {
@@ -385,6 +395,10 @@ impl Intercept {
             for scrape in self.scrapes.drain(..) {
                 scrape.answer(Exposition { relay: total.relay.clone(), captures: total.captures, server });
             }
+        }
+        if self.steering.waits() {
+            let total = self.total();
+            self.steering.answer(&total, self.server.stats());
         }
         if due.log {
             let total = self.total();
