@@ -48,22 +48,26 @@ pub(super) fn process_of(program: &str, path: &Path) -> Option<u32> {
     path.file_name()?.to_str()?.strip_prefix(program)?.strip_prefix('-')?.strip_suffix(".sock")?.parse().ok()
 }
 
-/// The folders in which a process may put its socket, the best first: the one that systemd made for it (systemd.exec(5),
-/// `RuntimeDirectory=`), the system's, the user's own.
+/// The folder that systemd has made for this process (systemd.exec(5), `RuntimeDirectory=`).
+fn folder_from_systemd() -> Option<PathBuf> {
+    let list = std::env::var_os("RUNTIME_DIRECTORY")?;
+    std::env::split_paths(&list).next().filter(|folder| folder.is_absolute())
+}
+
+/// The folders in which a process may put its socket, the best first: the one made for it, or else the system's and the
+/// user's own.
 pub(super) fn folders() -> Vec<PathBuf> {
-    let from_systemd = std::env::var_os("RUNTIME_DIRECTORY");
-    let of_user = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    let from_systemd = from_systemd.as_deref().and_then(|list| std::env::split_paths(list).next());
-    let standard = PathBuf::from("/run/tcpcopy");
-    let of_user = of_user.filter(|folder| folder.is_absolute()).map(|folder| folder.join("tcpcopy"));
-    let all = from_systemd.into_iter().filter(|folder| folder.is_absolute()).chain([standard]).chain(of_user);
-    all.collect()
+    if let Some(folder) = folder_from_systemd() {
+        return vec![folder];
+    }
+    let of_user = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|folder| folder.is_absolute());
+    [PathBuf::from("/run/tcpcopy")].into_iter().chain(of_user.map(|folder| folder.join("tcpcopy"))).collect()
 }
 
 /// The folders in which sockets of other processes may be: those, and for root every user's.
 pub(super) fn folders_to_search() -> Vec<PathBuf> {
     let mut folders = folders();
-    if own_user() == 0 {
+    if own_user() == 0 && folder_from_systemd().is_none() {
         let users = fs::read_dir("/run/user").into_iter().flatten().flatten();
         folders.extend(users.map(|user| user.path().join("tcpcopy")).filter(|folder| folder.is_dir()));
     }

@@ -85,6 +85,7 @@ fn listen_at_standard_place(program: &str) -> Result<(UnixListener, LocalName), 
             reasons.push(format!("{} can be written by others", folder.display()));
             continue;
         }
+        local::sweep(&folder, |path| place::process_of(program, path).is_some());
         match local::listen(&folder.join(place::file_name(program, std::process::id()))) {
             Ok(listening) => return Ok(listening),
             Err(e) => reasons.push(e.to_string()),

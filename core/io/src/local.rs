@@ -137,13 +137,7 @@ pub fn listen(path: &Path) -> Result<(UnixListener, LocalName), LocalError> {
     if !folder.exists() {
         DirBuilder::new().mode(0o755).create(folder).map_err(failed)?;
     }
-    // Of two that find a dead process' socket at once, the second must not remove the first one's. What is locked is the
-    // folder, which leaves no lock file behind. Whoever else may lock it, as anybody may /tmp, cannot hold the start up.
-    let lock = File::open(folder).ok();
-    let patience = Instant::now() + LOCK_PATIENCE;
-    while lock.as_ref().is_some_and(|folder| folder.try_lock().is_err()) && Instant::now() < patience {
-        thread::sleep(Duration::from_millis(10));
-    }
+    let _lock = lock(folder);
     match fs::symlink_metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => return Err(failed(e)),
@@ -160,6 +154,29 @@ pub fn listen(path: &Path) -> Result<(UnixListener, LocalName), LocalError> {
     fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(failed)?;
     let metadata = fs::symlink_metadata(path).map_err(failed)?;
     Ok((listener, LocalName { path: path.to_owned(), identity: (metadata.dev(), metadata.ino()) }))
+}
+
+/// Removes sockets in `folder` that nobody listens on any more, of those with such names.
+pub fn sweep(folder: &Path, is_one: impl Fn(&Path) -> bool) {
+    let _lock = lock(folder);
+    let files = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    for path in files.filter(|path| is_one(path)) {
+        if UnixStream::connect(&path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused) {
+            let _ = fs::remove_file(&path);
+        }
+    }
+}
+
+/// Keeps others that look for dead sockets out of a folder: one that is bound and does not listen yet looks dead, and of two
+/// that find a dead one at once, the second must not remove what the first has put there. What is locked is the folder
+/// itself, which leaves no lock file behind. Whoever else may lock it, as anybody may /tmp, cannot hold a start up.
+fn lock(folder: &Path) -> Option<File> {
+    let lock = File::open(folder).ok()?;
+    let patience = Instant::now() + LOCK_PATIENCE;
+    while lock.try_lock().is_err() && Instant::now() < patience {
+        thread::sleep(Duration::from_millis(10));
+    }
+    Some(lock)
 }
 
 #[cfg(test)]

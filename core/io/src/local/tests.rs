@@ -37,8 +37,14 @@ fn a_live_socket_is_not_taken_and_a_dead_one_is_replaced() {
     let (listener, name) = first;
     // As a process that is killed leaves it.
     std::mem::forget(name);
+    let other = folder.join("other");
+    drop(UnixListener::bind(&other).unwrap());
+    sweep(&folder, |path| path != other);
+    assert!(path.exists() && other.exists(), "one lives, and the other is not asked about");
     drop(listener);
     assert!(path.exists());
+    sweep(&folder, |path| path == other);
+    assert!(path.exists() && !other.exists());
     let second = listen(&path).unwrap();
     UnixStream::connect(&path).unwrap();
     drop(second);
