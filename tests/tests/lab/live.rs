@@ -316,9 +316,7 @@ pub(crate) fn top(bench: &Bench<'_>) {
     // A small terminal; Ctrl-C.
     let mut terminal = Terminal::start(folder, (3, 20), &command);
     terminal.wait_for("captured");
-    terminal.press(b"\x1b[B\x1b[B");
-    terminal.wait_for("answered");
-    terminal.press(b"\x03");
+    terminal.press(b"\x1b[B\x1b[B\x03");
     terminal.end();
 
     // Without a terminal there is nothing to draw on.
@@ -347,8 +345,9 @@ fn idle_copy(bench: &Bench<'_>, host: &Host, runtime: &Path, socket: Option<&Pat
     }
     command.stdout(log.try_clone().expect("a descriptor")).stderr(log);
     let mut process = Process::start(&mut command).expect("tcpcopy");
-    let started =
-        wait_for(PATIENCE, || process.try_wait().map(Err).or_else(|| (process.captures() > 1).then_some(Ok(()))));
+    let standard = runtime.join(format!("tcpcopy-{}.sock", process.id()));
+    let is_there = || socket.unwrap_or(&standard).exists();
+    let started = wait_for(PATIENCE, || process.try_wait().map(Err).or_else(|| is_there().then_some(Ok(()))));
     assert!(matches!(started, Some(Ok(()))), "{started:?}; see {}", bench.folder.display());
     process
 }
