@@ -160,10 +160,13 @@ fn converse(stream: &UnixStream, crowded: bool, ask: impl Fn(Command, Peer) -> O
             return refuse(RefusalKind::Usage, format!("a request has at most {REQUEST_LIMIT} bytes"));
         }
         let answer = match read(&line) {
-            Ok(command) => ask(command, peer).unwrap_or_else(|| {
-                let message = "the program does not answer: it is starting, ending, or very busy".to_owned();
-                Answer::Refused(Refusal { kind: RefusalKind::Failure, message })
-            }),
+            Ok(command) => {
+                log::debug!("{peer} asks: {command:?}");
+                ask(command, peer).unwrap_or_else(|| {
+                    let message = "the program does not answer: it is starting, ending, or very busy".to_owned();
+                    Answer::Refused(Refusal { kind: RefusalKind::Failure, message })
+                })
+            }
             Err(message) => Answer::Refused(Refusal { kind: RefusalKind::Usage, message }),
         };
         say(stream, answer)?;

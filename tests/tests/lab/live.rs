@@ -153,6 +153,8 @@ pub(crate) fn status_agrees(bench: &Bench<'_>) {
     // The level at run time, of both.
     assert!(!stage.log().contains("[debug]"));
     assert!(stage.done(&["set", "log-level=debug", "stats-interval=1"]).contains("log-level=debug\n"));
+    stage.done(&["set"]);
+    assert!(stage.log().contains("[debug]"));
     said(&run(&bench.programs.intercept, &["set", "log-level=warn"], &intercept_socket(bench)));
     let lines = |word: &str| stage.log().matches(word).count();
     let so_far = lines("bytes: captured");

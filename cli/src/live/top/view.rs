@@ -9,7 +9,7 @@ use ratatui::widgets::Paragraph;
 use super::View;
 use super::history::{self, History, Point};
 use crate::live::durations::{Durations, time_in_words};
-use crate::live::protocol::{Counters, Status};
+use crate::live::protocol::{Counters, MapStatus, Status};
 use crate::live::text::uptime_in_words;
 
 /// Reasons of drops that are listed at most; those with most go first.
@@ -80,13 +80,13 @@ fn lines(view: &View, area: Rect) -> Vec<Line<'static>> {
     let (Some(now), Some(before)) = (history.now(), history.before()) else { return Vec::new() };
     let width = usize::from(area.width);
     let mut lines = graphs(history, width);
-    lines.extend(times(now, before));
-    lines.extend(maps(history, now, before));
-    lines.extend(losses(history, now, before));
+    lines.extend(times(now, before, width));
+    lines.extend(maps(history, now, before, width));
+    lines.extend(losses(history, now, before, width));
     if now.workers.len() > 1 {
         lines.extend(workers(history, now, before));
     }
-    lines.extend(links(history, now, before));
+    lines.extend(links(history, now, before, width));
     lines
 }
 
@@ -125,70 +125,79 @@ fn sparkline(values: &[f64]) -> String {
     values.iter().map(|value| bar(*value)).collect()
 }
 
-/// Quantiles of the last second, and since the start.
-fn times(now: &Status, before: &Status) -> Vec<Line<'static>> {
-    let quantiles = |durations: &Durations| {
-        let times = [durations.p50_us, durations.p90_us, durations.p99_us, durations.max_us].map(time_in_words);
-        format!("{:>9} {:>9} {:>9} {:>9}", times[0], times[1], times[2], times[3])
-    };
-    let row = |name: &str, now: &Durations, before: &Durations| {
-        Line::raw(format!("{name:<14}{}   {}", quantiles(&now.since(before)), quantiles(now)))
-    };
-    vec![
-        Line::default(),
-        heading(format!(
-            "{:<14}{:>9} {:>9} {:>9} {:>9}   {:>9} {:>9} {:>9} {:>9}",
-            "times", "now 50 %", "90 %", "99 %", "all", "ever 50 %", "90 %", "99 %", "all"
-        )),
-        row("lag", &now.total.lag, &before.total.lag),
-        row("target answers", history::response_time(&now.total), history::response_time(&before.total)),
-    ]
+/// Texts in columns of these widths, each to the right, a space between.
+fn columns<const N: usize>(widths: [usize; N], texts: [impl AsRef<str>; N]) -> String {
+    let cells: Vec<String> =
+        widths.into_iter().zip(texts).map(|(width, text)| format!("{:>width$}", text.as_ref())).collect();
+    cells.join(" ")
 }
 
-fn maps(history: &History, now: &Status, before: &Status) -> Vec<Line<'static>> {
-    let mut lines = vec![
-        Line::default(),
-        heading(format!(
-            "{:<34}{:>8} {:>9} {:>9} {:>9} {:>9} {:>8} {:>7} {:>7} {:>10}",
-            "map", "alive", "copied/s", "answer/s", "99 %", "again/s", "accepted", "refused", "reset", "unanswered"
-        )),
+/// Quantiles of the last second, and since the start; side by side where there is room.
+fn times(now: &Status, before: &Status, width: usize) -> Vec<Line<'static>> {
+    const WIDTHS: [usize; 4] = [9; 4];
+    let quantiles = |durations: &Durations| {
+        columns(WIDTHS, [durations.p50_us, durations.p90_us, durations.p99_us, durations.max_us].map(time_in_words))
+    };
+    let kinds = [
+        ("lag", &now.total.lag, &before.total.lag),
+        ("answer", history::response_time(&now.total), history::response_time(&before.total)),
     ];
+    let shares = columns(WIDTHS, ["50 %", "90 %", "99 %", "all"]);
+    if width < 98 {
+        let mut lines = vec![Line::default(), heading(format!("{:<18}{shares}", "times"))];
+        for (name, now, before) in kinds {
+            lines.push(Line::raw(format!("{:<18}{}", format!("{name}, now"), quantiles(&now.since(before)))));
+            lines.push(Line::styled(format!("{:<18}{}", format!("{name}, ever"), quantiles(now)), FAINT));
+        }
+        return lines;
+    }
+    let mut lines = vec![Line::default(), heading(format!("{:<12}{shares}   ever {}", "times, now", &shares[..39]))];
+    for (name, now, before) in kinds {
+        lines.push(Line::raw(format!("{name:<12}{}        {}", quantiles(&now.since(before)), quantiles(now))));
+    }
+    lines
+}
+
+/// Each target's health; its name on a line of its own where there is no room beside the columns.
+fn maps(history: &History, now: &Status, before: &Status, width: usize) -> Vec<Line<'static>> {
+    const DONE: [usize; 6] = [6, 8, 8, 9, 7, 8];
+    const HEALTH: [usize; 3] = [7, 6, 10];
+    let beside = width.checked_sub(80).filter(|room| *room >= 30).map(|room| room.min(50));
+    let indent = beside.unwrap_or(2);
+    let done = columns(DONE, ["alive", "copied/s", "answer/s", "99 %", "again/s", "accepted"]);
+    let health = columns(HEALTH, ["refused", "reset", "unanswered"]);
+    let title = if beside.is_some() { "map" } else { "" };
+    let mut lines = vec![Line::default(), heading(format!("{title:<indent$}{done} {health}"))];
     for (i, map) in now.maps.iter().enumerate() {
         let earlier = before.maps.get(i).unwrap_or(map);
         let rate = |now: u64, before: u64| number(history.rate(now, before));
-        let name = shortened(&format!("{} > {} {}", map.online, map.target, map.module), 33);
-        let health = if map.refused + map.reset + map.unanswered > earlier.refused + earlier.reset + earlier.unanswered
-        {
-            BAD
-        } else {
-            Style::new()
-        };
-        lines.push(Line::from(vec![
-            Span::raw(format!(
-                "{name:<34}{:>8} {:>9} {:>9} {:>9} {:>9} {:>8} ",
+        let name = format!("{} > {} {}", map.online, map.target, map.module);
+        let failures = |map: &MapStatus| map.refused + map.reset + map.unanswered;
+        let style = if failures(map) > failures(earlier) { BAD } else { Style::new() };
+        let done = columns(
+            DONE,
+            [
                 number(map.sessions_alive as f64),
                 rate(map.requests_copied, earlier.requests_copied),
                 rate(map.response_time.count, earlier.response_time.count),
                 time_in_words(map.response_time.since(&earlier.response_time).p99_us),
                 rate(map.retransmits, earlier.retransmits),
                 number(map.connections as f64),
-            )),
-            Span::styled(
-                format!(
-                    "{:>7} {:>7} {:>10}",
-                    number(map.refused as f64),
-                    number(map.reset as f64),
-                    number(map.unanswered as f64)
-                ),
-                health,
-            ),
-        ]));
+            ],
+        );
+        let health = columns(HEALTH, [map.refused, map.reset, map.unanswered].map(|count| number(count as f64)));
+        let mut front = shortened(&name, indent.saturating_sub(1));
+        if beside.is_none() {
+            lines.push(Line::raw(shortened(&name, width)));
+            front.clear();
+        }
+        lines.push(Line::from(vec![Span::raw(format!("{front:<indent$}{done} ")), Span::styled(health, style)]));
     }
     lines
 }
 
 /// What was not copied, and why.
-fn losses(history: &History, now: &Status, before: &Status) -> Vec<Line<'static>> {
+fn losses(history: &History, now: &Status, before: &Status, width: usize) -> Vec<Line<'static>> {
     let kinds: [(&str, &Counters, &Counters); 4] = [
         ("session", &now.total.sessions_ended_early, &before.total.sessions_ended_early),
         ("packet", &now.total.packets_dropped, &before.total.packets_dropped),
@@ -209,30 +218,27 @@ fn losses(history: &History, now: &Status, before: &Status) -> Vec<Line<'static>
     }
     // What goes on now before what is over.
     rows.sort_by_key(|(_, _, count, before)| std::cmp::Reverse((count.saturating_sub(*before), *count)));
-    let mut lines =
-        vec![Line::default(), heading(format!("{:<10}{:<52}{:>10} {:>14}", "dropped", "why", "a second", "ever"))];
+    let room = width.saturating_sub(32).clamp(20, 60);
+    let mut lines = vec![
+        Line::default(),
+        heading(format!("{:<10}{:<room$} {}", "dropped", "why", columns([9, 9], ["a second", "ever"]))),
+    ];
     for (kind, reason, count, before) in rows.into_iter().take(REASONS) {
         let style = if count > before { Style::new() } else { FAINT };
-        let rate = number(history.rate(count, before));
-        let reason = shortened(&reason, 51);
-        lines.push(Line::styled(format!("{kind:<10}{reason:<52}{rate:>10} {:>14}", number(count as f64)), style));
+        let counts = columns([9, 9], [number(history.rate(count, before)), number(count as f64)]);
+        lines.push(Line::styled(format!("{kind:<10}{:<room$} {counts}", shortened(&reason, room)), style));
     }
     lines
 }
 
 fn workers(history: &History, now: &Status, before: &Status) -> Vec<Line<'static>> {
-    let mut lines = vec![
-        Line::default(),
-        heading(format!(
-            "{:<14}{:>10} {:>10} {:>10} {:>10} {:>10} {:>12} {:>8}",
-            "worker", "packets/s", "captured/s", "copied/s", "answered/s", "sessions", "lost, kernel", "links"
-        )),
-    ];
+    const WIDTHS: [usize; 7] = [10, 10, 9, 10, 8, 11, 6];
+    let titles = ["packets/s", "captured/s", "copied/s", "answered/s", "sessions", "kernel lost", "links"];
+    let mut lines = vec![Line::default(), heading(format!("{:<8}{}", "worker", columns(WIDTHS, titles)))];
     for (i, worker) in now.workers.iter().enumerate() {
         let earlier = before.workers.get(i).unwrap_or(worker);
         let rate = |now: u64, before: u64| number(history.rate(now, before));
-        lines.push(Line::raw(format!(
-            "{i:<14}{:>10} {:>10} {:>10} {:>10} {:>10} {:>12} {:>8}",
+        let texts = [
             rate(worker.counter("packets_captured"), earlier.counter("packets_captured")),
             rate(history::captured(worker), history::captured(earlier)),
             rate(history::copied(worker), history::copied(earlier)),
@@ -240,35 +246,37 @@ fn workers(history: &History, now: &Status, before: &Status) -> Vec<Line<'static
             number((worker.counter("sessions_alive") + worker.counter("udp_flows_alive")) as f64),
             number(worker.kernel.dropped as f64),
             format!("{}/{}", worker.links_up, worker.links),
-        )));
+        ];
+        lines.push(Line::raw(format!("{i:<8}{}", columns(WIDTHS, texts))));
     }
     lines
 }
 
-fn links(history: &History, now: &Status, before: &Status) -> Vec<Line<'static>> {
+fn links(history: &History, now: &Status, before: &Status, width: usize) -> Vec<Line<'static>> {
+    const WIDTHS: [usize; 5] = [8, 11, 8, 9, 7];
     if now.links.is_empty() {
         return Vec::new();
     }
+    let room = width.saturating_sub(60).clamp(20, 48);
+    let titles = columns(WIDTHS, ["sent/s", "kernel lost", "unrouted", "link full", "routes"]);
     let mut lines = vec![
         Line::default(),
-        heading(format!(
-            "{:<34}{:>6} {:>6} {:>10} {:>12} {:>11} {:>10} {:>8}",
-            "intercept", "worker", "link", "sent/s", "lost, kernel", "unrouted", "link full", "routes"
-        )),
+        heading(format!("{:<room$} {} {titles}", "intercept", columns([6, 4], ["worker", "link"]))),
     ];
     for (i, link) in now.links.iter().enumerate() {
         let earlier = before.links.get(i).unwrap_or(link);
+        let (state, style) = if link.up { ("up", GOOD) } else { ("DOWN", BAD) };
+        let texts = [
+            number(history.rate(link.relayed, earlier.relayed)),
+            number(link.kernel_drops as f64),
+            number(link.unrouted as f64),
+            number(link.overflowed as f64),
+            number(link.routes_alive as f64),
+        ];
         lines.push(Line::from(vec![
-            Span::raw(format!("{:<34}{:>6} ", shortened(&link.intercept, 33), link.worker)),
-            Span::styled(format!("{:>6}", if link.up { "up" } else { "DOWN" }), if link.up { GOOD } else { BAD }),
-            Span::raw(format!(
-                " {:>10} {:>12} {:>11} {:>10} {:>8}",
-                number(history.rate(link.relayed, earlier.relayed)),
-                number(link.kernel_drops as f64),
-                number(link.unrouted as f64),
-                number(link.overflowed as f64),
-                number(link.routes_alive as f64)
-            )),
+            Span::raw(format!("{:<room$} {:>6} ", shortened(&link.intercept, room), link.worker)),
+            Span::styled(format!("{state:>4}"), style),
+            Span::raw(format!(" {}", columns(WIDTHS, texts))),
         ]));
     }
     lines

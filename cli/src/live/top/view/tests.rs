@@ -89,18 +89,36 @@ fn everything_is_on_a_large_screen() {
     // 500 in a second, then 2,000 in two.
     assert_eq!(line(&lines, "captured"), "captured              1000/s  ▄█");
     assert_eq!(line(&lines, "sessions  "), "sessions                  12  ██");
-    assert!(line(&lines, "lag   ").contains("319 us"), "{}", line(&lines, "lag   "));
+    let lag: Vec<&str> = line(&lines, "lag   ").split_whitespace().collect();
+    assert_eq!(lag, ["lag"].iter().chain(&["319", "us"].repeat(8)).copied().collect::<Vec<_>>());
     let healthy: Vec<&str> = line(&lines, "80 > 10.0.0.2:80 tcp").split_whitespace().skip(4).collect();
     assert_eq!(healthy, ["6", "500", "1000", "319", "us", "0", "77", "0", "0", "0"]);
-    assert!(line(&lines, "80 > [fd00:1234").contains('…'));
+    let ill: Vec<&str> = line(&lines, "80 > [fd00:1234").split_whitespace().rev().take(3).collect();
+    assert_eq!(ill, ["0", "0", "350"]);
     let refused: Vec<&str> = line(&lines, "session   ").split_whitespace().rev().take(2).collect();
     assert_eq!(refused, ["350", "100"]);
     assert!(!lines.iter().any(|line| line.contains("malformed")), "what did not happen is not listed");
     assert!(lines.iter().any(|line| line.starts_with("kernel    the capture buffer was full")));
     let worker: Vec<&str> = line(&lines, "1    ").split_whitespace().collect();
     assert_eq!(worker, ["1", "2500", "500", "500", "1000", "6", "3", "1/1"]);
-    assert!(lines.iter().any(|line| line.starts_with("10.0.0.3:36524") && line.contains(" 1   DOWN")));
+    assert!(lines.iter().any(|line| line.starts_with("10.0.0.3:36524") && line.contains(" 1 DOWN")));
     assert!(lines[49].starts_with("q: leave, the copy goes on  p: pause"), "{}", lines[49]);
+}
+
+#[test]
+fn on_80_columns_nothing_is_cut_off() {
+    let mut view = view();
+    let lines = drawn(&mut view, 80, 60);
+    for beginning in ["times", "   alive", "dropped", "worker", "intercept"] {
+        let (narrow, wide) = (line(&lines, beginning), drawn(&mut view, 300, 60));
+        let last_word = |line: &str| line.split_whitespace().last().map(str::to_owned);
+        let wide = wide.iter().find(|line| last_word(line) == last_word(narrow));
+        assert!(wide.is_some(), "cut: {narrow}");
+    }
+    let name =
+        lines.iter().position(|line| line.starts_with("80 > [fd00:1234:5678:9abc:def0:1234:5678:9abc]:8080 tcp"));
+    assert!(lines[name.unwrap() + 1].ends_with(" 350      0          0"), "{}", lines.join("\n"));
+    assert!(lines.iter().any(|line| line.starts_with("lag, ever")));
 }
 
 #[test]
