@@ -2,12 +2,14 @@
 
 pub mod config;
 pub mod demo;
+mod desk;
 pub mod doctor;
 #[cfg(test)]
 mod documents;
 pub mod exit;
 pub mod grammar;
 pub mod intercept;
+pub mod live;
 pub mod logging;
 pub mod metrics;
 pub mod program;

@@ -85,6 +85,11 @@ impl Log {
         Ok(Self { handle, file: file.map(Path::to_owned) })
     }
 
+    /// From now on, logs what is at least as grave as `level`.
+    pub fn set_level(&self, level: LevelFilter) {
+        self.handle.set_new_spec(LogSpecification::builder().default(level).build());
+    }
+
     /// Opens the file again by its name, after it was moved away (log rotation).
     ///
     /// # Errors

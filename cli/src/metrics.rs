@@ -9,7 +9,6 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,6 +23,7 @@ use prometheus_client::registry::{Registry, Unit};
 use tcpcopy_engine::Latency;
 use tcpcopy_io::{privileges, usage};
 
+use crate::desk::{Asker, Desk, Question};
 use crate::exit::{Exit, Failure};
 
 /// Bytes of a request's head that are read.
@@ -53,9 +53,7 @@ pub fn address(text: &str) -> Result<SocketAddr, String> {
 }
 
 /// A scrape that waits for its numbers.
-pub struct Scrape {
-    reply: SyncSender<String>,
-}
+pub struct Scrape(Question<(), String>);
 
 impl Scrape {
     /// Answers it.
@@ -65,14 +63,14 @@ impl Scrape {
         let mut text = String::new();
         // Writing to a string fails only where a collector does; what there is until then is of no use.
         if encode(&mut text, &registry).is_ok() {
-            let _ = self.reply.try_send(text);
+            self.0.answer(text);
         }
     }
 }
 
 /// The exporter, seen from the main thread.
 pub struct Exporter {
-    scrapes: Receiver<Scrape>,
+    scrapes: Desk<(), String>,
     address: SocketAddr,
 }
 
@@ -84,10 +82,10 @@ impl Exporter {
     pub fn start(address: SocketAddr, waker: Arc<Waker>) -> io::Result<Self> {
         let listener = TcpListener::bind(address)?;
         let address = listener.local_addr()?;
-        let (sender, scrapes) = mpsc::channel();
+        let (scrapes, asker) = Desk::open(waker);
         thread::Builder::new().name("metrics".to_owned()).spawn(move || {
             privileges::renounce();
-            serve(&listener, &sender, &waker);
+            serve(&listener, &asker);
         })?;
         Ok(Self { scrapes, address })
     }
@@ -111,15 +109,15 @@ impl Exporter {
 
     /// The scrapes that wait.
     pub fn scrapes(&self) -> impl Iterator<Item = Scrape> {
-        self.scrapes.try_iter()
+        self.scrapes.questions().map(Scrape)
     }
 }
 
-fn serve(listener: &TcpListener, scrapes: &Sender<Scrape>, waker: &Waker) {
+fn serve(listener: &TcpListener, scrapes: &Asker<(), String>) {
     loop {
         match listener.accept() {
             // Whoever leaves early has no answer coming.
-            Ok((stream, _)) => _ = converse(stream, scrapes, waker),
+            Ok((stream, _)) => _ = converse(stream, scrapes),
             Err(e) => {
                 log::debug!("metrics: cannot accept a connection: {e}");
                 thread::sleep(ACCEPT_RETRY);
@@ -129,7 +127,7 @@ fn serve(listener: &TcpListener, scrapes: &Sender<Scrape>, waker: &Waker) {
 }
 
 /// One request, one answer: Prometheus asks every few seconds at most.
-fn converse(mut stream: TcpStream, scrapes: &Sender<Scrape>, waker: &Waker) -> io::Result<()> {
+fn converse(mut stream: TcpStream, scrapes: &Asker<(), String>) -> io::Result<()> {
     let end = Instant::now() + CLIENT_LIMIT;
     stream.set_write_timeout(Some(CLIENT_LIMIT))?;
     let mut head = Vec::new();
@@ -157,11 +155,11 @@ fn converse(mut stream: TcpStream, scrapes: &Sender<Scrape>, waker: &Waker) -> i
     if path.as_deref().map(|path| path.split('?').next()) != Some(Some("/metrics")) {
         return respond(&mut stream, "404 Not Found", "text/plain", "metrics are at /metrics\n");
     }
-    let (reply, text) = mpsc::sync_channel(1);
-    let asked = scrapes.send(Scrape { reply }).is_ok() && waker.wake().is_ok();
-    match text.recv_timeout(ANSWER_LIMIT) {
-        Ok(text) if asked => respond(&mut stream, "200 OK", CONTENT_TYPE, &text),
-        _ => respond(&mut stream, "503 Service Unavailable", "text/plain", "the program does not tell its numbers\n"),
+    match scrapes.ask((), ANSWER_LIMIT) {
+        Some(text) => respond(&mut stream, "200 OK", CONTENT_TYPE, &text),
+        None => {
+            respond(&mut stream, "503 Service Unavailable", "text/plain", "the program does not tell its numbers\n")
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use clap::CommandFactory;
 use crate::doctor::command as doctor;
 use crate::exit::{self, Exit};
 use crate::grammar::is_dash;
+use crate::live::command as live;
 use crate::tcpcopy::modules::{BuiltIn, command as modules};
 use crate::tcpcopy::recording::command as report;
 use crate::{demo, intercept, tcpcopy};
@@ -34,13 +35,20 @@ pub const TCPCOPY: &[Command<BuiltIn>] = &[
     Command { name: "demo", about: "shows a copy at work on this one machine", run: |words, _| demo::run(words), definition: demo::Options::command },
     Command { name: "doctor", about: "says what keeps a copy from working; takes the copy's options", run: doctor::of_tcpcopy, definition: doctor::OfTcpcopy::command },
     Command { name: "modules", about: "lists the protocol modules; modules new NAME writes one to begin with", run: modules::run, definition: modules::Arguments::command },
+    Command { name: "pause", about: "relieves the target of a running copy", run: |words, _| live::run("tcpcopy", words), definition: || live::one("tcpcopy", "pause") },
     Command { name: "report", about: "makes a page of what --stats-file has written", run: |words, _| report::run(words), definition: report::Arguments::command },
+    Command { name: "resume", about: "goes on after pause", run: |words, _| live::run("tcpcopy", words), definition: || live::one("tcpcopy", "resume") },
+    Command { name: "set", about: "changes a running copy: rate, max-rate, log-level, stats-interval", run: |words, _| live::run("tcpcopy", words), definition: || live::one("tcpcopy", "set") },
+    Command { name: "status", about: "says once what a running copy does", run: |words, _| live::run("tcpcopy", words), definition: || live::one("tcpcopy", "status") },
+    Command { name: "top", about: "shows a running copy in the terminal, as it goes", run: |words, _| live::run("tcpcopy", words), definition: || live::one("tcpcopy", "top") },
 ];
 
 /// The commands of intercept.
 #[rustfmt::skip]
 pub const INTERCEPT: &[Command] = &[
     Command { name: "doctor", about: "says what keeps intercept from seeing the target's answers; takes intercept's options", run: |words, ()| doctor::of_intercept(words), definition: doctor::OfIntercept::command },
+    Command { name: "set", about: "changes a running intercept: log-level, stats-interval", run: |words, ()| live::run("intercept", words), definition: || live::one("intercept", "set") },
+    Command { name: "status", about: "says once what a running intercept does", run: |words, ()| live::run("intercept", words), definition: || live::one("intercept", "status") },
 ];
 
 /// Runs tcpcopy, with the words of its command line and these modules.

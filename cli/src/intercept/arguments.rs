@@ -18,7 +18,8 @@ use crate::program::{INTERCEPT, list};
     disable_help_flag = true,
     disable_version_flag = true,
     override_usage = "intercept -F FILTER [-i DEVICE[,DEVICE...]] [options]\n       \
-        intercept [--nfqueue N] [--setup PORT[,PORT...]] [-x ADDR[,ADDR...]] [options]",
+        intercept [--nfqueue N] [--setup PORT[,PORT...]] [-x ADDR[,ADDR...]] [options]\n       \
+        intercept COMMAND [options]",
     after_help = format!("Examples, on the host to which the test server 10.0.0.2 routes its answers to 10.77.0.0/24:\n\n  \
         intercept -i eth0 -F 'tcp and src host 10.0.0.2 and src port 8080'\n  \
         intercept -i eth0 -F 'src host 10.0.0.2 and (tcp src port 8080 or udp src port 53)'\n\n\
@@ -188,6 +189,13 @@ pub struct Arguments {
     #[arg(long, value_name = "USER[:GROUP]", help_heading = "Protection of this host")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
+
+    /// Where intercept status and set reach this process, which only its user and root may: a unix socket, which is made and
+    /// goes away with the process; none for no such thing [default: intercept-PID.sock in /run/tcpcopy, or in
+    /// $XDG_RUNTIME_DIR/tcpcopy, where those commands look].
+    #[arg(long, value_name = "FILE|none", help_heading = "Program")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub socket: Option<PathBuf>,
 
     /// Write the process id to this file, and remove it at the end.
     #[arg(short = 'P', long, value_name = "FILE", help_heading = "Program")]

@@ -5,6 +5,7 @@ mod crew;
 mod examine;
 mod exposition;
 mod legacy;
+mod live;
 pub mod options;
 pub mod passlist;
 pub mod queue;
@@ -31,6 +32,7 @@ use run::Intercept;
 
 /// Runs intercept with the words of its command line, the program's name first.
 pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let words: Vec<OsString> = words.into_iter().collect();
     // Everything is text; what is not, no option can mean.
     let words = config::mend(words.into_iter().map(|w| w.to_string_lossy().into_owned()));
     let arguments = match Arguments::try_parse_from(words) {

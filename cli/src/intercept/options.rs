@@ -16,6 +16,7 @@ use super::queue::QueueOptions;
 use crate::config::Text;
 use crate::exit::Failure;
 use crate::grammar::{OptionName, Part, SyntaxError};
+use crate::live::{self, Socket};
 use crate::logging::LogFormat;
 use crate::metrics;
 use crate::protect::identity::Identity;
@@ -71,6 +72,8 @@ pub struct Options {
     pub metrics: Option<SocketAddr>,
     /// As whom it runs, and how nicely.
     pub identity: Identity,
+    /// Where running commands are answered.
+    pub socket: Socket,
     /// The pid file. Absolute.
     pub pid: Option<PathBuf>,
     /// Run in the background.
@@ -122,7 +125,6 @@ impl Options {
         let (certificate, key, authority) = (arguments.tls_cert, arguments.tls_key, arguments.tls_ca);
         let security =
             SecurityFiles::check(arguments.secret_file, certificate, key, authority, None)?.check_for_server()?;
-        let stats_interval = in_range("--stats-interval", arguments.stats_interval.unwrap_or(30), 0..=MAX_SECONDS)?;
         let default_log = arguments.daemon.then(|| PathBuf::from("error_intercept.log"));
         Ok(Self {
             queue,
@@ -141,7 +143,7 @@ impl Options {
             log: arguments.log.or(default_log).map(|path| absolute("-l (--log)", &path)).transpose()?,
             log_level: log_level(arguments.log_level.as_deref())?,
             log_format: LogFormat::parse(arguments.log_format.as_deref()).map_err(Failure::usage)?,
-            stats_interval: (stats_interval > 0).then(|| Duration::from_secs(stats_interval.into())),
+            stats_interval: stats_interval(arguments.stats_interval.unwrap_or(30))?,
             metrics: arguments
                 .metrics
                 .as_ref()
@@ -149,10 +151,20 @@ impl Options {
                 .transpose()
                 .map_err(Failure::usage)?,
             identity: Identity::check(arguments.user, arguments.nice)?,
+            socket: live::socket(arguments.socket.as_deref())?,
             pid: arguments.pid.map(|path| absolute("-P (--pid)", &path)).transpose()?,
             daemon: arguments.daemon,
         })
     }
+}
+
+/// The time between statistics, of so many seconds; nothing of none.
+///
+/// # Errors
+/// When it is too long.
+pub(super) fn stats_interval(seconds: u32) -> Result<Option<Duration>, Failure> {
+    let seconds = in_range("--stats-interval", seconds, 0..=MAX_SECONDS)?;
+    Ok((seconds > 0).then(|| Duration::from_secs(seconds.into())))
 }
 
 /// How many threads there are to be. `queue`: the queue that is read, if one is.

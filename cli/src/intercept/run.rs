@@ -26,11 +26,13 @@ use tcpcopy_wire::link::LinkType;
 use super::crew::{Crew, Total};
 use super::examine::{Captured, Examiner};
 use super::exposition::Exposition;
+use super::live::Steering;
 use super::options::Options;
 use super::queue::QueueSource;
 use super::report;
 use super::worker::{DRAIN_BUDGET, Worker};
 use crate::exit::{Exit, Failure};
+use crate::live::server::Live;
 use crate::logging::Log;
 use crate::metrics::{Exporter, Scrape};
 use crate::protect::identity::{Needs, Present};
@@ -99,7 +101,6 @@ pub(super) struct Intercept {
     told: Told,
     /// How much of each packet's payload the captures take.
     captured_payload: Payload,
-    stats_interval: Option<Duration>,
     next_stats: Timestamp,
     next_peer_stats: Timestamp,
     due: Due,
@@ -107,6 +108,7 @@ pub(super) struct Intercept {
     /// Scrapes that wait for counters.
     scrapes: Vec<Scrape>,
     service: Service,
+    steering: Steering,
 }
 
 impl Intercept {
@@ -149,11 +151,12 @@ impl Intercept {
         };
         let server = ControlServer::bind(config, poll.registry(), FIRST_PEER).map_err(bind_failure)?;
         let control_port = server.local_addr().map_or(options.port, |address| address.port());
-        let settle = || present.settle(&needs(options));
         let exporter = match options.metrics {
             None => None,
-            Some(address) => Some(Exporter::open(address, waker)?),
+            Some(address) => Some(Exporter::open(address, Arc::clone(&waker))?),
         };
+        let live = Live::open("intercept", &options.socket, waker)?;
+        let settle = || present.settle(&needs(options, live.as_ref()));
         let queue = if let Some(queue) = &options.queue {
             let events = (poll.registry(), QUEUE);
             Some(QueueSource::open(queue, control_port, SNAPLEN, options.buffer_bytes, events, settle)?)
@@ -184,13 +187,13 @@ impl Intercept {
             hands,
             told: Told { next_rejection: now, open_warning, examiner: Examiner::new(options) },
             captured_payload: Payload::Headers,
-            stats_interval: options.stats_interval,
             next_stats: options.stats_interval.map_or(Timestamp::NEVER, |interval| now + interval),
             next_peer_stats: now + STATS_FOR_PEERS,
             due: Due::default(),
             exporter,
             scrapes: Vec::new(),
             service: Service::default(),
+            steering: Steering::new(options, live),
         })
     }
 
@@ -241,7 +244,7 @@ impl Intercept {
                 self.capture_more(now);
             }
             more = self.work(now)?;
-            self.on_time();
+            self.on_time(log);
             if let Hands::Own(worker) = &mut self.hands {
                 worker.notices().for_each(|notice| tell(&notice));
             }
@@ -332,7 +335,7 @@ impl Intercept {
     }
 
     /// Does what the clock asks for.
-    fn on_time(&mut self) {
+    fn on_time(&mut self, log: &Log) {
         let now = self.clock.now();
         let Self { server, hands, told, .. } = self;
         if server.next_deadline().is_some_and(|at| at <= now) {
@@ -362,7 +365,12 @@ impl Intercept {
             self.next_peer_stats = now + STATS_FOR_PEERS;
             self.due.peers = self.server.stats().up > 0;
         }
-        if let Some(interval) = self.stats_interval
+        let stats_interval = self.steering.stats_interval;
+        let asked = self.steering.take_questions(log);
+        if self.steering.stats_interval != stats_interval {
+            self.next_stats = self.steering.stats_interval.map_or(Timestamp::NEVER, |interval| now + interval);
+        }
+        if let Some(interval) = self.steering.stats_interval
             && now >= self.next_stats
         {
             self.next_stats = now + interval;
@@ -372,7 +380,7 @@ impl Intercept {
         let waiting = self.scrapes.len();
         self.scrapes.extend(self.exporter.iter().flat_map(Exporter::scrapes));
         self.tell_alive();
-        if self.due == before && self.scrapes.len() == waiting {
+        if self.due == before && self.scrapes.len() == waiting && !asked {
             return;
         }
         match &mut self.hands {
@@ -425,6 +433,10 @@ impl Intercept {
             let Self { server, told, .. } = self;
             told.examiner
                 .answer(&captured, now, |peer, report, answers| server.send_report(peer, report, answers, now));
+        }
+        if self.steering.waits() {
+            let total = self.total();
+            self.steering.answer(&total, self.server.stats());
         }
         if due.log {
             let total = self.total();
@@ -550,7 +562,7 @@ impl Hands {
 }
 
 /// What is needed after the start.
-fn needs(options: &Options) -> Needs {
+fn needs(options: &Options, live: Option<&Live>) -> Needs {
     let capabilities = match &options.queue {
         // A device that went away is captured on again when it is back, and each may be opened with more room.
         None => vec![Capability::NetRaw],
@@ -558,7 +570,12 @@ fn needs(options: &Options) -> Needs {
         Some(_) => vec![Capability::NetAdmin, Capability::NetRaw],
     };
     let for_children = options.queue.is_some();
-    Needs { capabilities, for_children, files: [&options.log, &options.pid].into_iter().flatten().cloned().collect() }
+    Needs {
+        capabilities,
+        for_children,
+        files: [&options.log, &options.pid].into_iter().flatten().cloned().collect(),
+        sockets: live.map(|live| live.path().to_owned()).into_iter().collect(),
+    }
 }
 
 impl Told {

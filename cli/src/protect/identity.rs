@@ -1,6 +1,6 @@
 //! `--user` and `--nice`: as whom a program runs once everything is open, and how it yields to others.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tcpcopy_io::privileges::{self, Account, PrivilegeError, Reduction};
 use tcpcopy_io::process::Capability;
@@ -26,6 +26,8 @@ pub struct Needs {
     pub for_children: bool,
     /// It opens, makes or removes these files.
     pub files: Vec<PathBuf>,
+    /// It listens on these, which are made already.
+    pub sockets: Vec<PathBuf>,
 }
 
 impl Identity {
@@ -85,6 +87,7 @@ impl Present<'_> {
     pub fn settle(self, needs: &Needs) -> Result<(), Failure> {
         if let Some(account) = &self.account {
             hand_over(account, &needs.files);
+            needs.sockets.iter().for_each(|socket| own(account, socket));
         }
         let reduction = Reduction {
             account: self.account.as_ref(),
@@ -103,12 +106,16 @@ impl Present<'_> {
     }
 }
 
+fn own(account: &Account, file: &Path) {
+    if let Err(e) = account.own(file) {
+        log::warn!("{} cannot be given to user {}: {e}", file.display(), account.name);
+    }
+}
+
 fn hand_over(account: &Account, files: &[PathBuf]) {
     for file in files {
-        if file.exists()
-            && let Err(e) = account.own(file)
-        {
-            log::warn!("{} cannot be given to user {}: {e}", file.display(), account.name);
+        if file.exists() {
+            own(account, file);
         }
         if !account.may_replace(file) {
             log::warn!(

@@ -412,6 +412,13 @@ pub struct Arguments {
     #[serde(skip_serializing_if = "is_off")]
     pub measure_online: bool,
 
+    /// Where tcpcopy top, status, pause, resume and set reach this process, which only its user and root may: a unix socket, which
+    /// is made and goes away with the process; none for no such thing [default: tcpcopy-PID.sock in /run/tcpcopy, or in
+    /// $XDG_RUNTIME_DIR/tcpcopy, where those commands look].
+    #[arg(long, value_name = "FILE|none", help_heading = "Program")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub socket: Option<PathBuf>,
+
     /// Write the process id to this file, and remove it at the end.
     #[arg(short = 'P', long, value_name = "FILE", help_heading = "Program")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -5,6 +5,7 @@ pub mod decap;
 pub mod diagnosis;
 pub mod exposition;
 pub mod filter;
+pub mod given;
 pub mod grammar;
 mod guard;
 mod legacy;
@@ -17,6 +18,8 @@ pub mod recording;
 pub mod replay;
 pub mod report;
 pub(crate) mod start;
+pub mod status;
+mod steering;
 mod supervise;
 pub mod worker;
 

@@ -10,21 +10,24 @@ use std::time::Duration;
 
 use log::LevelFilter;
 use tcpcopy_engine::copier::source::SourcePool;
-use tcpcopy_engine::{Map, Traffic};
+use tcpcopy_engine::{Map, Rate, Traffic};
 use tcpcopy_io::capture::{Method, check_filter};
 use tcpcopy_io::control::Protocol;
 use tcpcopy_wire::Transport;
 use tcpcopy_wire::decap::Decapsulation;
 
 use self::capture::{capture_from, capture_method, responses, workers};
+pub(super) use self::copies::part_of_rate;
 use self::copies::{no_source_warning, sources, traffic};
 use self::maps::{check_families, refuse_loops, warn_of_shadowed_maps};
 use super::arguments::Arguments;
+use super::given::Given;
 use super::modules::{self, Catalogue, Chosen, Wishes};
 use super::output::{Output, output};
 use super::replay::Plan;
 use super::{decap, filter, grammar, legacy};
 use crate::exit::Failure;
+use crate::live::{self, Socket};
 use crate::logging::LogFormat;
 use crate::metrics;
 use crate::protect::cpu::CpuLimit;
@@ -128,8 +131,12 @@ pub struct Options {
     pub stats_file: Option<PathBuf>,
     /// Online's response times are wanted.
     pub measure_online: bool,
-    /// The options as they were given, without secrets; only where a report or statistics are written.
-    pub given: Vec<(String, String)>,
+    /// Where running commands are answered.
+    pub socket: Socket,
+    /// The limit on what is copied, of all workers together.
+    pub max_rate: Option<Rate>,
+    /// The options as they were given, without secrets.
+    pub given: Given,
     /// The pid file. Absolute.
     pub pid: Option<PathBuf>,
     /// Run in the background.
@@ -147,12 +154,8 @@ impl Options {
         if arguments.map.is_empty() {
             return Err(missing("what to copy", &grammar::MAP));
         }
-        let given = if arguments.report.is_some() || arguments.stats_file.is_some() {
-            super::recording::given::without_secrets(&arguments)
-        } else {
-            Vec::new()
-        };
         let mut warnings = Vec::new();
+        let given = Given::of(&arguments);
         let map_text = arguments.map.join(",");
         let written = grammar::maps(&map_text).map_err(Failure::usage)?;
         let output = output(&arguments.output_device, &written)?;
@@ -254,7 +257,6 @@ impl Options {
             in_range("-t (--response-timeout)", arguments.response_timeout.unwrap_or(600), 1..=MAX_SECONDS)?;
         let idle_timeout = arguments.idle_timeout.unwrap_or(response_timeout + 120);
         let idle_timeout = in_range("-k (--idle-timeout)", idle_timeout, 1..=MAX_SECONDS + 120)?;
-        let stats_interval = in_range("--stats-interval", arguments.stats_interval.unwrap_or(30), 0..=MAX_SECONDS)?;
         let default_log = arguments.daemon.then(|| PathBuf::from("error_tcpcopy.log"));
         Ok(Self {
             maps,
@@ -289,7 +291,7 @@ impl Options {
             log: arguments.log.or(default_log).map(|path| absolute("-l (--log)", &path)).transpose()?,
             log_level: log_level(arguments.log_level.as_deref())?,
             log_format: LogFormat::parse(arguments.log_format.as_deref()).map_err(Failure::usage)?,
-            stats_interval: (stats_interval > 0).then(|| Duration::from_secs(stats_interval.into())),
+            stats_interval: stats_interval(arguments.stats_interval.unwrap_or(30))?,
             metrics: arguments
                 .metrics
                 .as_ref()
@@ -308,6 +310,13 @@ impl Options {
             report: arguments.report.map(|path| absolute("--report", &path)).transpose()?,
             stats_file: arguments.stats_file.map(|path| absolute("--stats-file", &path)).transpose()?,
             measure_online: arguments.measure_online,
+            socket: live::socket(arguments.socket.as_deref())?,
+            max_rate: arguments
+                .max_rate
+                .as_ref()
+                .map(|text| grammar::rate(&text.0))
+                .transpose()
+                .map_err(Failure::usage)?,
             given,
             pid: arguments.pid.map(|path| absolute("-P (--pid)", &path)).transpose()?,
             daemon: arguments.daemon,
@@ -317,6 +326,15 @@ impl Options {
 }
 
 const MB: usize = 1 << 20;
+
+/// The time between statistics, of so many seconds; nothing of none.
+///
+/// # Errors
+/// When it is too long.
+pub(super) fn stats_interval(seconds: u32) -> Result<Option<Duration>, Failure> {
+    let seconds = in_range("--stats-interval", seconds, 0..=MAX_SECONDS)?;
+    Ok((seconds > 0).then(|| Duration::from_secs(seconds.into())))
+}
 
 /// A year: longer waits are mistakes.
 const MAX_SECONDS: u32 = 365 * 86_400;

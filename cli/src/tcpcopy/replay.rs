@@ -186,6 +186,8 @@ pub struct Replay {
     /// Nothing may be handed on for now.
     held_back: bool,
     measures_online: bool,
+    /// Since when it stands still by order.
+    paused_at: Option<Timestamp>,
 }
 
 impl Replay {
@@ -211,6 +213,7 @@ impl Replay {
             progress: Progress { pass: (1, plan.passes), ..Progress::default() },
             held_back: false,
             measures_online,
+            paused_at: None,
         })
     }
 
@@ -224,9 +227,23 @@ impl Replay {
         matches!(self.state, State::Over)
     }
 
+    /// Stands still from now on.
+    pub fn pause(&mut self, now: Timestamp) {
+        self.paused_at.get_or_insert(now);
+    }
+
+    /// Goes on from where it stood still, as much later.
+    pub fn resume(&mut self, now: Timestamp) {
+        if let Some(paused_at) = self.paused_at.take() {
+            let later = |at: Timestamp| at + now.since(paused_at);
+            (self.began, self.due) = (self.began.map(later), self.due.map(later));
+        }
+    }
+
     /// When to call [`hand_over`](Self::hand_over), if nothing happens before; `None`: when woken.
     pub fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
         match self.state {
+            State::Running if self.paused_at.is_some() => None,
             State::Running if self.held_back => Some(now + PRESSURE_TICK),
             // The reader wakes whoever waits for it; this is for a wake-up that gets lost.
             State::Running => self.due.or(Some(now + READER_TICK)),
@@ -238,6 +255,7 @@ impl Replay {
     /// Hands on what is due.
     pub fn hand_over(&mut self, now: Timestamp, engine: &mut Copier, outbox: &mut Outbox) {
         match self.state {
+            State::Running if self.paused_at.is_some() => {}
             State::Running => {
                 for _ in 0..ROUND {
                     if !self.step(now, engine, outbox) {

@@ -40,6 +40,8 @@ pub struct Snapshot {
     pub links_up: u64,
     /// Links.
     pub links: u64,
+    /// For each link, whether it works now.
+    pub links_state: Vec<bool>,
     /// For each link, what its intercept last said of itself.
     pub relays: Vec<(SocketAddr, LinkStats)>,
     /// How far the replay is, if there is one.
@@ -57,6 +59,7 @@ impl AddAssign<&Self> for Snapshot {
         self.routes_unsent += other.routes_unsent;
         self.links_up += other.links_up;
         self.links += other.links;
+        self.links_state.extend_from_slice(&other.links_state);
         self.relays.extend_from_slice(&other.relays);
         // One worker replays.
         self.replay = self.replay.take().or_else(|| other.replay.clone());

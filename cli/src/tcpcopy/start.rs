@@ -22,9 +22,11 @@ use tcpcopy_wire::control::{FEATURE_PAYLOAD, FEATURE_UDP, Hello};
 use super::options::{Options, Responses};
 use super::recording::Recorder;
 use super::report::Snapshot;
+use super::steering::Steering;
 use super::supervise::{Running, SIGNALS, WAKER};
 use super::worker::{Handle, Side, StartError, Worker};
 use crate::exit::{Exit, Failure};
+use crate::live::server::Live;
 use crate::metrics::Exporter;
 use crate::protect::identity::Needs;
 
@@ -61,6 +63,7 @@ pub(super) fn start(options: &Options) -> Result<Option<Running>, Failure> {
         None => None,
         Some(address) => Some(Exporter::open(address, Arc::clone(&waker))?),
     };
+    let live = Live::open("tcpcopy", &options.socket, Arc::clone(&waker))?;
     let (secret, tls) = (options.security.read_secret()?, options.security.client()?);
     let clock = MonotonicClock::start();
     let mut workers = Vec::new();
@@ -115,7 +118,7 @@ pub(super) fn start(options: &Options) -> Result<Option<Running>, Failure> {
     }
     open_captures(options, &mut workers)?;
     let changes = identity.will_change();
-    identity.settle(&needs(options))?;
+    identity.settle(&needs(options, live.as_ref()))?;
     if let Some(plan) = &options.replay {
         if changes {
             let unreadable =
@@ -153,6 +156,8 @@ pub(super) fn start(options: &Options) -> Result<Option<Running>, Failure> {
         replay_is_over: false,
         exporter,
         recorder,
+        live,
+        steering: Steering::new(options),
         _pid_file: pid_file,
     }))
 }
@@ -168,7 +173,7 @@ fn transmit_failure(e: TransmitError) -> Failure {
 }
 
 /// What is needed after the start.
-fn needs(options: &Options) -> Needs {
+fn needs(options: &Options, live: Option<&Live>) -> Needs {
     let mut capabilities = Vec::new();
     if options.replay.is_some() {
         // The files may be anybody's.
@@ -185,8 +190,13 @@ fn needs(options: &Options) -> Needs {
     if options.identity.user.is_some() {
         capabilities.retain(|capability| *capability != Capability::DacOverride);
     }
-    let files = [&options.log, &options.pid].into_iter().flatten().cloned().collect();
-    Needs { capabilities, for_children: false, files }
+    let files = [&options.log, &options.pid, &options.report, &options.stats_file];
+    Needs {
+        capabilities,
+        for_children: false,
+        files: files.into_iter().flatten().cloned().collect(),
+        sockets: live.map(|live| live.path().to_owned()).into_iter().collect(),
+    }
 }
 
 /// Wakes the main thread when its worker ends, however it ends.

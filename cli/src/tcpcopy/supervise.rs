@@ -15,8 +15,10 @@ use super::options::Options;
 use super::progress::ProgressDisplay;
 use super::recording::{Ended, Recorder};
 use super::report::{self, Snapshot};
+use super::steering::Steering;
 use super::worker::{Handle, Order, Report};
 use crate::exit::{Exit, Failure};
+use crate::live::server::Live;
 use crate::logging::Log;
 use crate::metrics::{Exporter, Scrape};
 
@@ -39,6 +41,8 @@ pub(super) struct Running {
     pub(super) replay_is_over: bool,
     pub(super) exporter: Option<Exporter>,
     pub(super) recorder: Option<Recorder>,
+    pub(super) live: Option<Live>,
+    pub(super) steering: Steering,
     pub(super) _pid_file: Option<PidFile>,
 }
 
@@ -66,11 +70,15 @@ impl Running {
         let mut progress = options.replay.is_some().then(|| ProgressDisplay::new(options.daemon));
         let command = diagnosis::doctor_command(std::env::args());
         let mut diagnosis = Diagnosis::new(command, options.replay.is_some(), Instant::now());
-        let tick = options.stats_interval.map_or(LONGEST_TICK, |interval| interval.min(LONGEST_TICK));
-        let tick = tick.min(diagnosis::LOOK_EVERY);
-        let tick = if progress.is_some() { tick.min(ProgressDisplay::every()) } else { tick };
+        let shows_progress = progress.is_some();
+        let tick_for = |interval: Option<Duration>| {
+            let tick = interval.map_or(LONGEST_TICK, |interval| interval.min(LONGEST_TICK)).min(diagnosis::LOOK_EVERY);
+            if shows_progress { tick.min(ProgressDisplay::every()) } else { tick }
+        };
+        let mut stats_interval = self.steering.stats_interval;
+        let mut tick = tick_for(stats_interval);
         let mut next_tick = Instant::now() + tick;
-        let mut next_statistics = options.stats_interval.map(|interval| Instant::now() + interval);
+        let mut next_statistics = stats_interval.map(|interval| Instant::now() + interval);
         let mut before = Snapshot::default();
         let mut guard = Guard::new(options);
         let mut reason = None;
@@ -119,6 +127,7 @@ impl Running {
             if reason.is_some() {
                 break;
             }
+            self.answer_questions(options, log);
             let now = Instant::now();
             if self.recorder.as_ref().is_some_and(|recorder| now >= recorder.next_due()) {
                 self.collect(Order::Report);
@@ -126,6 +135,11 @@ impl Running {
                 if let Some(recorder) = &mut self.recorder {
                     recorder.sample(&total);
                 }
+            }
+            if self.steering.stats_interval != stats_interval {
+                stats_interval = self.steering.stats_interval;
+                tick = tick_for(stats_interval);
+                (next_tick, next_statistics) = (now + tick, stats_interval.map(|interval| now + interval));
             }
             if now >= next_tick {
                 next_tick = now + tick;
@@ -137,7 +151,7 @@ impl Running {
                     display.show(replay);
                 }
                 if let Some(due) = next_statistics.filter(|due| now >= *due) {
-                    let interval = options.stats_interval.unwrap_or(tick);
+                    let interval = stats_interval.unwrap_or(tick);
                     // A late tick (a suspended host) does not make the next ones come in a row.
                     next_statistics = Some((due + interval).max(now + interval / 2));
                     let total = self.total();

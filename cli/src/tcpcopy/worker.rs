@@ -40,6 +40,7 @@ pub use self::device::Side;
 use self::device::{BACKLOG_LIMIT, Device};
 use super::replay::{Plan, Replay};
 use super::report::Snapshot;
+use super::steering::Steer;
 use crate::protect::cpu::Throttle;
 
 /// Sessions have this long to close towards the target after the order to stop.
@@ -58,6 +59,8 @@ pub enum Order {
     Report,
     /// Copy less, or more again.
     Throttle(Throttle),
+    /// Do this, and send the counters.
+    Steer(Steer),
     /// Close the sessions, send the counters, end.
     Stop,
 }
@@ -275,6 +278,10 @@ impl Worker {
                 match self.orders.try_recv() {
                     Ok(Order::Report) => self.report(reports, wake_main, false),
                     Ok(Order::Throttle(throttle)) => self.throttle(now, throttle),
+                    Ok(Order::Steer(steer)) => {
+                        self.steer(now, steer);
+                        self.report(reports, wake_main, false);
+                    }
                     Ok(Order::Stop) => self.stop(now),
                     Err(TryRecvError::Empty) => break,
                     // The main thread is gone: so is the reason to live.
@@ -363,6 +370,19 @@ impl Worker {
         self.links.flush(now);
     }
 
+    fn steer(&mut self, now: Timestamp, steer: Steer) {
+        if let Some(replay) = &mut self.replay {
+            match steer {
+                Steer::Pause => replay.pause(now),
+                Steer::Resume => replay.resume(now),
+                Steer::Sample(_) | Steer::MaxRate(_) => {}
+            }
+        }
+        self.engine.handle(now, steer.into(), &mut self.io.outbox);
+        self.io.deliver(now, &mut self.links);
+        self.links.flush(now);
+    }
+
     fn stop(&mut self, now: Timestamp) {
         if self.stop_at.is_none() {
             self.stop_at = Some(now + STOP_LIMIT);
@@ -390,6 +410,7 @@ impl Worker {
             routes_unsent: self.io.routes_unsent,
             links_up: self.links.up_count() as u64,
             links: self.links.len() as u64,
+            links_state: self.link_ids().map(|id| self.links.is_up(id)).collect(),
             relays: self.io.relays.clone(),
             replay: self.replay.as_ref().map(|replay| replay.progress().clone()),
         };

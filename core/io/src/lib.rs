@@ -1,5 +1,5 @@
 //! Everything that touches the operating system: capture, transmission, control-link sockets, modules in shared
-//! libraries, the process itself, clocks.
+//! libraries, the process itself, sockets in the file system, clocks.
 //! The only home of `unsafe` in the programs.
 
 pub mod capture;
@@ -9,6 +9,7 @@ mod device;
 pub mod echo;
 pub mod firewall;
 pub mod host;
+pub mod local;
 pub mod modules;
 pub mod netns;
 pub mod nfqueue;

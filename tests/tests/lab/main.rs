@@ -9,6 +9,7 @@ mod doctor;
 mod harness;
 mod legacy;
 mod linklayer;
+mod live;
 mod many;
 mod metrics;
 mod modules;
@@ -69,6 +70,11 @@ fn main() -> ExitCode {
     suite.add("metrics: what both programs serve", Needs::Servers, metrics::both_programs);
     suite.add("without an intercept: responses come to tcpcopy", Needs::Servers, many::no_assistant);
 
+    suite.add("live: status agrees with the target's log", Needs::Servers, live::status_agrees);
+    suite.add("live: a pause relieves the target, and resume ends it", Needs::Servers, live::pause_and_resume);
+    suite.add("live: a fifth of what begins, from now on", Needs::Servers, live::a_fifth);
+    suite.add("live: top in a terminal", Needs::Servers, live::top);
+    suite.add("live: who may ask, and of whom", Needs::Hosts, live::who_and_whom);
     suite.add("replay: captures by their times, faster, and as fast as possible", Needs::Tcpdump, replay::files);
     suite.add("replay: three passes, without an intercept", Needs::Tcpdump, replay::passes);
     suite.add("replay: a damaged capture", Needs::Tcpdump, replay::damaged);

@@ -23,11 +23,7 @@ pub(super) fn traffic(
 ) -> Result<Traffic, Failure> {
     let max_rate =
         arguments.max_rate.as_ref().map(|text| grammar::rate(&text.0)).transpose().map_err(Failure::usage)?;
-    let part = |n: u64| n.div_ceil(workers.into());
-    let max_rate = max_rate.map(|rate| match rate {
-        Rate::Count(n) => Rate::Count(part(n)),
-        Rate::Bytes(n) => Rate::Bytes(part(n)),
-    });
+    let max_rate = max_rate.map(|rate| part_of_rate(rate, workers));
     if let Some(source) = arguments.loopback_source {
         let option = "-H (--loopback-source)";
         if source.is_unspecified() || source.is_multicast() || source == IpAddr::V4(Ipv4Addr::BROADCAST) {
@@ -64,6 +60,14 @@ pub(super) fn traffic(
         ramp,
         max_rate,
     })
+}
+
+/// A worker's part of a limit.
+pub(in crate::tcpcopy) fn part_of_rate(rate: Rate, workers: u16) -> Rate {
+    match rate {
+        Rate::Count(n) => Rate::Count(n.div_ceil(workers.into())),
+        Rate::Bytes(n) => Rate::Bytes(n.div_ceil(workers.into())),
+    }
 }
 
 pub(super) fn no_source_warning(on_target: bool) -> String {

@@ -9,7 +9,6 @@
 
 pub mod command;
 pub mod file;
-pub mod given;
 pub mod history;
 mod recorder;
 pub mod sample;

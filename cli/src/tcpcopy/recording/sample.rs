@@ -213,7 +213,7 @@ impl Begin {
             intercepts: options.intercepts.iter().map(ToString::to_string).collect(),
             measures_online: options.measure_online,
             workers: options.workers,
-            options: options.given.clone(),
+            options: options.given.pairs().to_vec(),
         }
     }
 }

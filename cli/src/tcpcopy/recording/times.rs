@@ -14,12 +14,17 @@ pub struct Times {
     pub counts: Vec<(u64, u64)>,
 }
 
+/// The longest of each bucket, in microseconds, and how many are in it.
+fn micros(latency: &Latency) -> impl Iterator<Item = (u64, u64)> {
+    latency.buckets().map(|(end, count)| (u64::try_from(end.as_micros()).unwrap_or(u64::MAX), count))
+}
+
 impl Times {
     /// What came to a histogram since it was as `before`.
     pub fn between(before: &Latency, now: &Latency) -> Self {
-        let mut old = before.counts().peekable();
+        let mut old = micros(before).peekable();
         let mut counts = Vec::new();
-        for (end, count) in now.counts() {
+        for (end, count) in micros(now) {
             let known = old.next_if(|(known, _)| *known == end).map_or(0, |(_, count)| count);
             if count > known {
                 counts.push((end, count - known));

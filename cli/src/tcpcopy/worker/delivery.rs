@@ -119,7 +119,10 @@ impl Delivery {
         for notice in &self.outbox.notices {
             match notice {
                 Notice::SessionEnded { flow, reason } => {
-                    let expected = matches!(reason, SessionEnd::Idle | SessionEnd::Stopped | SessionEnd::Throttled);
+                    let expected = matches!(
+                        reason,
+                        SessionEnd::Idle | SessionEnd::Stopped | SessionEnd::Paused | SessionEnd::Throttled
+                    );
                     if !expected && self.named_ends.insert((*reason, "")) {
                         log::warn!("session {flow} ended early: {reason}; further ones are counted in the statistics");
                     } else {

@@ -5,13 +5,36 @@ use toml::Value;
 use crate::tcpcopy::arguments::Arguments;
 
 /// In the place of what may be a secret.
-pub const HIDDEN: &str = "(not shown)";
+const HIDDEN: &str = "(not shown)";
 /// Options of module `mysql` that hold no secret.
 const HARMLESS: &[&str] = &["skip-grant-tables", "unknown-user", "default-db", "only", "skip", "slow", "log"];
 
+/// The options that were given, by their long names, without secrets. Options that mean the same are the same, however they
+/// were written; so this compares equal to any other.
+#[derive(Clone, Debug, Default)]
+pub struct Given(Vec<(String, String)>);
+
+impl Given {
+    /// Of these arguments.
+    pub fn of(arguments: &Arguments) -> Self {
+        Self(without_secrets(arguments))
+    }
+
+    /// Names and values; those of options that may be given several times, several times.
+    pub fn pairs(&self) -> &[(String, String)] {
+        &self.0
+    }
+}
+
+impl PartialEq for Given {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
 /// Names and values of the options that were given. Passwords are left out, and the values of modules' options, of which only
 /// the module knows whether they are secret.
-pub fn without_secrets(arguments: &Arguments) -> Vec<(String, String)> {
+fn without_secrets(arguments: &Arguments) -> Vec<(String, String)> {
     // The options are made for being written and read.
     let table = toml::Table::try_from(arguments).unwrap_or_default();
     let mut given = Vec::new();

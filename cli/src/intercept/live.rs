@@ -1,0 +1,188 @@
+//! What intercept tells of itself on its socket, and what can be changed while it runs.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use log::LevelFilter;
+use tcpcopy_engine::relay::{RelayDrop, RelayStats};
+use tcpcopy_io::capture::CaptureStats;
+use tcpcopy_io::control::ServerStats;
+use tcpcopy_io::local::Peer;
+
+use super::crew::Total;
+use super::options::{self, Options};
+use crate::live::protocol::{Answer, Command, InForce, Kernel, Numbers, Refusal, RefusalKind, Status};
+use crate::live::server::{Live, Question};
+use crate::logging::Log;
+use crate::values;
+
+/// The socket, who waits for an answer there, and what is in force.
+pub(super) struct Steering {
+    live: Option<Live>,
+    /// Questions that wait for counters.
+    waiting: Vec<Question>,
+    started: Instant,
+    log_level: LevelFilter,
+    /// Time between statistics in the log.
+    pub(super) stats_interval: Option<Duration>,
+}
+
+/// One thing to change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    LogLevel(LevelFilter),
+    StatsInterval(Option<Duration>),
+}
+
+impl Steering {
+    pub(super) fn new(options: &Options, live: Option<Live>) -> Self {
+        Self {
+            live,
+            waiting: Vec::new(),
+            started: Instant::now(),
+            log_level: options.log_level,
+            stats_interval: options.stats_interval,
+        }
+    }
+
+    /// Takes what is asked: orders are carried out, and the rest waits for counters. Whether something does that began to.
+    pub(super) fn take_questions(&mut self, log: &Log) -> bool {
+        let questions: Vec<Question> = self.live.iter().flat_map(Live::questions).collect();
+        let before = self.waiting.len();
+        for question in questions {
+            let (command, from) = &question.words;
+            let answer = match command {
+                Command::Status => {
+                    self.waiting.push(question);
+                    continue;
+                }
+                Command::Set { settings } => self.set(settings, *from, log).unwrap_or_else(refused),
+                Command::Pause | Command::Resume => {
+                    refused("intercept has no copy to pause: ask the tcpcopy that makes it".to_owned())
+                }
+            };
+            question.answer(answer);
+        }
+        self.waiting.len() > before
+    }
+
+    /// Answers with the counters.
+    pub(super) fn answer(&mut self, total: &Total, server: ServerStats) {
+        let waiting = std::mem::take(&mut self.waiting);
+        for question in waiting {
+            question.answer(Answer::Status(Box::new(self.status(total, server))));
+        }
+    }
+
+    /// Whether somebody waits for counters.
+    pub(super) fn waits(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    fn set(&mut self, settings: &BTreeMap<String, String>, from: Peer, log: &Log) -> Result<Answer, String> {
+        let changes: Vec<Change> = settings.iter().map(|(key, value)| change(key, value)).collect::<Result<_, _>>()?;
+        let before = self.in_force().settings;
+        for change in changes {
+            match change {
+                Change::LogLevel(level) => {
+                    self.log_level = level;
+                    log.set_level(level);
+                }
+                Change::StatsInterval(interval) => self.stats_interval = interval,
+            }
+        }
+        let in_force = self.in_force();
+        for (key, value) in in_force.settings.iter().filter(|(key, value)| before.get(*key) != Some(*value)) {
+            log::warn!("{key} is {value} from now on, by {from}");
+        }
+        Ok(Answer::InForce(in_force))
+    }
+
+    fn in_force(&self) -> InForce {
+        let seconds = self.stats_interval.map_or(0, |interval| interval.as_secs());
+        let settings =
+            [("log-level", self.log_level.to_string().to_lowercase()), ("stats-interval", seconds.to_string())];
+        InForce { paused: false, settings: settings.map(|(key, value)| (key.to_owned(), value)).into() }
+    }
+
+    fn status(&self, total: &Total, server: ServerStats) -> Status {
+        let workers = total.workers.iter().map(|worker| numbers(&worker.relay, worker.captures)).collect();
+        let mut all = numbers(&total.relay, total.captures);
+        (all.links_up, all.links) = (server.up, server.up);
+        all.counters.insert("connections_accepted".to_owned(), server.accepted);
+        all.counters.insert("writes".to_owned(), server.writes);
+        Status {
+            program: "intercept".to_owned(),
+            release: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs_f64(),
+            in_force: self.in_force(),
+            total: all,
+            workers,
+            ..Status::default()
+        }
+    }
+}
+
+fn refused(message: String) -> Answer {
+    Answer::Refused(Refusal { kind: RefusalKind::Usage, message })
+}
+
+fn change(key: &str, value: &str) -> Result<Change, String> {
+    match key {
+        "log-level" => values::log_level(Some(value)).map(Change::LogLevel).map_err(|failure| failure.message),
+        "stats-interval" => {
+            let seconds = value.parse().map_err(|_| format!("stats-interval: `{value}` is no number of seconds"))?;
+            options::stats_interval(seconds).map(Change::StatsInterval).map_err(|failure| failure.message)
+        }
+        _ => Err(format!(
+            "`{key}` cannot be set while the program runs; these can:\n  log-level=error, warn, info or debug\n  \
+             stats-interval=seconds between statistics in the log, 0 for none"
+        )),
+    }
+}
+
+fn numbers(relay: &RelayStats, captures: CaptureStats) -> Numbers {
+    let dropped = RelayDrop::ALL.iter().map(|reason| reason.text().to_owned()).zip(relay.dropped);
+    Numbers {
+        counters: relay.counters().map(|(name, _, count)| (name.to_owned(), count)).collect(),
+        packets_dropped: dropped.collect(),
+        kernel: Kernel {
+            received: captures.received,
+            dropped: captures.dropped,
+            dropped_by_device: captures.interface_dropped,
+            captures_lost: 0,
+        },
+        ..Numbers::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_and_drops_are_told_by_name() {
+        let mut total = Total { relay: RelayStats::default(), captures: CaptureStats::default(), workers: Vec::new() };
+        total.relay.frames = 9;
+        let steering = Steering {
+            live: None,
+            waiting: Vec::new(),
+            started: Instant::now(),
+            log_level: LevelFilter::Info,
+            stats_interval: None,
+        };
+        let status = steering.status(&total, ServerStats::default());
+        assert_eq!(status.total.counter("frames"), 9);
+        assert_eq!(status.total.packets_dropped.len(), RelayDrop::ALL.len());
+        assert_eq!(status.in_force.settings["stats-interval"], "0");
+    }
+
+    #[test]
+    fn what_cannot_be_set_is_refused_with_what_can() {
+        assert_eq!(change("log-level", "debug"), Ok(Change::LogLevel(LevelFilter::Debug)));
+        assert_eq!(change("stats-interval", "7"), Ok(Change::StatsInterval(Some(Duration::from_secs(7)))));
+        assert!(change("rate", "20%").unwrap_err().contains("log-level="));
+        assert!(change("stats-interval", "x").is_err());
+    }
+}
