@@ -425,7 +425,66 @@ impl Reader {
 
 #[cfg(test)]
 mod tests {
+    use mio::{Poll, Token};
+    use tcpcopy_engine::{CopierConfig, Map};
+    use tcpcopy_module_api::ModuleHandle;
+    use tcpcopy_module_tcp::PlainTcp;
+    use tcpcopy_wire::{Endpoint, Port};
+
     use super::*;
+
+    /// A capture file (pcap, of raw IP) with a packet of nothing in particular at each of these seconds.
+    fn capture(seconds: &[u32]) -> tempfile::NamedTempFile {
+        let mut bytes = Vec::new();
+        for word in [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 65_535, 101] {
+            bytes.extend(word.to_le_bytes());
+        }
+        for second in seconds {
+            for word in [*second, 0, 20, 20] {
+                bytes.extend(word.to_le_bytes());
+            }
+            bytes.extend([0x45, 0, 0, 20, 0, 0, 0, 0, 64, 1, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, bytes).unwrap();
+        file
+    }
+
+    #[test]
+    fn a_paused_replay_stands_still_and_goes_on_as_much_later() {
+        let file = capture(&[100, 101, 102]);
+        let plan = Plan {
+            files: vec![file.path().to_owned()],
+            speed: 1.0,
+            cut_gaps: None,
+            passes: 1,
+            as_fast_as_possible: false,
+            filter: String::new(),
+        };
+        let poll = Poll::new().unwrap();
+        let waker = Arc::new(mio::Waker::new(poll.registry(), Token(0)).unwrap());
+        let mut replay = Replay::start(&plan, waker).unwrap();
+        let target = Endpoint::new([10, 0, 0, 2].into(), Port(80));
+        let map = Map::tcp(None, Port(80), target);
+        let mut engine = Copier::new(CopierConfig::new(vec![map], ModuleHandle::new(PlainTcp)));
+        let mut outbox = Outbox::new();
+        let mut frames_at = |replay: &mut Replay, ms: u64| {
+            replay.hand_over(Timestamp::from_millis(ms), &mut engine, &mut outbox);
+            replay.progress().frames
+        };
+        let end = std::time::Instant::now() + Duration::from_secs(60);
+        while frames_at(&mut replay, 0) == 0 {
+            assert!(std::time::Instant::now() < end, "the file is not read");
+            thread::sleep(Duration::from_millis(1));
+        }
+        replay.pause(Timestamp::from_millis(400));
+        replay.pause(Timestamp::from_millis(900));
+        assert_eq!((frames_at(&mut replay, 10_000), replay.next_due(Timestamp::from_millis(10_000))), (1, None));
+        replay.resume(Timestamp::from_millis(10_400));
+        assert_eq!(frames_at(&mut replay, 10_999), 1);
+        assert_eq!(replay.next_due(Timestamp::from_millis(10_999)), Some(Timestamp::from_millis(11_000)));
+        assert_eq!((frames_at(&mut replay, 11_000), frames_at(&mut replay, 12_000)), (2, 3));
+    }
 
     fn schedule(speed: f64, cut_gaps: Option<u64>) -> Schedule {
         Schedule { speed, cut_gaps: cut_gaps.map(Duration::from_millis), before: None, elapsed: Duration::ZERO }

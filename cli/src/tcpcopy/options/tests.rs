@@ -503,3 +503,12 @@ fn what_concerns_the_link_layer_is_read() {
         assert!(message.contains(words), "{line}: {message}");
     }
 }
+
+#[test]
+fn the_socket_is_read_from_line_and_file() {
+    let file: Arguments = toml::from_str("socket = '/run/a.sock'").unwrap();
+    assert_eq!(file.socket, Some("/run/a.sock".into()));
+    assert_eq!(toml::from_str::<Arguments>("socket = 'none'").unwrap().socket, Some("none".into()));
+    let line = Arguments::try_parse_from(["tcpcopy", "--socket", "none"]).unwrap();
+    assert_eq!(crate::config::merge(&line, &file).socket, Some("none".into()));
+}

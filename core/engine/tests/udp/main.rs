@@ -4,5 +4,6 @@ mod copies;
 mod fragments;
 mod hostile;
 mod modules;
+mod orders;
 mod responses;
 mod stage;
