@@ -210,8 +210,9 @@ impl<'a> Recipe<'a> {
     fn run_line(&mut self, host: &str, line: &str, place: &str) {
         let words = book::words(line);
         let is_replay = words.windows(2).any(|pair| pair[0] == "-i" && pair[1].contains('.'));
+        let is_command = words.get(1).is_some_and(|word| word.chars().all(|c| c.is_ascii_lowercase()));
         let program = match words.first().map(String::as_str) {
-            Some("tcpcopy") if !is_replay => self.bench.programs.tcpcopy.clone(),
+            Some("tcpcopy") if !is_replay && !is_command => self.bench.programs.tcpcopy.clone(),
             Some("intercept") => self.bench.programs.intercept.clone(),
             Some("tcpdump") => "tcpdump".into(),
             _ => return self.run_to_its_end(host, line, place),
