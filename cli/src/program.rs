@@ -13,6 +13,7 @@ use crate::doctor::command as doctor;
 use crate::exit::{self, Exit};
 use crate::grammar::is_dash;
 use crate::tcpcopy::modules::{BuiltIn, command as modules};
+use crate::tcpcopy::recording::command as report;
 use crate::{demo, intercept, tcpcopy};
 
 /// A command: what a program does in the place of its main work when this is its first word.
@@ -33,6 +34,7 @@ pub const TCPCOPY: &[Command<BuiltIn>] = &[
     Command { name: "demo", about: "shows a copy at work on this one machine", run: |words, _| demo::run(words), definition: demo::Options::command },
     Command { name: "doctor", about: "says what keeps a copy from working; takes the copy's options", run: doctor::of_tcpcopy, definition: doctor::OfTcpcopy::command },
     Command { name: "modules", about: "lists the protocol modules; modules new NAME writes one to begin with", run: modules::run, definition: modules::Arguments::command },
+    Command { name: "report", about: "makes a page of what --stats-file has written", run: |words, _| report::run(words), definition: report::Arguments::command },
 ];
 
 /// The commands of intercept.

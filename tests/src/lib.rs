@@ -4,6 +4,7 @@
 //! A failure here is a broken machine or a broken test, so these functions panic with what went wrong; the verdicts
 //! about tcpcopy are the tests' own.
 
+pub mod book;
 pub mod copy;
 pub mod counters;
 pub mod dns;

@@ -2,7 +2,7 @@
 //!
 //! Facts are gathered by `core/io/src/host`, by a short capture (`watch`) and over the control link (`ask`); what they mean is
 //! decided by functions that look at nothing else (`host`, `sources`, `firewall`, `intercepts`), so that each fault can be judged
-//! without having it.
+//! without having it. The `probe` is the last check: a session through the whole loop.
 
 mod ask;
 mod checks;
@@ -12,6 +12,7 @@ mod firewall;
 mod host;
 mod intercept;
 mod intercepts;
+mod probe;
 mod rules;
 mod run;
 mod sources;

@@ -19,7 +19,7 @@ use super::host::Privileges;
 use super::rules::Rules;
 use super::sources::Surroundings;
 use super::watch::{self, Wanted};
-use super::{firewall, host as judge, intercepts, sources};
+use super::{firewall, host as judge, intercepts, probe, sources};
 use crate::exit::Failure;
 use crate::tcpcopy::options::Options;
 
@@ -61,7 +61,11 @@ pub(super) fn run(options: &Options, watch: Duration, emit: &mut dyn FnMut(Findi
         emit(sources::cloud(&Machine::read()));
     }
     host.kernel(emit);
-    host.ask_intercepts(emit)
+    host.ask_intercepts(emit)?;
+    if privileges().net_raw {
+        probe::run(options).into_iter().for_each(emit);
+    }
+    Ok(())
 }
 
 /// What the process may do.

@@ -396,6 +396,22 @@ pub struct Arguments {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
 
+    /// Write a report of the run to this file at its end: a page to look at, and to show to others.
+    #[arg(long, value_name = "FILE.html", help_heading = "Report")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub report: Option<PathBuf>,
+
+    /// Write what was counted to this file while it runs, an object of JSON in each line, every second at first and less
+    /// often later. `tcpcopy report FILE` makes a page of it, also after a crash.
+    #[arg(long, value_name = "FILE", help_heading = "Report")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stats_file: Option<PathBuf>,
+
+    /// Measure how long online takes to begin its answers, to compare the target with: what online sends is captured, too.
+    #[arg(long, help_heading = "Report")]
+    #[serde(skip_serializing_if = "is_off")]
+    pub measure_online: bool,
+
     /// Write the process id to this file, and remove it at the end.
     #[arg(short = 'P', long, value_name = "FILE", help_heading = "Program")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -11,7 +11,7 @@ use super::report::Snapshot;
 use crate::metrics::Metrics;
 
 /// Those of the ledger's counters that also shrink.
-const GAUGES: &[&str] = &["sessions_alive", "pending_bytes", "udp_flows_alive", "responses_delayed"];
+pub(super) const GAUGES: &[&str] = &["sessions_alive", "pending_bytes", "udp_flows_alive", "responses_delayed"];
 
 /// The counters of all workers, as they are at one moment.
 #[derive(Debug)]
@@ -41,6 +41,8 @@ impl Collector for Exposition {
         metrics.durations("tcpcopy_lag", lag, &ledger.lag)?;
         let response = "Time from a request until the target began to answer it.";
         metrics.durations("tcpcopy_response_time", response, &ledger.response_time)?;
+        let online = "Time from a request until online began to answer it, with --measure-online.";
+        metrics.durations("tcpcopy_online_response_time", online, &ledger.online_response_time)?;
         let datagrams = "Time from a datagram until the target answered it.";
         metrics.durations("tcpcopy_udp_response_time", datagrams, &self.0.udp_latency)?;
         metrics.counter("tcpcopy_capture_received", "Packets that passed the capture filter.", capture.received)?;

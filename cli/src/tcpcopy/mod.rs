@@ -2,6 +2,7 @@
 
 pub mod arguments;
 pub mod decap;
+pub mod diagnosis;
 pub mod exposition;
 pub mod filter;
 pub mod grammar;
@@ -10,7 +11,9 @@ mod legacy;
 pub mod modules;
 pub mod options;
 pub mod output;
+pub mod page;
 pub mod progress;
+pub mod recording;
 pub mod replay;
 pub mod report;
 pub(crate) mod start;

@@ -122,6 +122,14 @@ pub struct Options {
     pub max_sessions: usize,
     /// See `--stop-if`.
     pub stop_if: Vec<Condition>,
+    /// The report at the end. Absolute.
+    pub report: Option<PathBuf>,
+    /// The file for statistics. Absolute.
+    pub stats_file: Option<PathBuf>,
+    /// Online's response times are wanted.
+    pub measure_online: bool,
+    /// The options as they were given, without secrets; only where a report or statistics are written.
+    pub given: Vec<(String, String)>,
     /// The pid file. Absolute.
     pub pid: Option<PathBuf>,
     /// Run in the background.
@@ -139,6 +147,11 @@ impl Options {
         if arguments.map.is_empty() {
             return Err(missing("what to copy", &grammar::MAP));
         }
+        let given = if arguments.report.is_some() || arguments.stats_file.is_some() {
+            super::recording::given::without_secrets(&arguments)
+        } else {
+            Vec::new()
+        };
         let mut warnings = Vec::new();
         let map_text = arguments.map.join(",");
         let written = grammar::maps(&map_text).map_err(Failure::usage)?;
@@ -180,15 +193,20 @@ impl Options {
         warn_of_shadowed_maps(&maps, &mut warnings);
         let traffic = traffic(&arguments, &maps, workers, &mut warnings)?;
 
-        let sees_online = |map: &Map| modules[usize::from(map.module)].handle.about.sees_online;
+        let module_sees_online = |map: &Map| modules[usize::from(map.module)].handle.about.sees_online;
+        let sees_online = |map: &Map| arguments.measure_online || module_sees_online(map);
         let both_directions = maps.iter().any(sees_online);
         let mirror = decap::mirror(&arguments, &devices, workers, replay.is_some(), &mut warnings)?;
         let capture_method = capture_method(arguments.capture.as_deref(), replay.is_some())?;
         if let Some(map) = maps.iter().find(|map| sees_online(map) && mirror.tunnels.is_on() && workers > 1) {
+            let who = if module_sees_online(map) {
+                format!("module `{}`", modules[usize::from(map.module)].handle.about.name)
+            } else {
+                "--measure-online".to_owned()
+            };
             return Err(Failure::usage(format!(
-                "in --workers: module `{}` needs both directions of a session in one worker, and tunnels (--decap) may lead \
-                 them to different ones; give --workers 1",
-                modules[usize::from(map.module)].handle.about.name
+                "in --workers: {who} needs both directions of a session in one worker, and tunnels (--decap) may lead them \
+                 to different ones; give --workers 1"
             )));
         }
         let filter_behind_tags = arguments.filter.is_none();
@@ -204,6 +222,10 @@ impl Options {
                         "-F: module `{}` also needs what online answers; the filter must let that pass",
                         module.handle.about.name
                     ));
+                }
+                if arguments.measure_online {
+                    warnings
+                        .push("-F: --measure-online needs what online answers; the filter must let that pass".into());
                 }
                 filter
             }
@@ -283,6 +305,10 @@ impl Options {
                 .map(|text| Condition::parse(text))
                 .collect::<Result<_, _>>()
                 .map_err(Failure::usage)?,
+            report: arguments.report.map(|path| absolute("--report", &path)).transpose()?,
+            stats_file: arguments.stats_file.map(|path| absolute("--stats-file", &path)).transpose()?,
+            measure_online: arguments.measure_online,
+            given,
             pid: arguments.pid.map(|path| absolute("-P (--pid)", &path)).transpose()?,
             daemon: arguments.daemon,
             warnings,

@@ -185,14 +185,15 @@ pub struct Replay {
     progress: Progress,
     /// Nothing may be handed on for now.
     held_back: bool,
+    measures_online: bool,
 }
 
 impl Replay {
-    /// Begins to read. `waker` wakes whoever calls [`hand_over`](Self::hand_over) when there is something new.
+    /// Begins to read. `measures_online`: the engine wants to know when each frame was captured. `waker` wakes whoever calls [`hand_over`](Self::hand_over) when there is something new.
     ///
     /// # Errors
     /// When there is no thread to be had.
-    pub fn start(plan: &Plan, waker: Arc<Waker>) -> io::Result<Self> {
+    pub fn start(plan: &Plan, measures_online: bool, waker: Arc<Waker>) -> io::Result<Self> {
         let (sender, items) = mpsc::sync_channel(BATCHES_AHEAD);
         let reader = Reader { plan: plan.clone(), sender, waker };
         thread::Builder::new().name("reader".to_owned()).spawn(move || reader.run())?;
@@ -209,6 +210,7 @@ impl Replay {
             state: State::Running,
             progress: Progress { pass: (1, plan.passes), ..Progress::default() },
             held_back: false,
+            measures_online,
         })
     }
 
@@ -273,6 +275,9 @@ impl Replay {
                 return false;
             }
             self.progress.behind = now.since(due);
+        }
+        if self.measures_online {
+            engine.handle(now, Input::CapturedAt(at), outbox);
         }
         engine.handle(now, Input::Frame { link: self.link, bytes, wire_len }, outbox);
         self.progress.frames += 1;

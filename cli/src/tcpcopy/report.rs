@@ -76,19 +76,19 @@ impl<I: Iterator<Item = (&'static str, u64)> + Clone> fmt::Display for NonZero<I
     }
 }
 
-fn packet_drops(ledger: &Ledger) -> impl Iterator<Item = (&'static str, u64)> + Clone {
+pub(super) fn packet_drops(ledger: &Ledger) -> impl Iterator<Item = (&'static str, u64)> + Clone {
     PacketDrop::ALL.iter().map(|reason| reason.text()).zip(ledger.packets_dropped)
 }
 
-fn byte_drops(ledger: &Ledger) -> impl Iterator<Item = (&'static str, u64)> + Clone {
+pub(super) fn byte_drops(ledger: &Ledger) -> impl Iterator<Item = (&'static str, u64)> + Clone {
     ByteDrop::ALL.iter().map(|reason| reason.text()).zip(ledger.bytes_dropped)
 }
 
-fn session_ends(ledger: &Ledger) -> impl Iterator<Item = (&'static str, u64)> + Clone {
+pub(super) fn session_ends(ledger: &Ledger) -> impl Iterator<Item = (&'static str, u64)> + Clone {
     SessionEnd::ALL.iter().map(|reason| reason.text()).zip(ledger.sessions_ended)
 }
 
-fn send_errors(stats: &TransmitStats) -> impl Iterator<Item = (&'static str, u64)> + Clone {
+pub(super) fn send_errors(stats: &TransmitStats) -> impl Iterator<Item = (&'static str, u64)> + Clone {
     SendError::ALL.map(SendError::text).into_iter().zip(stats.failed)
 }
 
@@ -311,6 +311,20 @@ pub fn statistics(snapshot: &Snapshot) -> Vec<String> {
 /// those of responses belong to the link. One that has said nothing of itself, as those of the C programs never do, has
 /// none.
 fn relay_lines(relays: &[(SocketAddr, LinkStats)]) -> Vec<String> {
+    relay_totals(relays)
+        .into_iter()
+        .map(|(address, s)| {
+            format!(
+                "intercept {address}: captured {}, lost in the buffer {}, without a route {}; sent here {}, lost on a full \
+                 link {}, routes {}",
+                s.frames_captured, s.kernel_drops, s.unrouted, s.relayed, s.overflowed, s.routes_alive
+            )
+        })
+        .collect()
+}
+
+/// What each intercept that has said anything of itself says, with its links together.
+pub(super) fn relay_totals(relays: &[(SocketAddr, LinkStats)]) -> Vec<(SocketAddr, LinkStats)> {
     let mut totals: Vec<(SocketAddr, LinkStats)> = Vec::new();
     for (address, stats) in relays {
         match totals.iter_mut().find(|(known, _)| known == address) {
@@ -325,17 +339,8 @@ fn relay_lines(relays: &[(SocketAddr, LinkStats)]) -> Vec<String> {
             }
         }
     }
+    totals.retain(|(_, stats)| *stats != LinkStats::default());
     totals
-        .into_iter()
-        .filter(|(_, s)| *s != LinkStats::default())
-        .map(|(address, s)| {
-            format!(
-                "intercept {address}: captured {}, lost in the buffer {}, without a route {}; sent here {}, lost on a full \
-                 link {}, routes {}",
-                s.frames_captured, s.kernel_drops, s.unrouted, s.relayed, s.overflowed, s.routes_alive
-            )
-        })
-        .collect()
 }
 
 /// A number of bytes as people read it: `1.5 MB`.

@@ -20,6 +20,7 @@ use tcpcopy_module_api::ModuleHandle;
 use tcpcopy_wire::control::{FEATURE_PAYLOAD, FEATURE_UDP, Hello};
 
 use super::options::{Options, Responses};
+use super::recording::Recorder;
 use super::report::Snapshot;
 use super::supervise::{Running, SIGNALS, WAKER};
 use super::worker::{Handle, Side, StartError, Worker};
@@ -141,6 +142,7 @@ pub(super) fn start(options: &Options) -> Result<Option<Running>, Failure> {
         threads.push((handle, thread));
     }
     log_start(options);
+    let recorder = Recorder::start(options)?;
     let counters = vec![Snapshot::default(); threads.len()];
     Ok(Some(Running {
         poll,
@@ -150,6 +152,7 @@ pub(super) fn start(options: &Options) -> Result<Option<Running>, Failure> {
         counters,
         replay_is_over: false,
         exporter,
+        recorder,
         _pid_file: pid_file,
     }))
 }
@@ -210,6 +213,7 @@ fn engine_config(options: &Options, worker: usize) -> CopierConfig {
         intercepts: options.intercepts.len() as u16,
         sees_responses: options.responses.is_some(),
         preserve_rtt: options.preserve_rtt,
+        measure_online: options.measure_online,
         links_per_intercept: options.links_per_intercept,
         timestamp_base: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u32),
         // The standard library's hash keys come from the system's random numbers.

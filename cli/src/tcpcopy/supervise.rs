@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 use mio::{Events, Poll, Token};
 use tcpcopy_io::process::{PidFile, SIGHUP, Signals};
 
+use super::diagnosis::{self, Diagnosis};
 use super::exposition::Exposition;
 use super::guard::{self, Guard};
 use super::options::Options;
 use super::progress::ProgressDisplay;
+use super::recording::{Ended, Recorder};
 use super::report::{self, Snapshot};
 use super::worker::{Handle, Order, Report};
 use crate::exit::{Exit, Failure};
@@ -36,15 +38,36 @@ pub(super) struct Running {
     /// The worker that replays has nothing more to do.
     pub(super) replay_is_over: bool,
     pub(super) exporter: Option<Exporter>,
+    pub(super) recorder: Option<Recorder>,
     pub(super) _pid_file: Option<PidFile>,
 }
 
 impl Running {
-    /// Waits for signals and workers, and writes statistics, until a signal ends the program.
+    /// Waits for signals and workers, and writes statistics, until a signal ends the program. However it ends, what was
+    /// recorded is made a report of.
     pub(super) fn supervise(mut self, options: &Options, log: &Log) -> Result<(), Failure> {
+        let result = self.watch(options, log);
+        match self.recorder.take() {
+            None => result,
+            Some(recorder) => {
+                let how = match &result {
+                    Ok(()) if self.replay_is_over => Ended::ReplayOver,
+                    Ok(()) => Ended::Stopped,
+                    Err(failure) => Ended::Failed(failure.message.clone()),
+                };
+                let written = recorder.finish(&self.total(), how);
+                result.and(written)
+            }
+        }
+    }
+
+    fn watch(&mut self, options: &Options, log: &Log) -> Result<(), Failure> {
         let mut events = Events::with_capacity(16);
         let mut progress = options.replay.is_some().then(|| ProgressDisplay::new(options.daemon));
+        let command = diagnosis::doctor_command(std::env::args());
+        let mut diagnosis = Diagnosis::new(command, options.replay.is_some(), Instant::now());
         let tick = options.stats_interval.map_or(LONGEST_TICK, |interval| interval.min(LONGEST_TICK));
+        let tick = tick.min(diagnosis::LOOK_EVERY);
         let tick = if progress.is_some() { tick.min(ProgressDisplay::every()) } else { tick };
         let mut next_tick = Instant::now() + tick;
         let mut next_statistics = options.stats_interval.map(|interval| Instant::now() + interval);
@@ -53,7 +76,9 @@ impl Running {
         let mut reason = None;
         guard.service.ready(&guard::status(&self.total().ledger));
         loop {
-            let next = guard.next_due().map_or(next_tick, |due| due.min(next_tick));
+            let guard_due = guard.next_due();
+            let recorder_due = self.recorder.as_ref().map(Recorder::next_due);
+            let next = [guard_due, recorder_due].into_iter().flatten().fold(next_tick, Instant::min);
             let timeout = next.saturating_duration_since(Instant::now());
             match self.poll.poll(&mut events, Some(timeout)) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => events.clear(),
@@ -90,14 +115,24 @@ impl Running {
                     scrape.answer(Exposition(self.total()));
                 }
             }
-            reason = guard.on_time(&mut self);
+            reason = guard.on_time(self);
             if reason.is_some() {
                 break;
             }
             let now = Instant::now();
+            if self.recorder.as_ref().is_some_and(|recorder| now >= recorder.next_due()) {
+                self.collect(Order::Report);
+                let total = self.total();
+                if let Some(recorder) = &mut self.recorder {
+                    recorder.sample(&total);
+                }
+            }
             if now >= next_tick {
                 next_tick = now + tick;
                 self.collect(Order::Report);
+                if let Some((level, text)) = diagnosis.look(now, &self.total()) {
+                    log::log!(level, "{text}");
+                }
                 if let (Some(display), Some(replay)) = (&mut progress, &self.total().replay) {
                     display.show(replay);
                 }

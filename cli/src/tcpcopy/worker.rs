@@ -125,6 +125,7 @@ pub struct Worker {
     engine: Copier,
     replay: Option<Replay>,
     waker: Arc<Waker>,
+    measures_online: bool,
     stop_at: Option<Timestamp>,
 }
 
@@ -165,6 +166,7 @@ impl Worker {
                 module_lines: ModuleLines::default(),
                 told_not_supported: false,
             },
+            measures_online: engine.measure_online,
             engine: Copier::new(engine),
             replay: None,
             waker: Arc::clone(&waker),
@@ -241,6 +243,7 @@ impl Worker {
             check_at: Timestamp::ZERO,
             before: CaptureStats::default(),
             losses: 0,
+            measures_online: self.measures_online,
         };
         if let Some((opened, capture)) = device.group.newer(member) {
             device.use_capture(opened, capture, self.poll.registry())?;
@@ -254,7 +257,7 @@ impl Worker {
     /// # Errors
     /// When there is no thread to read them.
     pub fn add_replay(&mut self, plan: &Plan) -> io::Result<()> {
-        self.replay = Some(Replay::start(plan, Arc::clone(&self.waker))?);
+        self.replay = Some(Replay::start(plan, self.measures_online, Arc::clone(&self.waker))?);
         Ok(())
     }
 

@@ -41,6 +41,12 @@ impl Latency {
         octaves.map(|(buckets, octave)| (Duration::from_micros(8 << octave), buckets.iter().sum()))
     }
 
+    /// The longest of each bucket that is not empty, in microseconds, and how many are in it; from short to long.
+    pub fn counts(&self) -> impl Iterator<Item = (u64, u64)> {
+        let filled = self.buckets.iter().enumerate().filter(|(_, n)| **n > 0);
+        filled.map(|(bucket, n)| (upper_end(bucket), *n))
+    }
+
     /// How many there are.
     pub fn count(&self) -> u64 {
         self.count
@@ -123,6 +129,19 @@ mod tests {
             latency.octaves().filter(|(_, n)| *n > 0).map(|(bound, n)| (bound.as_micros(), n)).collect();
         assert_eq!(filled, [(8, 2), (16, 2), (32, 1), (1_024, 1), (8_388_608, 1)]);
         assert_eq!(latency.total(), Duration::from_micros(5_001_047));
+    }
+
+    #[test]
+    fn counts_are_those_of_the_buckets_by_their_ends() {
+        let mut latency = Latency::default();
+        for micros in [3, 3, 1_000, 70_000_000] {
+            latency.record(Duration::from_micros(micros));
+        }
+        let counts: Vec<(u64, u64)> = latency.counts().collect();
+        assert_eq!(counts.iter().map(|(_, n)| *n).collect::<Vec<_>>(), [2, 1, 1]);
+        for ((end, _), micros) in counts.iter().zip([3, 1_000, 70_000_000]) {
+            assert!((micros..=micros + micros / 8).contains(end), "{micros}: {end}");
+        }
     }
 
     #[test]

@@ -37,6 +37,11 @@ macro_rules! reasons {
             pub const fn text(self) -> &'static str {
                 match self { $(Self::$variant => $text,)+ }
             }
+
+            /// What it means, in a sentence.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+).trim_ascii(),)+ }
+            }
         }
 
         impl fmt::Display for $name {
@@ -46,6 +51,8 @@ macro_rules! reasons {
         }
     };
 }
+
+pub(crate) use reasons;
 
 reasons! {
     /// Why a captured packet was not used.
@@ -150,6 +157,8 @@ reasons! {
         OverRate = "above the rate limit",
         /// Left out whole, or closed, so that the host keeps enough processor time (`--cpu-limit`).
         Throttled = "left out for the limit of processor time",
+        /// It wanted to keep still more while sessions wait with a quarter more than the memory limit (`-m`).
+        NoMemory = "no memory for what waits in it",
         /// tcpcopy was told to stop.
         Stopped = "stopped",
         /// tcpcopy was told to pause.
@@ -175,6 +184,9 @@ macro_rules! counters {
             pub response_time: Latency,
             /// Of each map, in the order of [`CopierConfig::maps`](crate::CopierConfig::maps).
             pub maps: Vec<MapLedger>,
+            /// Of each request that online answered, the time from its capture until online began to answer, by the
+            /// capture's clock. Measured only if wanted.
+            pub online_response_time: Latency,
         }
 
         impl Ledger {
@@ -196,6 +208,7 @@ macro_rules! counters {
                     self.maps.resize_with(other.maps.len(), MapLedger::default);
                 }
                 for (a, b) in self.maps.iter_mut().zip(&other.maps) { *a += b; }
+                self.online_response_time.merge(&other.online_response_time);
             }
         }
     };
@@ -292,7 +305,7 @@ counters! {
     data_responses,
     /// Responses that came without the payload that the module wants, and count as lost.
     responses_without_payload,
-    /// Packets of online from which something new was taken, for a module that sees them.
+    /// Packets of online from which something new was taken, for a module that sees them or to measure by.
     online_packets,
     /// Bytes of online shown to modules.
     online_bytes,

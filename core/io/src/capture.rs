@@ -17,6 +17,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
 
 use pcap::{Active, Direction};
+use tcpcopy_wire::Timestamp;
 use tcpcopy_wire::link::LinkType;
 
 use crate::device::device_index;
@@ -276,7 +277,7 @@ impl PcapCapture {
             Self { pcap, device, index, link, fanout_group, held, totals: CaptureStats::default(), last: [0; 3] };
         if capture.held.is_some() {
             // What came before it heard nothing belongs to whoever was in the group already.
-            capture.drain(LEFT_IN_RING, |_, _| {})?;
+            capture.drain(LEFT_IN_RING, |_, _, _| {})?;
         }
         Ok(capture)
     }
@@ -287,8 +288,12 @@ impl PcapCapture {
     }
 
     #[inline]
-    fn drain(&mut self, budget: usize, mut each: impl FnMut(&[u8], usize)) -> Result<Drained, CaptureError> {
-        let result = self.pcap.dispatch(Some(budget), |packet| each(packet.data, packet.header.len as usize));
+    fn drain(&mut self, budget: usize, mut each: impl FnMut(&[u8], usize, Timestamp)) -> Result<Drained, CaptureError> {
+        let result = self.pcap.dispatch(Some(budget), |packet| {
+            let ts = packet.header.ts;
+            let nanos = ts.tv_sec as u64 * 1_000_000_000 + ts.tv_usec as u64 * 1_000;
+            each(packet.data, packet.header.len as usize, Timestamp::from_nanos(nanos));
+        });
         match result {
             Ok(count) => Ok(Drained { count, more: count >= budget }),
             Err(pcap::Error::TimeoutExpired) => Ok(Drained { count: 0, more: false }),

@@ -6,6 +6,7 @@ pub mod capture;
 pub mod clock;
 pub mod control;
 mod device;
+pub mod echo;
 pub mod firewall;
 pub mod host;
 pub mod modules;

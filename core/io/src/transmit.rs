@@ -133,7 +133,7 @@ impl SendError {
     }
 
     /// What probably is behind it, and what to do.
-    const fn advice(self) -> &'static str {
+    pub const fn advice(self) -> &'static str {
         match self {
             Self::QueueFull => "the device does not send as fast as packets come; sessions retransmit what is lost",
             Self::Forbidden => {

@@ -30,6 +30,7 @@ mod merging;
 mod modules;
 mod network;
 mod packets;
+mod probe;
 mod server_host;
 
 pub use application::{Application, Begin, Client, Listener, Service};
@@ -40,6 +41,7 @@ pub use modules::{
     lines, serve,
 };
 pub use network::{Network, Record};
+pub use probe::{Fate, ProbeConditions, ProbeOutcome, run_probe};
 /// The socket that an [`Application`] reads and writes.
 pub use smoltcp::socket::tcp::{Socket, State};
 

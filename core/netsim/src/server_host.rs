@@ -178,6 +178,11 @@ impl<S: Service> ServerHost<S> {
         }
     }
 
+    /// How many connections there are now, half of one included.
+    pub(crate) fn live_count(&self) -> usize {
+        self.live.len()
+    }
+
     /// All connections there were.
     pub(crate) fn connections(&self) -> impl Iterator<Item = &S::Connection> {
         self.over.iter().chain(self.live.iter().map(|connection| &connection.application))

@@ -10,6 +10,7 @@ pub mod checksum;
 pub mod control;
 pub mod decap;
 pub mod error;
+pub mod icmp;
 pub mod ip;
 pub mod link;
 pub mod packet;

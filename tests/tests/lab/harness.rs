@@ -41,6 +41,8 @@ pub(crate) enum Needs {
     Memcached,
     /// Hosts, a C compiler and make.
     Compiler,
+    /// Hosts, and what the documents' recipes run on them.
+    Recipes,
 }
 
 impl Needs {
@@ -57,6 +59,7 @@ impl Needs {
             Self::MariaDb | Self::Ed25519 | Self::MySql => &["ip", "sysbench"],
             Self::Memcached => &["ip", "memcached"],
             Self::Compiler => &["ip", "cc", "make"],
+            Self::Recipes => &["ip", "iptables", "sysctl", "curl", "ss", "ethtool", "tc"],
         }
     }
 

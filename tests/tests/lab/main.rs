@@ -4,6 +4,7 @@
 //! not to be had, the tests that need them are reported as ignored, by name.
 
 mod bad_days;
+mod book;
 mod doctor;
 mod harness;
 mod legacy;
@@ -14,7 +15,9 @@ mod modules;
 mod mysql;
 mod mysql_copy;
 mod own_modules;
+mod probe;
 mod programs;
+mod protection;
 mod replay;
 mod security;
 mod source;
@@ -34,6 +37,12 @@ fn main() -> ExitCode {
     suite.add("the arrows between the crates hold", Needs::Nothing, |_| source::arrows_hold());
     suite.add("unsafe code is only where it may be", Needs::Nothing, |_| source::unsafe_code_is_confined());
     suite.add("wrong options end with code 2 and say what is right", Needs::Nothing, programs::wrong_options);
+
+    suite.add("book: no document claims in vain that its commands are run", Needs::Nothing, |_| book::all_are_run());
+    suite.add("book: README", Needs::Recipes, book::readme);
+    suite.add("book: getting started", Needs::Recipes, book::getting_started);
+    suite.add("book: set-ups", Needs::Recipes, book::deploy);
+    suite.add("book: tuning", Needs::Recipes, book::tuning);
 
     suite.add("the hosts of a lab reach each other", Needs::Servers, workloads::hosts_reach_each_other);
     suite.add("workload 1: keepalive, 50 connections", Needs::Servers, workloads::keepalive);
@@ -142,6 +151,10 @@ fn main() -> ExitCode {
     suite.add("security: who does not belong is told why", Needs::OpenSsl, security::refusals);
     suite.add("security: an open intercept warns once", Needs::Hosts, security::open_intercept);
     suite.add("a failure that nobody reads keeps its exit code", Needs::Hosts, programs::unread_failure);
+    suite.add("protection: --cpu-limit leaves sessions out whole", Needs::Servers, protection::cpu_limit);
+    suite.add("protection: --stop-if ends a copy", Needs::Servers, protection::stop_if_errors);
+    suite.add("protection: both programs as nobody", Needs::Servers, protection::as_nobody);
+    suite.add("protection: the traditional set-up as nobody", Needs::Servers, protection::queue_as_nobody);
     suite.add("garbage on intercept's port", Needs::Hosts, bad_days::garbage_to_intercept);
 
     suite.add("modules: memcached's reads, and not its writes", Needs::Memcached, modules::memcached_reads);
@@ -153,6 +166,17 @@ fn main() -> ExitCode {
 
     suite.add("modules: a new one passes its tests, and is found", Needs::Hosts, own_modules::new_module_works);
     suite.add("modules: one linked in is the default, and copies", Needs::Hosts, own_modules::copies_by_its_module);
+
+    suite.add("probe: a healthy loop", Needs::Hosts, probe::healthy);
+    suite.add("probe: faults at the target", Needs::Hosts, probe::faults_at_target);
+    suite.add("probe: a target that is not there", Needs::Hosts, probe::missing_target);
+    suite.add("probe: faults over IPv6", Needs::Hosts, probe::faults_over_ipv6);
+    suite.add("probe: faults on the way", Needs::Hosts, probe::faults_on_the_way);
+    suite.add("probe: faults at intercept", Needs::Hosts, probe::faults_at_intercept);
+    suite.add("probe: faults at online", Needs::Hosts, probe::faults_at_online);
+    suite.add("probe: other ways", Needs::Hosts, probe::other_ways);
+    suite.add("probe: by other means", Needs::Hosts, probe::by_other_means);
+    suite.add("probe: the log of a copy", Needs::Hosts, probe::log_of_a_copy);
 
     suite.add("doctor: nothing is wrong with a copy that works", Needs::Hosts, doctor::healthy);
     suite.add("doctor: faults of the capture", Needs::Hosts, doctor::faults_of_the_capture);

@@ -60,6 +60,8 @@ pub(super) struct Device {
     pub(super) before: CaptureStats,
     /// How often it was lost.
     pub(super) losses: u64,
+    /// The engine wants to know when each frame was captured.
+    pub(super) measures_online: bool,
 }
 
 impl Device {
@@ -77,7 +79,11 @@ impl Device {
         outbox: &mut Outbox,
     ) -> Result<(), CaptureError> {
         let (link, side) = (self.link, self.side);
-        let mut handle = |bytes: &[u8], wire_len| {
+        let measures_online = self.measures_online && side == Side::Clients;
+        let mut handle = |bytes: &[u8], wire_len, at| {
+            if measures_online {
+                engine.handle(now, Input::CapturedAt(at), outbox);
+            }
             let input = match side {
                 Side::Clients => Input::Frame { link, bytes, wire_len },
                 Side::Target => Input::TargetFrame { link, bytes, wire_len },
@@ -89,10 +95,10 @@ impl Device {
             return Ok(());
         };
         if self.ready && self.backlog.is_empty() {
-            self.ready = capture.drain(DIRECT, &mut handle)?.more;
+            self.ready = capture.drain_timed(DIRECT, &mut handle)?.more;
         }
         if self.ready && !self.backlog.is_full() {
-            self.ready = capture.drain(MOVE, |bytes, wire_len| self.backlog.push(bytes, wire_len))?.more;
+            self.ready = capture.drain_timed(MOVE, |bytes, wire_len, at| self.backlog.push(bytes, wire_len, at))?.more;
         }
         Ok(())
     }

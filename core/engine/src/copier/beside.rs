@@ -2,6 +2,7 @@
 //! intercept reports it.
 
 use std::net::IpAddr;
+use std::ops::Range;
 
 use tcpcopy_wire::control::ResponseHeader;
 use tcpcopy_wire::ip::{IpFragment, IpPacket, PROTOCOL_TCP, PROTOCOL_UDP};
@@ -117,15 +118,18 @@ impl Copier {
         if of_online().next().is_none() {
             self.ledger.drop_packet(PacketDrop::NoMap);
         } else if self.sees_online && of_online().any(|(map, _)| self.config.about(map as u16).sees_online) {
-            self.on_online_segment(now, segment, out);
+            self.on_online_segment(now, segment, self.config.traffic.copies_in(self.pass), out);
+        } else if self.config.measure_online {
+            // Online answers once, however many copies there are.
+            let first = self.config.traffic.copies_in(self.pass).start;
+            self.on_online_segment(now, segment, first..first.wrapping_add(1), out);
         } else {
             self.ledger.drop_packet(PacketDrop::FromOnline);
         }
     }
 
-    /// A segment of online, for modules that see them.
-    fn on_online_segment(&mut self, now: Timestamp, segment: &TcpSegment<'_>, out: &mut Outbox) {
-        let copies = self.config.traffic.copies_in(self.pass);
+    /// A segment of online, for those copies of its connection.
+    fn on_online_segment(&mut self, now: Timestamp, segment: &TcpSegment<'_>, copies: Range<u32>, out: &mut Outbox) {
         let first = copies.start;
         for copy in copies {
             self.ledger.packets_multiplied += u64::from(copy != first);

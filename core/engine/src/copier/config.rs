@@ -203,6 +203,8 @@ pub struct CopierConfig {
     pub only_whole_sessions: bool,
     /// When data is held back.
     pub gate: Gate,
+    /// Measure how long online takes to begin its answers. What online sends must be captured, too.
+    pub measure_online: bool,
     /// Keep each client's round-trip time towards online: what the target sends is taken up only that much later.
     pub preserve_rtt: bool,
     /// A session is given up when data waits and the target has sent nothing for this long (`-t`).
@@ -232,6 +234,12 @@ pub struct CopierConfig {
 }
 
 impl CopierConfig {
+    /// Bytes that may wait in the sessions under way. New ones are shed long before.
+    #[inline]
+    pub(crate) fn most_waiting(&self) -> u64 {
+        self.memory_limit as u64 + self.memory_limit as u64 / 4
+    }
+
     /// What users see of the module of a map.
     #[inline]
     pub(crate) fn about(&self, map: u16) -> &About {
@@ -271,6 +279,7 @@ impl CopierConfig {
             mss: 1460,
             only_whole_sessions: false,
             gate: Gate::Turns,
+            measure_online: false,
             preserve_rtt: false,
             response_timeout: Duration::from_secs(600),
             idle_timeout: Duration::from_secs(720),

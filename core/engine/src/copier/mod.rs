@@ -51,6 +51,9 @@ pub enum Input<'a> {
         /// Its length on the wire, in bytes.
         wire_len: usize,
     },
+    /// The frames that follow were captured then, by whatever clock the capture has. Only needed where online is measured;
+    /// without it they were captured when they come.
+    CapturedAt(Timestamp),
     /// An intercept reports a packet of the target.
     Response(ResponseHeader<'a>),
     /// An intercept reports a datagram of the target.
@@ -104,6 +107,8 @@ pub struct Copier {
     udp: UdpCopier,
     /// A module wants to see what online sends.
     sees_online: bool,
+    /// See [`Input::CapturedAt`].
+    captured_at: Option<Timestamp>,
     /// Packets may come in tunnels.
     tunnels: Option<Tunnels>,
     pool: QueuePool,
@@ -134,6 +139,7 @@ macro_rules! context {
     ($engine:ident, $now:expr, $out:expr) => {
         Context {
             now: $now,
+            captured_at: $engine.captured_at.unwrap_or($now),
             config: &$engine.config,
             ledger: &mut $engine.ledger,
             counters: &mut $engine.counters,
@@ -178,6 +184,7 @@ impl Copier {
             share: Traffic::WHOLE,
             fragments: Reassembler::new(config.seed, MIN_HEADER_LEN),
             sees_online: (0..config.maps.len()).any(|map| config.about(map as u16).sees_online),
+            captured_at: None,
             config,
             wheel: TimerWheel::new(),
             ledger: Ledger { maps: vec![MapLedger::default(); maps], ..Ledger::default() },
@@ -200,6 +207,7 @@ impl Copier {
     pub fn handle(&mut self, now: Timestamp, input: Input<'_>, out: &mut Outbox) {
         match input {
             Input::Frame { link, bytes, wire_len } => self.on_frame(now, link, bytes, wire_len, out),
+            Input::CapturedAt(at) => self.captured_at = Some(at),
             Input::Response(header) => self.on_response(now, &header, out),
             Input::Datagram(response) => self.udp.on_response(&mut udp_context!(self, now, out), &response),
             Input::TargetFrame { link, bytes, wire_len } => self.on_target_frame(now, link, bytes, wire_len, out),
@@ -370,6 +378,9 @@ impl Copier {
         }
         match known {
             Some(id) => {
+                if self.ledger.pending_bytes > self.config.most_waiting() && segment.payload_len > 0 {
+                    self.give_up_for_memory(now, id, out);
+                }
                 if let Some(limit) = &mut self.limit
                     && !self.table[id].is_over()
                 {

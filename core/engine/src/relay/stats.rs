@@ -3,59 +3,27 @@
 use std::fmt;
 use std::ops::AddAssign;
 
-/// Why a captured frame did not reach a tcpcopy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum RelayDrop {
-    /// The capture ends inside the headers.
-    Truncated,
-    /// A header contradicts itself.
-    Malformed,
-    /// A part of an IP packet.
-    Fragment,
-    /// Not IP, or neither TCP nor UDP.
-    OtherProtocol,
-    /// No tcpcopy claimed the flow in time.
-    NoRoute,
-    /// Without a route, and pushed out by newer ones without a route.
-    EarlyFull,
-    /// The tcpcopy did not read fast enough.
-    LinkFull,
-    /// The connection to the tcpcopy broke before they were written.
-    LinkClosed,
-}
+use crate::ledger::reasons;
 
-impl RelayDrop {
-    /// Every reason, in the order of declaration.
-    pub const ALL: &'static [Self] = &[
-        Self::Truncated,
-        Self::Malformed,
-        Self::Fragment,
-        Self::OtherProtocol,
-        Self::NoRoute,
-        Self::EarlyFull,
-        Self::LinkFull,
-        Self::LinkClosed,
-    ];
-
-    /// The reason in the words of the log, statistics and docs.
-    pub const fn text(self) -> &'static str {
-        match self {
-            Self::Truncated => "truncated by the capture",
-            Self::Malformed => "malformed",
-            Self::Fragment => "IP fragment",
-            Self::OtherProtocol => "neither TCP nor UDP over IP",
-            Self::NoRoute => "no route",
-            Self::EarlyFull => "no route (queue full)",
-            Self::LinkFull => "link full",
-            Self::LinkClosed => "link closed",
-        }
-    }
-}
-
-impl fmt::Display for RelayDrop {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.text())
+reasons! {
+    /// Why a captured frame did not reach a tcpcopy.
+    RelayDrop {
+        /// The capture ends inside the headers.
+        Truncated = "truncated by the capture",
+        /// A header contradicts itself.
+        Malformed = "malformed",
+        /// A part of an IP packet.
+        Fragment = "IP fragment",
+        /// Not IP, or neither TCP nor UDP.
+        OtherProtocol = "neither TCP nor UDP over IP",
+        /// No tcpcopy claimed the flow in time.
+        NoRoute = "no route",
+        /// Without a route, and pushed out by newer ones without a route.
+        EarlyFull = "no route (queue full)",
+        /// The tcpcopy did not read fast enough.
+        LinkFull = "link full",
+        /// The connection to the tcpcopy broke before they were written.
+        LinkClosed = "link closed",
     }
 }
 

@@ -37,6 +37,7 @@ pub(crate) mod gate;
 mod held;
 mod module;
 pub(crate) mod online;
+mod online_time;
 pub(crate) mod queue;
 pub(crate) mod reassembly;
 pub(crate) mod watch;
@@ -58,6 +59,7 @@ use client::{ClientEnd, ClientHalf};
 use delay::DelayLine;
 use gate::GateState;
 use online::OnlineHalf;
+use online_time::OnlineTime;
 use queue::{Mark, MarkKind, QueuePool, StreamQueue};
 use watch::Watch;
 
@@ -69,6 +71,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// What a session needs from the engine around it.
 pub(crate) struct Context<'a> {
     pub(crate) now: Timestamp,
+    /// When the present frame was captured, by the capture's clock.
+    pub(crate) captured_at: Timestamp,
     pub(crate) config: &'a CopierConfig,
     pub(crate) ledger: &'a mut Ledger,
     pub(crate) counters: &'a mut ModuleCounters,
@@ -119,6 +123,7 @@ pub(crate) struct Session {
     queue: Option<Box<StreamQueue>>,
     watch: Option<Box<Watch>>,
     online: Option<Box<OnlineHalf>>,
+    online_time: Option<Box<OnlineTime>>,
     delay: Option<Box<DelayLine>>,
     pub(crate) begun_at: Timestamp,
     last_activity: Timestamp,
@@ -177,6 +182,9 @@ impl Session {
             queue: None,
             watch,
             online: sees_online.then(Box::default),
+            // Online's answer to all copies of a connection is one.
+            online_time: (cx.config.measure_online && copy.is_multiple_of(cx.config.traffic.copies()))
+                .then(Box::default),
             // Whoever joins has not seen the handshake, which tells the time.
             delay: (cx.config.preserve_rtt && !joined).then(|| Box::new(DelayLine::new(cx.now))),
             begun_at: cx.now,
@@ -219,6 +227,13 @@ impl Session {
     /// Whether the session was given up.
     pub(crate) fn has_ended_early(&self) -> bool {
         self.phase == Phase::Ended
+    }
+
+    /// Whether bytes of the client wait in it.
+    pub(crate) fn keeps_bytes(&self) -> bool {
+        self.queue.as_deref().is_some_and(|queue| queue.byte_count() > 0)
+            || self.watch.as_ref().is_some_and(|watch| watch.waiting() > 0)
+            || self.client.hole_since != Timestamp::NEVER
     }
 
     /// Whether it has a route: it is connected to the target, or connecting, or was until a moment ago.
@@ -393,6 +408,9 @@ impl Session {
         if begins {
             cx.ledger.requests += 1;
             cx.ledger.of_map(self.map, |of_map| of_map.requests += 1);
+            if let Some(time) = &mut self.online_time {
+                time.on_request(cx.captured_at);
+            }
         }
         if self.phase == Phase::Ended {
             // The module gave up on an earlier piece of the same segment.

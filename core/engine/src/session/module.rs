@@ -211,8 +211,20 @@ impl Session {
 
     /// A segment of online was captured.
     pub(crate) fn on_online_segment(&mut self, cx: &mut Context<'_>, segment: &TcpSegment<'_>) {
+        let answer = self.online_time.as_mut().map(|time| time.on_segment(cx.captured_at, segment));
+        if let Some(time) = answer.and_then(|answer| answer.began_after) {
+            cx.ledger.online_response_time.record(time);
+        }
         let Some(online) = self.online.as_mut().filter(|_| !segment.is_cut()) else {
-            return cx.ledger.drop_packet(PacketDrop::NoSession);
+            match answer {
+                None => cx.ledger.drop_packet(PacketDrop::NoSession),
+                Some(answer) if answer.is_new => {
+                    cx.ledger.packets_used += 1;
+                    cx.ledger.online_packets += 1;
+                }
+                Some(_) => cx.ledger.drop_packet(PacketDrop::Duplicate),
+            }
+            return;
         };
         let (bytes, is_new) = online.on_segment(segment);
         if is_new {

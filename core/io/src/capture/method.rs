@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsRawFd, RawFd};
 
+use tcpcopy_wire::Timestamp;
 use tcpcopy_wire::link::LinkType;
 
 use super::raw::RawCapture;
@@ -103,7 +104,20 @@ impl Capture {
     /// # Errors
     /// [`CaptureError::DeviceLost`] when the device has gone.
     #[inline]
-    pub fn drain(&mut self, budget: usize, each: impl FnMut(&[u8], usize)) -> Result<Drained, CaptureError> {
+    pub fn drain(&mut self, budget: usize, mut each: impl FnMut(&[u8], usize)) -> Result<Drained, CaptureError> {
+        self.drain_timed(budget, |bytes, wire_len, _| each(bytes, wire_len))
+    }
+
+    /// As [`drain`](Self::drain), also with the time when each packet was captured, counted from 1970.
+    ///
+    /// # Errors
+    /// Those of [`drain`](Self::drain).
+    #[inline]
+    pub fn drain_timed(
+        &mut self,
+        budget: usize,
+        each: impl FnMut(&[u8], usize, Timestamp),
+    ) -> Result<Drained, CaptureError> {
         match &mut self.means {
             Means::Pcap(capture) => capture.drain(budget, each),
             Means::Raw(capture) => capture.drain(budget, each),

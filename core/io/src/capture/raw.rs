@@ -8,8 +8,10 @@
 use std::io;
 use std::mem::{size_of, zeroed};
 use std::os::fd::{AsRawFd, RawFd};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use socket2::{Domain, Protocol, Socket, Type};
+use tcpcopy_wire::Timestamp;
 use tcpcopy_wire::link::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, LinkType};
 
 use super::{
@@ -28,6 +30,11 @@ const SLOT: usize = 128 << 10;
 const DLT_RAW: i32 = 12;
 /// The instruction that ends a filter with a constant number of bytes to keep (`BPF_RET | BPF_K`).
 const RETURN_CONSTANT: u16 = 0x06;
+
+/// Now, by the clock that libpcap also goes by.
+fn since_1970() -> Timestamp {
+    Timestamp::ZERO + SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
 
 /// A live capture through a packet socket.
 pub(super) struct RawCapture {
@@ -139,7 +146,12 @@ impl RawCapture {
         self.held.take().map_or(Ok(()), |config| attach_filter(fd, &config, link))
     }
 
-    pub(super) fn drain(&mut self, budget: usize, mut each: impl FnMut(&[u8], usize)) -> Result<Drained, CaptureError> {
+    /// The time of each packet is that of the batch it was read with: the socket is asked for none.
+    pub(super) fn drain(
+        &mut self,
+        budget: usize,
+        mut each: impl FnMut(&[u8], usize, Timestamp),
+    ) -> Result<Drained, CaptureError> {
         let mut count = 0;
         while count < budget {
             let received = match self.receive(BATCH.min(budget - count)) {
@@ -150,12 +162,13 @@ impl RawCapture {
                     _ => return Err(CaptureError::DeviceLost { device: self.device.clone(), reason: e.to_string() }),
                 },
             };
+            let read_at = since_1970();
             for i in 0..received {
                 // With MSG_TRUNC this is the packet's length, however much of it there was room for.
                 let wire_len = self.headers[i].msg_len as usize;
                 let room = self.room(i);
                 if self.is_wanted(&self.addresses[i]) {
-                    each(&self.slots[i * SLOT..][..wire_len.min(room)], wire_len);
+                    each(&self.slots[i * SLOT..][..wire_len.min(room)], wire_len, read_at);
                 }
             }
             count += received;

@@ -3,6 +3,7 @@
 //! Everything (client, both servers, both programs) shares the processors of one machine, so the absolute figures say
 //! as much about the machine as about tcpcopy; the shares are what compares.
 
+mod protocols;
 mod run;
 mod table;
 mod workloads;
@@ -13,6 +14,8 @@ use clap::Parser;
 use tcpcopy_io::netns;
 use tcpcopy_tests::programs;
 
+use crate::table::Format;
+
 /// Measures the workloads of a copy, on hosts made of network namespaces
 #[derive(Debug, Parser)]
 #[command(name = "bench")]
@@ -20,6 +23,9 @@ struct Options {
     /// The numbers of the workloads to measure; all without this
     #[arg(long, value_name = "N,...", value_delimiter = ',')]
     only: Vec<u8>,
+    /// How the table looks
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
 }
 
 fn main() -> ExitCode {
@@ -39,13 +45,48 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     let programs = programs::find();
-    table::print_head();
+    println!("{}\n", machine());
+    options.format.print_head();
     for workload in workloads::ALL {
         if options.only.is_empty() || options.only.contains(&workload.number) {
             for row in (workload.measure)(&programs) {
-                table::print_row(workload, &row);
+                options.format.print_row(workload, &row);
             }
         }
     }
     ExitCode::SUCCESS
+}
+
+/// What is measured, and on what, in a line.
+fn machine() -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let info = read("/proc/cpuinfo");
+    let model = info.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
+    let profile = if cfg!(debug_assertions) { ", a build for debugging: times mean nothing" } else { "" };
+    format!(
+        "tcpcopy {}{profile}; Linux {}; {processors} processors, {}",
+        env!("CARGO_PKG_VERSION"),
+        read("/proc/sys/kernel/osrelease").trim(),
+        model.trim_start_matches([' ', '\t', ':'])
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The document has a row for each workload, in the form in which this program prints them.
+    #[test]
+    fn the_document_has_every_workload() {
+        let document = include_str!("../../../../docs/benchmarks.md");
+        assert!(document.contains(&table::markdown(&table::TITLES.map(str::to_owned))), "the titles of the table");
+        for workload in workloads::ALL {
+            let begin = format!("| {} | {}", workload.number, workload.name);
+            let row = document.lines().find(|line| line.starts_with(&begin));
+            let row = row.unwrap_or_else(|| panic!("docs/benchmarks.md has no row `{begin}`"));
+            let told = format!("| {} | {} |", workload.before, workload.goal);
+            assert!(row.contains(&told), "in docs/benchmarks.md, row {}: not `{told}`", workload.number);
+        }
+    }
 }

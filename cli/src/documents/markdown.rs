@@ -1,0 +1,166 @@
+//! The shell commands of a document, and the marks that say what tests do with them.
+//!
+//! A block of commands is fenced by "```sh". What stands in front of it, in a comment that readers do not see, says how it
+//! is checked:
+//!
+//! | mark | meaning |
+//! |---|---|
+//! | `<!-- run on HOST -->` | a test of the lab runs the block on that host |
+//! | `<!-- not run: REASON -->` | nobody runs it, for this reason; options of tcpcopy and intercept are checked |
+//! | `<!-- not checked: REASON -->` | nor are these |
+//! | none | all lines are of tcpcopy and intercept, whose options are checked |
+//!
+//! Between blocks that are run, `<!-- requests arrive -->` has the test send requests to online until they arrive at the
+//! target as well, and `<!-- stop: tcpcopy, intercept -->` has it end these programs. A recipe is what stands under one
+//! `##` heading.
+//!
+//! The lab's tests include this file, too, as a module of theirs.
+#![allow(unreachable_pub)]
+
+/// What is to be done with a block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// Run on this host.
+    RunOn(String),
+    /// Not run, for this reason.
+    NotRun(String),
+    /// Not even looked at, for this reason.
+    NotChecked(String),
+}
+
+/// A block of commands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// Its mark, if it has one.
+    pub mark: Option<Mark>,
+    /// Its lines, continued ones joined.
+    pub commands: Vec<String>,
+}
+
+/// What a test does at a place in a document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// Looks at a block of commands.
+    Block(Block),
+    /// Sends requests to online, which arrive at the target.
+    RequestsArrive,
+    /// Ends these programs, in this order.
+    Stop(Vec<String>),
+}
+
+/// An [`Act`] and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// The title of the `##` section.
+    pub section: String,
+    /// The line in the document, counted from 1.
+    pub line: usize,
+    /// What is done.
+    pub act: Act,
+}
+
+/// Everything in a document that tests look at.
+///
+/// # Errors
+/// Which line has a mark that nobody knows, or one that marks nothing.
+pub fn steps(text: &str) -> Result<Vec<Step>, String> {
+    let mut steps = Vec::new();
+    let mut section = String::new();
+    let mut mark: Option<(usize, Mark)> = None;
+    // The mark and the lines of the block that is open, if it is one of commands.
+    let mut open: Option<Option<Block>> = None;
+    let mut began = 0;
+    for (line, content) in text.lines().enumerate().map(|(at, content)| (at + 1, content.trim())) {
+        if let Some(block) = &mut open {
+            if content.starts_with("```") {
+                if let Some(block) = open.take().flatten() {
+                    steps.push(Step { section: section.clone(), line: began, act: Act::Block(block) });
+                }
+            } else if let Some(block) = block {
+                add(&mut block.commands, content);
+            }
+            continue;
+        }
+        let is_commands = content == "```sh";
+        if let Some((line, mark)) = mark.take_if(|_| !content.is_empty() && !is_commands) {
+            return Err(format!("line {line}: no block of commands follows {mark:?}"));
+        }
+        if content.starts_with("```") {
+            began = line;
+            open = Some(is_commands.then(|| Block { mark: mark.take().map(|(_, mark)| mark), commands: Vec::new() }));
+        } else if let Some(title) = content.strip_prefix("## ") {
+            title.clone_into(&mut section);
+        } else if let Some(words) = content.strip_prefix("<!--").and_then(|rest| rest.strip_suffix("-->")) {
+            match act(words.trim()) {
+                Some(Known::Mark(known)) => mark = Some((line, known)),
+                Some(Known::Act(act)) => steps.push(Step { section: section.clone(), line, act }),
+                Some(Known::Other) => {}
+                None => return Err(format!("line {line}: nobody knows what `{content}` asks for")),
+            }
+        }
+    }
+    match (open, mark) {
+        (Some(_), _) => Err(format!("line {began}: this block does not end")),
+        (None, Some((line, _))) => Err(format!("line {line}: no block of commands follows")),
+        (None, None) => Ok(steps),
+    }
+}
+
+/// A line of a block; one that ends with a backslash goes on in the next.
+fn add(commands: &mut Vec<String>, line: &str) {
+    match commands.last_mut().filter(|last| last.ends_with('\\')) {
+        Some(last) => {
+            last.pop();
+            last.push_str(line);
+        }
+        None if line.is_empty() => {}
+        None => commands.push(line.to_owned()),
+    }
+}
+
+enum Known {
+    Mark(Mark),
+    Act(Act),
+    /// Of no concern for commands.
+    Other,
+}
+
+fn act(words: &str) -> Option<Known> {
+    if let Some(host) = words.strip_prefix("run on ") {
+        return Some(Known::Mark(Mark::RunOn(host.to_owned())));
+    }
+    if let Some(reason) = words.strip_prefix("not run: ") {
+        return Some(Known::Mark(Mark::NotRun(reason.to_owned())));
+    }
+    if let Some(reason) = words.strip_prefix("not checked: ") {
+        return Some(Known::Mark(Mark::NotChecked(reason.to_owned())));
+    }
+    if let Some(programs) = words.strip_prefix("stop: ") {
+        return Some(Known::Act(Act::Stop(programs.split(", ").map(str::to_owned).collect())));
+    }
+    match words {
+        "requests arrive" => Some(Known::Act(Act::RequestsArrive)),
+        _ if words.starts_with("generated") => Some(Known::Other),
+        _ => None,
+    }
+}
+
+/// The words of a line, as a shell would find them: quotation marks, and comments.
+pub fn words(line: &str) -> Vec<String> {
+    let mut words: Vec<String> = Vec::new();
+    let mut word: Option<String> = None;
+    let mut quoted = false;
+    for c in line.chars() {
+        match c {
+            '\'' => {
+                quoted = !quoted;
+                word.get_or_insert_default();
+            }
+            ' ' if !quoted => words.extend(word.take()),
+            '#' if !quoted && word.is_none() => return words,
+            other => word.get_or_insert_default().push(other),
+        }
+    }
+    words.extend(word);
+    words
+}

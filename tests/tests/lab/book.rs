@@ -1,0 +1,248 @@
+//! The recipes of the documents, done: each block of commands that is marked with a host is run on that host of a lab whose
+//! hosts have the documents' addresses, from the recipe's first line to the last one of its undoing.
+//!
+//! Lines are run as they stand, with two exceptions: `-d` is left out, so that the test can end what it has started, and
+//! the log of `-l` goes into the test's folder.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use tcpcopy::demo::client::{Plan, Reuse};
+use tcpcopy::demo::server::Server;
+use tcpcopy_io::netns::{Host, Lab, Process, wait_for};
+use tcpcopy_tests::book::{self, Act, Block, Mark, Step};
+use tcpcopy_tests::copy::{INTERCEPT_PORT, stop};
+use tcpcopy_tests::load;
+
+use crate::harness::Bench;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Numbers of requests that only find out whether the copy works already.
+const PROBES: u64 = 1 << 40;
+/// Requests that must arrive where a document says that they do.
+const REQUESTS: u64 = 100;
+
+/// The documents whose recipes are done here.
+const DOCUMENTS: &[&str] = &["README.md", "docs/getting-started.md", "docs/deploy.md", "docs/tuning.md"];
+/// Those whose blocks another test runs.
+const ELSEWHERE: &[&str] = &["docs/security.md"];
+
+fn is_run(step: &Step) -> bool {
+    matches!(&step.act, Act::Block(Block { mark: Some(Mark::RunOn(_)), .. }))
+}
+
+/// No document has blocks that claim to be run, and are not.
+pub(crate) fn all_are_run() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let paths = fs::read_dir(root.join("docs")).expect("docs").map(|entry| entry.expect("an entry").path());
+    for path in paths.filter(|path| path.extension().is_some_and(|kind| kind == "md")) {
+        let name = format!("docs/{}", path.file_name().unwrap_or_default().to_string_lossy());
+        let is_known = DOCUMENTS.contains(&name.as_str()) || ELSEWHERE.contains(&name.as_str());
+        let marked = book::read(&name).iter().any(is_run);
+        assert!(is_known || !marked, "no test runs the blocks of {name}: add it to DOCUMENTS");
+    }
+}
+
+pub(crate) fn readme(bench: &Bench<'_>) {
+    run(bench, "README.md");
+}
+
+pub(crate) fn getting_started(bench: &Bench<'_>) {
+    run(bench, "docs/getting-started.md");
+}
+
+pub(crate) fn deploy(bench: &Bench<'_>) {
+    run(bench, "docs/deploy.md");
+}
+
+pub(crate) fn tuning(bench: &Bench<'_>) {
+    run(bench, "docs/tuning.md");
+}
+
+/// Does each recipe of a document that has something to be run.
+fn run(bench: &Bench<'_>, document: &'static str) {
+    let steps = book::read(document);
+    let mut recipes = 0;
+    for recipe in steps.chunk_by(|a, b| a.section == b.section) {
+        if recipe.iter().any(is_run) {
+            println!("{document}: {}", recipe[0].section);
+            Recipe::new(bench, document, recipes).follow(recipe);
+            recipes += 1;
+        }
+    }
+    assert!(recipes > 0, "{document} has nothing to run");
+}
+
+/// A recipe that is being done.
+struct Recipe<'a> {
+    bench: &'a Bench<'a>,
+    document: &'static str,
+    folder: PathBuf,
+    lab: Lab,
+    _online: Server,
+    /// The servers that copies may go to: that of the target, and that of a target on online itself.
+    targets: [Server; 2],
+    running: Vec<(String, Process)>,
+    /// Requests sent so far, and probes.
+    numbered: u64,
+    probes: u64,
+}
+
+impl<'a> Recipe<'a> {
+    /// Hosts with the documents' addresses. What a recipe sets up by itself is not there.
+    fn new(bench: &'a Bench<'a>, document: &'static str, number: usize) -> Self {
+        let lab = Lab::with(&["monitor", "admin"]).expect("a lab");
+        let hosts = lab.hosts().zip([7, 1, 2, 3, 5, 9]);
+        for (host, last) in hosts {
+            host.add_address(IpAddr::V4(Ipv4Addr::new(10, 0, 0, last))).expect("an address");
+        }
+        lab.target.ip("route del 10.78.0.0/16").expect("ip route");
+        let folder = bench.folder.join(format!("recipe-{number}"));
+        fs::create_dir(&folder).expect("a folder");
+        let server = |host: &Host, port| {
+            Server::start(host, SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), Instant::now()).expect("a server")
+        };
+        let targets = [server(&lab.target, 8080), server(&lab.online, 8080)];
+        let online = server(&lab.online, 80);
+        Self { bench, document, folder, _online: online, targets, lab, running: Vec::new(), numbered: 0, probes: 0 }
+    }
+
+    fn host(&self, name: &str) -> &Host {
+        self.lab.hosts().find(|host| host.name == name).unwrap_or_else(|| panic!("the lab has no host `{name}`"))
+    }
+
+    /// What a recipe must leave as it was.
+    fn state(&self) -> Vec<String> {
+        let ask = |host: &Host, line: &str| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            format!("{}: {line}\n{}", host.name, host.output(words[0], &words[1..]).expect(line))
+        };
+        let lines = [
+            "ip route",
+            "ip -br link",
+            "iptables -S",
+            "iptables -t raw -S",
+            "sysctl -a --pattern ^net.ipv4.(ip_forward|conf.all)",
+        ];
+        self.lab.hosts().flat_map(|host| lines.map(|line| ask(host, line))).collect()
+    }
+
+    fn follow(mut self, steps: &[Step]) {
+        let before = self.state();
+        let (mut started, mut arrived) = (false, false);
+        for step in steps {
+            let place = format!("{}, line {}", self.document, step.line);
+            match &step.act {
+                Act::Block(Block { mark: Some(Mark::RunOn(host)), commands }) => {
+                    for line in commands {
+                        self.run_line(host, line, &place);
+                    }
+                    started |= !self.running.is_empty();
+                }
+                Act::Block(_) => {}
+                Act::RequestsArrive => {
+                    self.requests_arrive(&place);
+                    arrived = true;
+                }
+                Act::Stop(programs) => programs.iter().for_each(|program| self.stop(program, &place)),
+            }
+        }
+        let section = &steps[0].section;
+        assert!(arrived || !started, "{}: nothing is copied in `{section}`", self.document);
+        let left: Vec<&String> = self.running.iter().map(|(name, _)| name).collect();
+        assert!(left.is_empty(), "{}: `{section}` ends nowhere {left:?}", self.document);
+        for (now, before) in self.state().iter().zip(&before) {
+            assert_eq!(now, before, "{}: `{section}` leaves something behind", self.document);
+        }
+    }
+
+    fn run_line(&mut self, host: &str, line: &str, place: &str) {
+        let words = book::words(line);
+        let program = match words.first().map(String::as_str) {
+            Some("tcpcopy") => self.bench.programs.tcpcopy.clone(),
+            Some("intercept") => self.bench.programs.intercept.clone(),
+            _ => return self.run_to_its_end(host, line, place),
+        };
+        let number = self.running.len();
+        let log = self.folder.join(format!("{number}-{}.log", words[0]));
+        let file = fs::File::create(&log).expect("a log");
+        let mut arguments = words[1..].to_vec();
+        arguments.retain(|word| word != "-d");
+        if let Some(at) = arguments.iter().position(|word| word == "-l") {
+            arguments.drain(at..at + 2);
+        }
+        let mut command = self.host(host).command(program);
+        command.args(&arguments).current_dir(&self.folder);
+        command.stdout(file.try_clone().expect("a descriptor")).stderr(file);
+        let mut process = Process::start(&mut command).expect("a program");
+        let is_ready = |process: &Process| match words[0].as_str() {
+            "intercept" => process.sees_listener(INTERCEPT_PORT),
+            _ => process.captures() > 0,
+        };
+        let up = wait_for(PATIENCE, || process.try_wait().map(Err).or_else(|| is_ready(&process).then_some(Ok(()))));
+        let logged = fs::read_to_string(&log).unwrap_or_default();
+        assert!(matches!(up, Some(Ok(()))), "{place}: `{line}` did not start ({up:?}):\n{logged}");
+        self.running.push((words[0].clone(), process));
+    }
+
+    fn run_to_its_end(&self, host: &str, line: &str, place: &str) {
+        let mut command = self.host(host).command("sh");
+        command.args(["-e", "-c", line]).current_dir(&self.folder).stdin(Stdio::null());
+        let output = command.output().expect("a shell");
+        // In many containers /proc/sys is read-only; what already has its value need not be written.
+        if !output.status.success() && self.has_value(host, line) {
+            return;
+        }
+        let told = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+        assert!(output.status.success(), "{place}: `{line}` fails on {host}:\n{told}");
+        // What shows something is there to be read.
+        println!("{host}: {line}\n{told}");
+    }
+
+    /// Whether a line sets a kernel parameter to what it is.
+    fn has_value(&self, host: &str, line: &str) -> bool {
+        let Some((name, value)) = line.strip_prefix("sysctl -w ").and_then(|rest| rest.split_once('=')) else {
+            return false;
+        };
+        self.host(host).set_sysctl(&name.replace('.', "/"), value).is_ok()
+    }
+
+    /// Copied requests of a kind, at any of the targets.
+    fn copied(&self, is_wanted: impl Fn(u64) -> bool) -> Vec<u64> {
+        let received = self.targets.iter().flat_map(Server::received);
+        let mut ids: Vec<u64> = received.filter_map(|request| request.id).filter(|id| is_wanted(*id)).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// Requests to online arrive at the target, each once.
+    fn requests_arrive(&mut self, place: &str) {
+        let server = SocketAddr::from(([10, 0, 0, 1], 80));
+        let before = self.copied(|id| id >= PROBES).len();
+        let up = wait_for(PATIENCE, || {
+            let plan = Plan { first_id: PROBES + self.probes, reuse: Reuse::Close, ..Plan::new(server, 1) };
+            load::run(&self.lab.client, &plan);
+            self.probes += 1;
+            wait_for(Duration::from_millis(200), || (self.copied(|id| id >= PROBES).len() > before).then_some(()))
+        });
+        assert!(up.is_some(), "{place}: no request was copied; the logs are in {}", self.folder.display());
+        let range = self.numbered..self.numbered + REQUESTS;
+        let plan = Plan { connections: 10, rate: Some(200.0), first_id: range.start, ..Plan::new(server, REQUESTS) };
+        assert_eq!(load::run(&self.lab.client, &plan).failures, [], "{place}: online did not answer");
+        self.numbered = range.end;
+        let copied = || self.copied(|id| range.contains(&id));
+        wait_for(PATIENCE, || (copied().len() as u64 >= REQUESTS).then_some(()));
+        let wanted: Vec<u64> = range.clone().collect();
+        assert_eq!(copied(), wanted, "{place}: not every request was copied once");
+    }
+
+    fn stop(&mut self, program: &str, place: &str) {
+        let at = self.running.iter().position(|(name, _)| name == program);
+        let Some(at) = at else { panic!("{place}: {program} does not run") };
+        let (name, mut process) = self.running.remove(at);
+        stop(&name, &mut process);
+    }
+}
