@@ -19,6 +19,7 @@ mod probe;
 mod programs;
 mod protection;
 mod replay;
+mod report;
 mod security;
 mod source;
 mod traditional;
@@ -71,6 +72,9 @@ fn main() -> ExitCode {
     suite.add("replay: captures by their times, faster, and as fast as possible", Needs::Tcpdump, replay::files);
     suite.add("replay: three passes, without an intercept", Needs::Tcpdump, replay::passes);
     suite.add("replay: a damaged capture", Needs::Tcpdump, replay::damaged);
+    suite.add("report: a live copy, with online measured", Needs::Hosts, report::of_a_live_copy);
+    suite.add("report: a copy that is killed", Needs::Hosts, report::of_a_killed_copy);
+    suite.add("report: a replay, with online measured", Needs::Tcpdump, report::of_a_replay);
     suite.add("two labs at once", Needs::Hosts, workloads::two_labs_at_once);
 
     suite.add("link layer: -o, the next hop found", Needs::Servers, linklayer::sent_as_frames);

@@ -155,6 +155,7 @@ macro_rules! udp_context {
     ($engine:ident, $now:expr, $out:expr) => {
         udp::Context {
             now: $now,
+            captured_at: $engine.captured_at.unwrap_or($now),
             config: &$engine.config,
             ledger: &mut $engine.ledger,
             counters: &mut $engine.counters,
