@@ -114,3 +114,6 @@ fn read(report: &HostReport<'_>, round_trip: Duration, asked_at: u128) -> Report
         answers: report.answers.clone().collect(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,21 +19,27 @@ pub(super) fn copies(rules: &Rules, from: Option<IpAddr>, target: Endpoint, over
     let protocol = over.to_string().to_lowercase();
     let program = if target.addr.is_ipv4() { "iptables" } else { "ip6tables" };
     let packets = format!("-d {} -p {protocol} --dport {}", target.addr, target.port);
-    let pass = |table: &str, chain: &str| format!("{program} -t {table} -I {chain} {packets} -j ACCEPT");
+    let pass = |rule: &str| {
+        let (table, chain) = place(rule);
+        format!("{program} -t {table} -I {chain} {packets} -j ACCEPT")
+    };
     let passages = both(rules, from, target, over, device, &[Hook::Output, Hook::Postrouting]);
     if let Some(rule) = passages.iter().find_map(|passage| passage.dropped.as_ref()) {
-        let remedy = remedy(rule, &pass("filter", "OUTPUT"), target);
+        let remedy = remedy(rule, &pass(rule), target);
         return Check::Firewall
             .failure(format!("this host's firewall ends the way of copies to {target}: {rule}"), remedy);
     }
     if let Some(rule) = passages.iter().find_map(|passage| passage.rewritten.as_ref()) {
-        let chain = if rule.contains("destination") { "OUTPUT" } else { "POSTROUTING" };
-        let remedy = remedy(rule, &pass("nat", chain), target);
+        let remedy = remedy(rule, &pass(rule), target);
         return Check::Firewall
             .failure(format!("this host's firewall changes the addresses of copies to {target}: {rule}"), remedy);
     }
-    let mut possible: Vec<&String> = passages.iter().flat_map(|passage| &passage.possible).collect();
-    possible.dedup();
+    let mut possible: Vec<&String> = Vec::new();
+    for rule in passages.iter().flat_map(|passage| &passage.possible) {
+        if !possible.contains(&rule) {
+            possible.push(rule);
+        }
+    }
     if possible.is_empty() {
         let text = if rules.is_empty() { "there are no rules" } else { "no rule ends or changes them" };
         return Check::Firewall.ok(format!("copies to {target} leave this host: {text}"));
@@ -43,7 +49,7 @@ pub(super) fn copies(rules: &Rules, from: Option<IpAddr>, target: Endpoint, over
             "rules that may end or change copies to {target}, by what cannot be told from here: {}",
             shown(&possible)
         ),
-        format!("if copies get lost: {}", pass("filter", "OUTPUT")),
+        format!("if copies get lost: {}", pass(possible[0])),
     )
 }
 
@@ -109,6 +115,16 @@ fn both(
     })
 }
 
+/// The table of iptables that a rule is in, and the chain to which the exception belongs that is asked before it.
+fn place(rule: &str) -> (&str, &str) {
+    let behind = |name: &str| rule.split_whitespace().skip_while(|word| *word != name).nth(1);
+    let table = behind("-t").unwrap_or("filter");
+    let chain = behind("-A").or(behind("-P")).filter(|chain| *chain == "POSTROUTING");
+    // A chain of its own is called by one of the kernel's. Sources are changed behind routing, everything else before it.
+    let called_from = if rule.contains("source address") { "POSTROUTING" } else { "OUTPUT" };
+    (table, chain.unwrap_or(called_from))
+}
+
 /// The command in front of the rule; one of nft is changed where it is.
 fn remedy(rule: &str, pass: &str, target: Endpoint) -> String {
     let mut words = rule.split_whitespace();
@@ -125,3 +141,6 @@ fn shown(rules: &[&String]) -> String {
     let others = if rules.len() > SHOWN { format!(" and {} others", rules.len() - SHOWN) } else { String::new() };
     format!("{}{others}", shown.join("; "))
 }
+
+#[cfg(test)]
+mod tests;

@@ -177,9 +177,10 @@ impl Host<'_> {
             self.sources.iter().copied().filter(|address| address.is_ipv4() == target.is_ipv4()).collect();
         let networks = || device.into_iter().flat_map(|device| &device.addresses);
         let shared = networks().find(|net| way.gateway.is_none() && net.contains(&target)).copied();
-        let intercept = self.options.intercepts.iter().map(std::net::SocketAddr::ip);
-        let intercept =
-            intercept.into_iter().find(|address| *address != target && address.is_ipv4() == target.is_ipv4());
+        // Of those that are elsewhere: a route through the target's own loopback leads nowhere.
+        let leads_there = |address: &IpAddr| *address != target && !address.is_loopback();
+        let mut intercepts = self.options.intercepts.iter().map(std::net::SocketAddr::ip).filter(leads_there);
+        let intercept = intercepts.find(|address| address.is_ipv4() == target.is_ipv4());
         let local = capture::local_addresses();
         sources::sources(&of_family, Surroundings { local: &local, target, shared, intercept })
     }
