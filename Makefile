@@ -6,14 +6,20 @@
 CARGO ?= cargo
 # The folder of a crate with a protocol module, to be linked into tcpcopy as its default; none when empty.
 MODULE ?=
-# Where `make install` puts the programs: into its folder sbin.
+# Where `make install` puts things: programs into its folder sbin, and so on.
 PREFIX ?= /usr/local
+# The folder above tcpcopy/tcpcopy.toml and tcpcopy/intercept.toml.
+SYSCONFDIR ?= /etc
 # Which workloads `make bench` runs, such as ONLY=4,5; all when empty.
 ONLY ?=
 # How its table looks: text, or markdown as in docs/benchmarks.md.
 FORMAT ?= text
 
-.PHONY: demo test setup build install bench fmt clippy help
+# Where cargo puts what `make build` builds.
+BUILT = $(or $(CARGO_TARGET_DIR),target)/release
+placing = DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" SYSCONFDIR="$(SYSCONFDIR)" BUILT="$(BUILT)" packaging/install.sh
+
+.PHONY: demo test setup build install uninstall deb rpm bench fmt clippy help
 
 ## Show a copy at work on this machine; nothing else is touched
 demo:
@@ -30,17 +36,29 @@ test:
 setup:
 	@scripts/setup.sh test
 
-## Build target/release/tcpcopy and target/release/intercept; MODULE=FOLDER links a protocol module into tcpcopy
+## Build target/release/tcpcopy, target/release/intercept and their pages; MODULE=FOLDER links a protocol module in
 build:
 	@scripts/setup.sh build
 	$(CARGO) build --release --package tcpcopy $(if $(MODULE),--bin intercept,--bins)
 	$(if $(MODULE),CARGO="$(CARGO)" scripts/build-with-module.sh "$(MODULE)" --release)
+	$(CARGO) build --release --package tcpcopy-packaging --bin pages
+	"$(BUILT)/pages" "$(BUILT)/packaging"
 
-## Put the programs that were built into PREFIX/sbin
+## Install what was built into PREFIX: programs, man pages, completions, systemd units; DESTDIR=FOLDER for a tree apart
 install:
-	@test -x target/release/tcpcopy && test -x target/release/intercept || { echo "make install: run make build first" >&2; exit 2; }
-	install -d "$(DESTDIR)$(PREFIX)/sbin"
-	install target/release/tcpcopy target/release/intercept "$(DESTDIR)$(PREFIX)/sbin"
+	@$(placing)
+
+## Remove what `make install` has put there; the configuration stays
+uninstall:
+	@$(placing) --remove
+
+## Build a package for Debian and Ubuntu, target/packages/*.deb
+deb: build
+	@BUILT="$(BUILT)" packaging/package.sh deb
+
+## Build a package for Fedora, RHEL, SUSE, target/packages/*.rpm
+rpm: build
+	@BUILT="$(BUILT)" packaging/package.sh rpm
 
 ## Measure the workloads; ONLY=4,5 chooses, FORMAT=markdown prints the table of docs/benchmarks.md
 bench:
@@ -58,4 +76,4 @@ clippy:
 
 ## This list
 help:
-	@awk '/^## /{text=substr($$0,4)} /^[a-z]+:/&&text{sub(/:.*/,"");printf "  make %-8s %s\n",$$0,text;text=""}' $(MAKEFILE_LIST)
+	@awk '/^## /{text=substr($$0,4)} /^[a-z]+:/&&text{sub(/:.*/,"");printf "  make %-9s %s\n",$$0,text;text=""}' $(MAKEFILE_LIST)

@@ -57,9 +57,17 @@ if [ "$purpose" = test ]; then
     need openssl has openssl
     need wrk has wrk
     need iptables has iptables
+    need systemd has systemd-analyze
     need tcpdump has tcpdump
     need dnsmasq-base has dnsmasq
     need memcached has memcached
+    # Man pages, completions and packages are looked at by those that they are for.
+    need mandoc has mandoc
+    need zsh has zsh
+    need fish has fish
+    need dpkg-dev has dpkg-shlibdeps
+    need rpm test -x /usr/lib/rpm/find-requires
+    need python3-yaml /usr/bin/python3 -c 'import yaml'
     need procps has sysctl
     need curl has curl
     need ethtool has ethtool

@@ -59,7 +59,7 @@ fn its_choices_reach_make() {
     assert!(out.contains("cargo build --release --package tcpcopy --bin intercept\n"), "make alone builds now: {out}");
     assert!(out.contains(&format!("scripts/build-with-module.sh \"{}\" --release", module.display())), "{out}");
     let (_, out, _) = tree.run("make", &["-n", "install"]);
-    assert!(out.contains("\"/opt/t/sbin\""), "{out}");
+    assert!(out.contains("PREFIX=\"/opt/t\""), "{out}");
 
     let (code, _, _) = tree.configure(&[]);
     assert_eq!(code, Some(0));

@@ -84,3 +84,24 @@ fn nothing_is_taken_that_does_not_exist() {
         assert!((program.complaint)("stats-interval = \"often\"").is_some(), "{}", program.name);
     }
 }
+
+/// What stands for a value in the help is no value that anybody could use.
+#[test]
+fn examples_are_values() {
+    for program in Program::both() {
+        let text = configuration::commented(&program);
+        for line in switches(&text) {
+            let (key, value) = line.split_once(" = ").expect("an assignment");
+            let arg = program.definition.get_arguments().find(|arg| arg.get_long() == Some(key));
+            let Some(name) = arg.and_then(|arg| arg.get_value_names()?.first().map(ToString::to_string)) else {
+                continue;
+            };
+            let first = name.split(|c: char| !c.is_ascii_uppercase()).find(|word| word.len() > 2).unwrap_or("?");
+            assert!(
+                !value.contains(first),
+                "{}: {line}: add an example to packaging/src/configuration.rs",
+                program.name
+            );
+        }
+    }
+}

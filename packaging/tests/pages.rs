@@ -85,6 +85,23 @@ fn pages_have_their_sections() {
     }
 }
 
+/// The codes that the help ends with, each with a paragraph in the page.
+#[test]
+fn exit_codes_are_those_of_the_help() {
+    for program in Program::both() {
+        let help = program.definition.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let line = help.split_once("Exit codes:").expect("exit codes in the help").1;
+        let codes: Vec<&str> =
+            line.split_whitespace().filter(|word| word.chars().all(|c| c.is_ascii_digit())).collect();
+        let page = &man::pages(&program)[0].text;
+        let section =
+            page.split_once(".SH EXIT STATUS\n").and_then(|(_, rest)| rest.split_once("\n.SH ")).expect("a section").0;
+        let told: Vec<&str> =
+            section.lines().filter_map(|line| line.strip_prefix(".B ")).filter(|word| word.len() == 1).collect();
+        assert_eq!(told, codes, "{}", program.name);
+    }
+}
+
 #[test]
 fn every_option_of_the_help_is_in_the_page() {
     let folder = written();
