@@ -231,7 +231,9 @@ impl Probe {
         self.fin_acknowledged |= flags.contains(Flags::ACK) && header.ack == self.config.isn + 2;
         let is_fin = flags.contains(Flags::FIN);
         if header.seq == self.expected_from_target && !flags.contains(Flags::SYN) && !self.fin_from_target {
-            self.expected_from_target += header.payload_len + u32::from(is_fin);
+            // One after the other: lengths come from outside, and sequence numbers wrap where their sum would not.
+            self.expected_from_target += header.payload_len;
+            self.expected_from_target += u32::from(is_fin);
             self.fin_from_target = is_fin;
         }
         // Also what came before: the acknowledgement is what got lost then.

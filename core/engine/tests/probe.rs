@@ -4,11 +4,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tcpcopy_engine::probe::Ending;
+use tcpcopy_engine::{LinkId, Outbox, Probe, ProbeConfig, ProbeInput};
 use tcpcopy_netsim::{
-    Application, Fate, Listener, ProbeConditions, ProbeOutcome, Quality, Service, Socket, State, run_probe,
+    Application, Chance, Fate, Listener, ProbeConditions, ProbeOutcome, Quality, Service, Socket, State, run_probe,
 };
+use tcpcopy_wire::control::{FlowId, ResponseHeader, RouteChange};
 use tcpcopy_wire::tcp::Flags;
-use tcpcopy_wire::{TcpSegment, Timestamp};
+use tcpcopy_wire::{Flow, SeqNumber, TcpSegment, Timestamp};
 
 /// What a server does with a client that says nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,6 +191,67 @@ fn what_comes_behind_the_syn_may_be_dropped() {
     assert!(outcome.course.accepted_after.is_some());
     assert_eq!((outcome.course.ending, outcome.course.fins), (Some(Ending::NotAcknowledged), 3));
     assert_eq!(outcome.left_at_target, 0);
+}
+
+/// Whatever an intercept says, the probe ends in time, once, with a packet for each of its words at most.
+#[test]
+fn nonsense_ends_in_time() {
+    let flow = Flow {
+        client: SocketAddr::from(([10, 78, 0, 1], 700)).into(),
+        server: SocketAddr::from(([10, 0, 0, 2], 80)).into(),
+    };
+    let isn = SeqNumber(u32::MAX);
+    for seed in 0..2_000 {
+        let mut chance = Chance::new(seed);
+        let mut out = Outbox::new();
+        let mut now = Timestamp::ZERO;
+        let config = ProbeConfig { flow, id: FlowId(1), isn, mss: 1460, links: vec![LinkId(0), LinkId(3)] };
+        let mut probe = Probe::open(config, now, &mut out);
+        let (mut inputs, mut packets, mut routes) = (0, 0, 0);
+        while let Some(deadline) = probe.next_deadline() {
+            now = if chance.hits(300) { deadline } else { now + Duration::from_micros(chance.below(50_000)) };
+            let near = |chance: &mut Chance| SeqNumber(chance.below(6) as u32).0.wrapping_sub(3);
+            let header = ResponseHeader {
+                id: FlowId(u64::from(!chance.hits(100))),
+                seq: SeqNumber(near(&mut chance)),
+                ack: isn + near(&mut chance),
+                flags: Flags(chance.next() as u8),
+                window: 0,
+                payload_len: [0, 0, 1, u32::MAX][chance.below(4) as usize],
+                options: &[],
+                payload: &[],
+            };
+            probe.handle(now, ProbeInput::Response(&header), &mut out);
+            probe.handle(now, ProbeInput::Timeout, &mut out);
+            inputs += 2;
+            packets += out.packet_count();
+            routes += out.routes.len();
+            out.clear();
+            assert!(now < Timestamp::ZERO + Duration::from_secs(10), "seed {seed}: {:?}", probe.course());
+        }
+        assert!(probe.course().ending.is_some());
+        assert_eq!(routes, 4, "seed {seed}: added and removed on both links");
+        assert!(packets <= 2 * inputs + 1, "seed {seed}: {packets} packets for {inputs} inputs");
+        probe.handle(now, ProbeInput::Stop, &mut out);
+        assert!(out.is_empty(), "it is over");
+    }
+}
+
+#[test]
+fn told_to_stop_it_leaves_at_once() {
+    let flow = Flow {
+        client: SocketAddr::from(([10, 78, 0, 1], 700)).into(),
+        server: SocketAddr::from(([10, 0, 0, 2], 80)).into(),
+    };
+    let mut out = Outbox::new();
+    let config = ProbeConfig { flow, id: FlowId(1), isn: SeqNumber(9), mss: 1460, links: vec![LinkId(0)] };
+    let mut probe = Probe::open(config, Timestamp::ZERO, &mut out);
+    out.clear();
+    probe.handle(Timestamp::ZERO, ProbeInput::Stop, &mut out);
+    assert_eq!((probe.course().ending, probe.next_deadline()), (Some(Ending::Stopped), None));
+    assert_eq!(out.routes, [(LinkId(0), RouteChange::Remove { id: FlowId(1) })]);
+    let (_, packet) = out.packets().next().expect("a RST");
+    assert_eq!(TcpSegment::from_ip_packet(packet, packet.len()).expect("a segment").tcp.flags(), Flags::RST);
 }
 
 #[test]

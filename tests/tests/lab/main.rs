@@ -184,6 +184,7 @@ fn main() -> ExitCode {
     suite.add("probe: faults on the way", Needs::Hosts, probe::faults_on_the_way);
     suite.add("probe: faults at intercept", Needs::Hosts, probe::faults_at_intercept);
     suite.add("probe: faults at online", Needs::Hosts, probe::faults_at_online);
+    suite.add("probe: interrupted", Needs::Hosts, probe::interrupted);
     suite.add("probe: other ways", Needs::Hosts, probe::other_ways);
     suite.add("probe: by other means", Needs::Hosts, probe::by_other_means);
     suite.add("probe: the log of a copy", Needs::Hosts, probe::log_of_a_copy);

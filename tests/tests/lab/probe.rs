@@ -1,6 +1,6 @@
 //! The doctor's probe: a healthy loop is called healthy, and each fault is named, with the hop where it is.
 
-use std::fs;
+use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tcpcopy::demo::client::{Plan, Reuse};
 use tcpcopy::demo::server::Server;
-use tcpcopy_io::netns::{Host, Lab, wait_for};
+use tcpcopy_io::netns::{Host, Lab, Process, wait_for};
 use tcpcopy_tests::copy::{INTERCEPT_PORT, PORT, PROBES, Setup, stop};
 use tcpcopy_tests::load;
 
@@ -66,12 +66,16 @@ impl<'a> Stage<'a> {
         said
     }
 
+    /// The target's connections with probes, half-open ones included.
+    fn sockets_of_probes(&self) -> String {
+        let words = ["-Htan", "state", "connected", "dport", "lt", ":1024"];
+        self.lab.target.output("ss", &words).expect("ss").trim().to_owned()
+    }
+
     /// Neither a connection of a probe nor half of one is left at the target.
     fn assert_nothing_left(&self) {
-        let words = ["-Htan", "state", "connected", "dport", "lt", ":1024"];
-        let sockets = || self.lab.target.output("ss", &words).expect("ss");
-        let gone = wait_for(Duration::from_secs(20), || sockets().trim().is_empty().then_some(()));
-        assert!(gone.is_some(), "left at the target:\n{}", sockets());
+        let gone = wait_for(Duration::from_secs(20), || self.sockets_of_probes().is_empty().then_some(()));
+        assert!(gone.is_some(), "left at the target:\n{}", self.sockets_of_probes());
     }
 }
 
@@ -276,6 +280,27 @@ pub(crate) fn faults_on_the_way(bench: &Bench<'_>) {
         router.iptables(&format!("-D FORWARD {rule}")).expect("iptables");
     }
     stage.assert_healthy();
+    stop("intercept", &mut intercept);
+}
+
+/// A doctor that is told to stop in the middle of its session closes it.
+pub(crate) fn interrupted(bench: &Bench<'_>) {
+    const SIGINT: i32 = 2;
+    let mut stage = Stage::new(bench);
+    // The target accepts, and nobody says so.
+    stage.setup.intercept = ["-i", "eth0", "-F", "tcp and src port 81"].map(str::to_owned).to_vec();
+    let mut intercept = stage.setup.start_intercept(&stage.lab.assistant);
+    let mut command: Command = stage.lab.online.command(&stage.setup.programs.tcpcopy);
+    let output = File::create(bench.folder.join("doctor.out")).expect("a file");
+    command.args(["doctor", "--watch", "1"]).args(&stage.setup.tcpcopy).stdout(output);
+    let mut doctor = Process::start(&mut command).expect("tcpcopy");
+    let begun = wait_for(Duration::from_secs(60), || (!stage.sockets_of_probes().is_empty()).then_some(()));
+    doctor.signal(SIGINT);
+    assert!(begun.is_some(), "the target never had a connection of the probe");
+    assert!(doctor.wait(Duration::from_secs(30)).is_some(), "it goes on");
+    let said = fs::read_to_string(bench.folder.join("doctor.out")).expect("what it said");
+    assert!(probe_lines(&said).contains("interrupted"), "{said}");
+    stage.assert_nothing_left();
     stop("intercept", &mut intercept);
 }
 
