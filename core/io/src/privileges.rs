@@ -264,6 +264,11 @@ fn become_account(account: &Account, present: &Account) -> Result<(), PrivilegeE
         Some(libc::EPERM) => PrivilegeError::NotAllowed { name: account.name.clone() },
         _ => PrivilegeError::Refused { doing: "become another user", source },
     };
+    // Whoever wanted this process to end with its parent still does; the kernel forgets that with the change.
+    let mut end_with_parent: libc::c_int = 0;
+    // SAFETY: the kernel writes a number into a number.
+    check(unsafe { libc::prctl(libc::PR_GET_PDEATHSIG, &raw mut end_with_parent) })
+        .map_err(refused("ask what ends this process"))?;
     // Without this the change of the user would clear all capabilities of this thread.
     prctl(libc::PR_SET_KEEPCAPS, 1, 0).map_err(refused("keep capabilities"))?;
     // The groups first: afterwards there is no right to change them.
@@ -272,7 +277,9 @@ fn become_account(account: &Account, present: &Account) -> Result<(), PrivilegeE
     // SAFETY: takes three numbers; the C library does it for all threads. So for the next one.
     check(unsafe { libc::setresgid(account.gid, account.gid, account.gid) }).map_err(not_allowed)?;
     check(unsafe { libc::setresuid(account.uid, account.uid, account.uid) }).map_err(not_allowed)?;
-    prctl(libc::PR_SET_KEEPCAPS, 0, 0).map_err(refused("forget the former user"))
+    prctl(libc::PR_SET_KEEPCAPS, 0, 0).map_err(refused("forget the former user"))?;
+    prctl(libc::PR_SET_PDEATHSIG, end_with_parent as u64, 0)
+        .map_err(refused("end with the process that started this one"))
 }
 
 /// Sets how nicely the calling thread, and those that it will start, yield the processor to others: -20 to 19, the nicest.

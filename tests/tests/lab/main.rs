@@ -163,6 +163,7 @@ fn main() -> ExitCode {
     suite.add("a failure that nobody reads keeps its exit code", Needs::Hosts, programs::unread_failure);
     suite.add("protection: --cpu-limit leaves sessions out whole", Needs::Servers, protection::cpu_limit);
     suite.add("protection: --stop-if ends a copy", Needs::Servers, protection::stop_if_errors);
+    suite.add("protection: a worker that hangs is not called alive", Needs::Hosts, protection::hanging_worker);
     suite.add("protection: both programs as nobody", Needs::Servers, protection::as_nobody);
     suite.add("protection: the traditional set-up as nobody", Needs::Servers, protection::queue_as_nobody);
     suite.add("garbage on intercept's port", Needs::Hosts, bad_days::garbage_to_intercept);

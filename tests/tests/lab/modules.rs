@@ -28,7 +28,7 @@ fn cargo(bench: &Bench<'_>, command: &str, folder: &str) {
 }
 
 /// The library of a module in Rust.
-fn library(bench: &Bench<'_>, folder: &str, name: &str) -> PathBuf {
+pub(crate) fn library(bench: &Bench<'_>, folder: &str, name: &str) -> PathBuf {
     cargo(bench, "build", folder);
     examples(bench).join("debug").join(format!("libtcpcopy_{name}.so"))
 }

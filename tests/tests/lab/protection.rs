@@ -3,7 +3,9 @@
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,11 +13,14 @@ use tcpcopy::demo::client::{Plan, Reuse};
 use tcpcopy::demo::compare::Comparison;
 use tcpcopy_io::netns::{Lab, Process, wait_for};
 use tcpcopy_tests::copy::{PORT, PROBES, Setup};
+use tcpcopy_tests::lines::{LineClient, LineServer};
 use tcpcopy_tests::load::{self, Running};
 use tcpcopy_tests::nginx::Nginx;
 use tcpcopy_tests::settle;
 
 use crate::harness::Bench;
+use crate::modules::library;
+use crate::own_modules::wait_until_copied;
 use crate::workloads::{QUIET, assert_perfect};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -34,7 +39,7 @@ fn used(process: &Process, time: Duration) -> f64 {
     let total = || process.cpu_time().expect("a running program").total();
     let (before, began) = (total(), Instant::now());
     thread::sleep(time);
-    (total() - before).as_secs_f64() / began.elapsed().as_secs_f64()
+    total().saturating_sub(before).as_secs_f64() / began.elapsed().as_secs_f64()
 }
 
 /// New connections all the time, more than the limit has room for: some are left out whole, the others are copied whole, and
@@ -271,4 +276,40 @@ pub(crate) fn queue_as_nobody(bench: &Bench<'_>) {
     assert_perfect(&online.received(), &target.received(), 1_000);
     copy.stop();
     assert_eq!(rules(), no_rules, "intercept leaves no rule behind");
+}
+
+/// A module that never comes back holds one of two workers: from then on the service manager's watchdog hears nothing.
+pub(crate) fn hanging_worker(bench: &Bench<'_>) {
+    let library = library(bench, "core/io/tests/modules", "sample");
+    let lab = Lab::new().expect("a lab");
+    let _online = LineServer::start(&lab.online, PORT);
+    let target = LineServer::start(&lab.target, PORT);
+    let mut setup = Setup::new(bench.programs, bench.folder, &lab);
+    setup.set("-x", &format!("{}:80-{}:80", library.display(), lab.target.ipv4));
+    setup.set("--proto-opt", "sample.panic-in=nothing, but hang");
+    setup.set("--workers", "2");
+    let _intercept = setup.start_intercept(&lab.assistant);
+    let socket = bench.folder.join("notify");
+    let manager = UnixDatagram::bind(&socket).expect("a socket");
+    manager.set_read_timeout(Some(Duration::from_millis(100))).expect("a limit");
+    let is_alive = || {
+        let mut bytes = [0; 4096];
+        let n = manager.recv(&mut bytes).ok()?;
+        bytes[..n].starts_with(b"WATCHDOG=1").then_some(())
+    };
+    let log = setup.tcpcopy_log();
+    let mut command = lab.online.command(&bench.programs.tcpcopy);
+    command.args(&setup.tcpcopy).env("NOTIFY_SOCKET", &socket).env("WATCHDOG_USEC", "1000000");
+    let mut tcpcopy = Process::start(command.arg("-l").arg(&log).stdout(Stdio::null())).expect("tcpcopy");
+    wait_until_copied(&lab, PORT, &target, bench);
+    for _ in 0..3 {
+        assert!(wait_for(PATIENCE, is_alive).is_some(), "both workers answer");
+    }
+    let mut client = LineClient::connect(&lab, PORT);
+    client.talk(&["hang!".to_owned()]);
+    logged(&log, "the service manager is not told that all is well");
+    while is_alive().is_some() {}
+    assert_eq!(wait_for(Duration::from_secs(8), is_alive), None, "one of the workers hangs");
+    let status = tcpcopy.stop(PATIENCE);
+    assert!(status.is_some_and(|status| status.success()), "it ends all the same: {status:?}");
 }

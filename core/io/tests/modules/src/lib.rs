@@ -99,6 +99,9 @@ impl Session for SampleSession {
                     if line.bytes.starts_with(b"panic!") {
                         self.reached("a line that says so");
                     }
+                    while line.bytes.starts_with(b"hang!") && self.panic_in.as_deref() == Some("nothing, but hang") {
+                        std::thread::park();
+                    }
                     ctx.pass(line.len);
                     ctx.expect_response();
                 }
