@@ -111,6 +111,6 @@ fn read(report: &HostReport<'_>, round_trip: Duration, asked_at: u128) -> Report
         version: report.version.to_owned(),
         devices: report.devices.to_owned(),
         filter: report.filter.to_owned(),
-        answers: report.answers.collect(),
+        answers: report.answers.clone().collect(),
     }
 }

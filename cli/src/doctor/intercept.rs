@@ -11,8 +11,9 @@ use tcpcopy_io::firewall::{self as rules_of_queue, Answers, FoundRule};
 use tcpcopy_io::host::{self, Rulesets};
 use tcpcopy_io::nfqueue;
 use tcpcopy_io::process;
-use tcpcopy_wire::control::{FEATURE_CHECKS, Hello};
-use tcpcopy_wire::{Packet, TcpSegment};
+use tcpcopy_wire::control::{FEATURE_CHECKS, Hello, Question};
+use tcpcopy_wire::tcp::Flags;
+use tcpcopy_wire::{Endpoint, Flow, Packet, TcpSegment, Transport};
 
 use super::ask::ask;
 use super::checks::Check;
@@ -130,7 +131,6 @@ fn look(configs: impl Iterator<Item = CaptureConfig>, duration: Duration) -> Res
                 seen.packets += 1;
                 if let Ok(Packet::Tcp(TcpSegment { tcp, .. })) = Packet::from_frame(link, bytes, wire_len) {
                     let has = |flag| tcp.flags().contains(flag);
-                    use tcpcopy_wire::tcp::Flags;
                     seen.accepted += u64::from(has(Flags::SYN) && has(Flags::ACK));
                     seen.resets += u64::from(has(Flags::RST));
                 }
@@ -192,7 +192,7 @@ fn judge_queue(
     if !may_look {
         return findings;
     }
-    let example = Answers { transport: tcpcopy_wire::Transport::Tcp, port: 8080 };
+    let example = Answers { transport: Transport::Tcp, port: 8080 };
     match (found, queue.setup.is_empty()) {
         ([], true) => findings.push(Check::Queue.failure(
             format!("no rule leads to queue {number}: intercept would see no answer"),
@@ -261,15 +261,20 @@ enum Listener {
 
 fn who_listens(address: SocketAddr) -> Listener {
     let hello = Hello { features: FEATURE_CHECKS, ..Hello::default() };
-    let reached = ask(LinksConfig::new(vec![address], 1, hello), &[]).ok().and_then(|all| all.into_iter().next());
+    // About nobody (RFC 5737): what counts is that there is an answer.
+    let end = |last, port| Endpoint::from(SocketAddr::from(([192, 0, 2, last], port)));
+    let question = Question { transport: Transport::Tcp, flow: Flow { client: end(1, 1024), server: end(2, 80) } };
+    let reached =
+        ask(LinksConfig::new(vec![address], 1, hello), &[question]).ok().and_then(|all| all.into_iter().next());
     match reached {
         Some(Reached::Yes(report)) => Listener::Intercept(Some(report.version)),
-        Some(Reached::Unasked { .. } | Reached::Silent) => Listener::Intercept(None),
         Some(Reached::No { reason: CloseReason::Protocol(_), .. }) => Listener::Another,
-        // It is one of ours that says why it does not want us: a secret, TLS.
-        Some(Reached::No {
-            reason: CloseReason::Refused(_) | CloseReason::Greeting(_) | CloseReason::Tls(_), ..
-        }) => Listener::Intercept(None),
+        // It is one of ours, too, that says why it does not want us: a secret, TLS.
+        Some(
+            Reached::Unasked { .. }
+            | Reached::Silent
+            | Reached::No { reason: CloseReason::Refused(_) | CloseReason::Greeting(_) | CloseReason::Tls(_), .. },
+        ) => Listener::Intercept(None),
         Some(Reached::No { .. }) | None => Listener::Unknown,
     }
 }

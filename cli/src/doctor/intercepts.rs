@@ -180,10 +180,7 @@ fn fates(address: SocketAddr, report: &Report, questions: &[Question]) -> Vec<Fi
     let mut findings: Vec<Finding> = Vec::new();
     for (question, answer) in questions.iter().zip(&report.answers) {
         let (client, server) = (question.flow.client.addr, question.flow.server.addr);
-        let setting = match client.is_ipv4() {
-            true => "net.ipv4.ip_forward",
-            false => "net.ipv6.conf.all.forwarding",
-        };
+        let setting = if client.is_ipv4() { "net.ipv4.ip_forward" } else { "net.ipv6.conf.all.forwarding" };
         let finding = if answer.server_is_local {
             match answer.fate {
                 Fate::Delivered => Check::InterceptHost.ok(format!("{host} takes packets from {client} to {server}")),

@@ -22,7 +22,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use tcpcopy_engine::copier::source::SourcePool;
 use tcpcopy_wire::{Endpoint, Transport};
 
-use self::context::{Context, network_of};
+use self::context::{Context, network_of, own_address};
 use self::loops::Loop;
 use super::finding::{Finding, Outcome};
 use crate::tcpcopy::options::Options;
@@ -34,7 +34,7 @@ const NOBODY: (Ipv4Addr, Ipv6Addr) = (Ipv4Addr::new(192, 0, 2, 1), Ipv6Addr::new
 
 /// Probes the loop to each target. Takes about a second for each that answers, and up to a quarter of a minute for one that
 /// does not. Leaves no route and no connection behind.
-pub fn run(options: &Options) -> Vec<Finding> {
+pub(super) fn run(options: &Options) -> Vec<Finding> {
     let mut findings = Vec::new();
     let (mut targets, mut datagrams): (Vec<Endpoint>, Vec<Endpoint>) = (Vec::new(), Vec::new());
     for map in &options.maps {
@@ -86,9 +86,13 @@ pub fn run(options: &Options) -> Vec<Finding> {
             on_target,
             local: options.responses.is_some(),
             is_borrowed: network_is_missing(options),
+            own: own_address(target),
         };
         let evidence = way.probe(&context);
         findings.push(verdict::verdict(&evidence, &context));
+        if way.is_stopped() {
+            break;
+        }
     }
     findings
 }

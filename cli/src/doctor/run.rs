@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use tcpcopy_engine::copier::source::SourcePool;
 use tcpcopy_io::capture::{self, CaptureError};
 use tcpcopy_io::control::LinksConfig;
 use tcpcopy_io::host::path::{self, PathSize};
@@ -51,7 +52,7 @@ pub(super) fn run(options: &Options, watch: Duration, emit: &mut dyn FnMut(Findi
         options,
         devices: host::devices(),
         rules: Rules::read(&Rulesets::read()),
-        sources: options.sources.iter().flat_map(|pool| pool.addresses()).collect(),
+        sources: options.sources.iter().flat_map(SourcePool::addresses).collect(),
         client: None,
     };
     host.capture(watch, emit);
@@ -246,7 +247,8 @@ impl Host<'_> {
                 }
             }
             Err(e) => {
-                emit(Check::Intercept.warning(format!("cannot be asked: {e}"), "ulimit -n; how many files are open?"))
+                let remedy = "ulimit -n; how many files are open?";
+                emit(Check::Intercept.warning(format!("cannot be asked: {e}"), remedy));
             }
         }
         Ok(())

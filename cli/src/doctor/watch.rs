@@ -124,23 +124,23 @@ pub(super) fn watch(
     duration: Duration,
 ) -> Result<(Seen, Option<Beside>), CaptureError> {
     let capture = |device: &str| capture_config(options, device, Side::Clients, &options.filter);
-    let seen = look(options, options.devices.iter().map(|device| capture(device)), duration)?.remove(0);
+    let captures: Vec<CaptureConfig> = options.devices.iter().map(|device| capture(device)).collect();
+    let seen = look(options, &captures, &[], duration)?.remove(0);
     if seen.of_maps > 0 {
         return Ok((seen, None));
     }
     let small = |config: CaptureConfig| CaptureConfig { buffer_bytes: SMALL_RING, snaplen: HEADERS, ..config };
-    let own = options.devices.iter().map(|device| {
-        let config = small(capture(device));
-        CaptureConfig { filter: String::new(), behind_tags: false, ..config }
-    });
+    let unfiltered =
+        |config: &CaptureConfig| CaptureConfig { filter: String::new(), behind_tags: false, ..small(config.clone()) };
+    let own: Vec<CaptureConfig> = captures.iter().map(unfiltered).collect();
     let is_used = |device: &Device| options.devices.iter().any(|used| *used == device.name || used == "any");
     let others: Vec<&Device> =
         devices.iter().filter(|device| device.is_up && !is_used(device)).take(OTHER_DEVICES).collect();
-    let of_others = others.iter().map(|device| small(capture(&device.name)));
+    let of_others: Vec<CaptureConfig> = others.iter().map(|device| small(capture(&device.name))).collect();
     let mut unfiltered = None;
     let mut other_devices = Vec::new();
     // A device that is in the way here was none of the options'.
-    if let Ok(mut all) = look_apart(options, own.collect(), of_others.collect(), duration) {
+    if let Ok(mut all) = look(options, &own, &of_others, duration) {
         let rest = all.split_off(1);
         unfiltered = all.pop();
         let with_names = others.iter().zip(rest).filter(|(_, seen)| seen.of_maps > 0);
@@ -149,24 +149,15 @@ pub(super) fn watch(
     Ok((seen, Some(Beside { unfiltered: unfiltered.unwrap_or_default(), other_devices })))
 }
 
-/// Watches captures together.
+/// Watches captures that are counted together, and others of which each is counted by itself; the former come first.
 fn look(
     options: &Options,
-    configs: impl Iterator<Item = CaptureConfig>,
-    duration: Duration,
-) -> Result<Vec<Seen>, CaptureError> {
-    look_apart(options, configs.collect(), Vec::new(), duration)
-}
-
-/// Watches captures that are counted together, and others of which each is counted by itself; the former come first.
-fn look_apart(
-    options: &Options,
-    together: Vec<CaptureConfig>,
-    apart: Vec<CaptureConfig>,
+    together: &[CaptureConfig],
+    apart: &[CaptureConfig],
     duration: Duration,
 ) -> Result<Vec<Seen>, CaptureError> {
     let mut captures = Vec::new();
-    for config in &together {
+    for config in together {
         captures.push((Capture::open(config)?, 0));
     }
     for (number, config) in apart.iter().enumerate() {

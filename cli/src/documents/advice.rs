@@ -66,6 +66,7 @@ pub(super) const fn session(reason: SessionEnd) -> &'static str {
         SessionEnd::Module => "the log says once why; see the module's own counters",
         SessionEnd::ModulePanicked => "a mistake in the module: tell its author what the log says",
         SessionEnd::OverRate => "nothing: `--max-rate` asked for it",
+        SessionEnd::NoMemory => "raise `-m`, or copy less with `-r`",
         SessionEnd::Throttled => "nothing: `--cpu-limit` asked for it; raise it, or copy less with `-r`",
         SessionEnd::Paused => "nothing: `tcpcopy pause` asked for it",
         SessionEnd::Stopped => NOTHING,

@@ -10,9 +10,16 @@
 //! | `<!-- not checked: REASON -->` | nor are these |
 //! | none | all lines are of tcpcopy and intercept, whose options are checked |
 //!
-//! Between blocks that are run, `<!-- requests arrive -->` has the test send requests to online until they arrive at the
-//! target as well, and `<!-- stop: tcpcopy, intercept -->` has it end these programs. A recipe is what stands under one
-//! `##` heading.
+//! Between blocks that are run, other marks say what the test does:
+//!
+//! | mark | meaning |
+//! |---|---|
+//! | `<!-- requests arrive -->` | it sends requests to online until they arrive at the target, and then some that all must |
+//! | `<!-- clients ask -->`, `<!-- it has arrived -->` | the two halves of that: a replay stands between them |
+//! | `<!-- stop: tcpcopy, intercept -->` | it ends these programs |
+//! | `<!-- with three hosts -->` | it has done that recipe up to tcpcopy, and undoes it at the end |
+//!
+//! A recipe is what stands under one `##` heading.
 //!
 //! The lab's tests include this file, too, as a module of theirs.
 #![allow(unreachable_pub)]
@@ -44,6 +51,12 @@ pub enum Act {
     Block(Block),
     /// Sends requests to online, which arrive at the target.
     RequestsArrive,
+    /// Sends requests to online.
+    ClientsAsk,
+    /// What was sent last has arrived at the target.
+    ItHasArrived,
+    /// Does what another recipe says for the other hosts; the title of its section.
+    With(String),
     /// Ends these programs, in this order.
     Stop(Vec<String>),
 }
@@ -138,8 +151,13 @@ fn act(words: &str) -> Option<Known> {
     if let Some(programs) = words.strip_prefix("stop: ") {
         return Some(Known::Act(Act::Stop(programs.split(", ").map(str::to_owned).collect())));
     }
+    if let Some(recipe) = words.strip_prefix("with ") {
+        return Some(Known::Act(Act::With(recipe.to_owned())));
+    }
     match words {
         "requests arrive" => Some(Known::Act(Act::RequestsArrive)),
+        "clients ask" => Some(Known::Act(Act::ClientsAsk)),
+        "it has arrived" => Some(Known::Act(Act::ItHasArrived)),
         _ if words.starts_with("generated") => Some(Known::Other),
         _ => None,
     }

@@ -191,3 +191,33 @@ fn marks_that_do_nothing_are_mistakes() {
         assert!(error.contains(told), "{error}");
     }
 }
+
+/// Users come with the manual of the C programs: each of its questions has an answer.
+#[test]
+fn every_question_of_the_c_manual_is_answered() {
+    let text = fs::read_to_string(root().join("docs/troubleshooting.md")).expect("docs/troubleshooting.md");
+    let (_, index) = text.split_once("## The C manual's questions").expect("the index");
+    // `| 5, 59, 68 nothing across networks | … |`
+    let rows = index.lines().filter_map(|line| line.strip_prefix("| ")?.split(" |").next());
+    let mut numbers: Vec<u32> = rows
+        .flat_map(|row| row.split([' ', ',']).filter(|word| !word.is_empty()).map_while(|word| word.parse().ok()))
+        .collect();
+    numbers.sort_unstable();
+    let wanted: Vec<u32> = (1..=70).chain([100]).collect();
+    assert_eq!(numbers, wanted);
+}
+
+/// What stands in a configuration file can be read from one.
+#[test]
+fn configuration_files_in_the_documents_can_be_read() {
+    let mut checked = 0;
+    for document in documents() {
+        for block in document.text.split("```toml\n").skip(1) {
+            let block = block.split("```").next().unwrap_or_default();
+            let read = toml::from_str::<tcpcopy::arguments::Arguments>(block);
+            assert!(read.is_ok(), "{}: {block}\n{read:?}", document.name);
+            checked += 1;
+        }
+    }
+    assert!(checked >= 3, "only {checked} were found");
+}

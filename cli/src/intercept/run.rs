@@ -154,15 +154,12 @@ impl Intercept {
             None => None,
             Some(address) => Some(Exporter::open(address, waker)?),
         };
-        let queue = match &options.queue {
-            Some(queue) => {
-                let events = (poll.registry(), QUEUE);
-                Some(QueueSource::open(queue, control_port, SNAPLEN, options.buffer_bytes, events, settle)?)
-            }
-            None => {
-                settle()?;
-                None
-            }
+        let queue = if let Some(queue) = &options.queue {
+            let events = (poll.registry(), QUEUE);
+            Some(QueueSource::open(queue, control_port, SNAPLEN, options.buffer_bytes, events, settle)?)
+        } else {
+            settle()?;
+            None
         };
         if let Ok(address) = server.local_addr() {
             let source = match &options.queue {

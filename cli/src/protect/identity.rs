@@ -58,7 +58,8 @@ impl Identity {
                 )
             })?;
         }
-        let account = self.user.as_deref().map(Account::find).transpose().map_err(failure)?;
+        let account = self.user.as_deref().map(Account::find).transpose().map_err(|e| failure(&e))?;
+        account.iter().for_each(privileges::expect_change);
         Ok(Present { identity: self, account })
     }
 }
@@ -91,7 +92,7 @@ impl Present<'_> {
             for_children: needs.for_children,
             files: &needs.files,
         };
-        let kept = privileges::reduce(&reduction).map_err(failure)?;
+        let kept = privileges::reduce(&reduction).map_err(|e| failure(&e))?;
         let names: Vec<&str> = kept.iter().map(|capability| capability.name()).collect();
         let kept = if names.is_empty() { "no capability".to_owned() } else { names.join(" and ") };
         match &self.identity.user {
@@ -120,7 +121,7 @@ fn hand_over(account: &Account, files: &[PathBuf]) {
     }
 }
 
-fn failure(e: PrivilegeError) -> Failure {
+fn failure(e: &PrivilegeError) -> Failure {
     let exit = match e {
         PrivilegeError::NoUser(_) | PrivilegeError::NoGroup(_) => Exit::Usage,
         PrivilegeError::NotAllowed { .. } => Exit::Permission,

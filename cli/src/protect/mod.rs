@@ -5,3 +5,6 @@ pub mod cpu;
 pub mod identity;
 pub mod service;
 pub mod stop_if;
+
+#[cfg(test)]
+mod tests;

@@ -157,6 +157,8 @@ reasons! {
         OverRate = "above the rate limit",
         /// Left out whole, or closed, so that the host keeps enough processor time (`--cpu-limit`).
         Throttled = "left out for the limit of processor time",
+        /// It wanted to keep still more while sessions wait with a quarter more than the memory limit (`-m`).
+        NoMemory = "no memory for what waits in it",
         /// tcpcopy was told to stop.
         Stopped = "stopped",
         /// tcpcopy was told to pause.

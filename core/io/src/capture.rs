@@ -360,11 +360,10 @@ fn behind_tags(filter: &str) -> String {
 
 /// The names of the devices that can be captured on, `any` included.
 pub fn device_names() -> Vec<String> {
-    let mut names: Vec<String> = std::fs::read_dir("/sys/class/net")
-        .map(|entries| entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect())
-        .unwrap_or_default();
-    // The mounted sysfs may belong to another network namespace; the kernel is asked about each name.
-    names.retain(|name| device_index(name).is_some());
+    // /sys/class/net may belong to another network namespace than this thread. Two lines of headings come first.
+    let table = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
+    let name = |line: &str| line.split_once(':').map(|(name, _)| name.trim().to_owned());
+    let mut names: Vec<String> = table.lines().skip(2).filter_map(name).collect();
     names.sort();
     names.push("any".to_owned());
     names

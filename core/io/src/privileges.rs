@@ -5,7 +5,9 @@
 //! What needs a privilege is opened first. Then, before threads are started that will need one again, [`reduce`] changes
 //! the user and drops what is not needed any more. A thread inherits what its parent has at its start, and the kernel keeps
 //! capabilities for each thread by itself: so a thread that is started before needs to call [`renounce`] as its first act.
-//! The user, on the other hand, is changed for all threads: the C library sees to that.
+//! The user, on the other hand, is changed for all threads: the C library sees to that, and ends the process if one of them
+//! may not. So threads that renounce keep the right to be changed as long as [`expect_change`] says that they will be; the
+//! change takes it from them.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString};
@@ -14,6 +16,7 @@ use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::process::Capability;
 
@@ -232,11 +235,24 @@ pub fn reduce(wanted: &Reduction<'_>) -> Result<Vec<Capability>, PrivilegeError>
     Ok(keep)
 }
 
+/// The user of the process will be changed.
+static CHANGE_EXPECTED: AtomicBool = AtomicBool::new(false);
+/// `CAP_SETGID` and `CAP_SETUID`.
+const CHANGE_OF_USER: u64 = 1 << 6 | 1 << 7;
+
+/// Says that [`reduce`] will be told to become this user. To be called before threads are started.
+pub fn expect_change(account: &Account) {
+    // Who stays root is changed in nothing that would take rights away.
+    CHANGE_EXPECTED.store(account.uid != 0, Ordering::Relaxed);
+}
+
 /// Drops all capabilities of the calling thread, and those that it could get. For threads that need none, as their first act;
 /// where the system refuses, the thread goes on as it is.
 pub fn renounce() {
     drop_bounding(0);
-    let _ = Sets::default().write();
+    let expected = if CHANGE_EXPECTED.load(Ordering::Relaxed) { CHANGE_OF_USER } else { 0 };
+    let kept = expected & Sets::read().map_or(0, |sets| sets.permitted);
+    let _ = Sets { effective: kept, permitted: kept, inheritable: 0 }.write();
     let _ = forbid_new_privileges();
 }
 

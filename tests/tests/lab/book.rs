@@ -2,12 +2,13 @@
 //! hosts have the documents' addresses, from the recipe's first line to the last one of its undoing.
 //!
 //! Lines are run as they stand, with two exceptions: `-d` is left out, so that the test can end what it has started, and
-//! the log of `-l` goes into the test's folder.
+//! the log of `-l` goes into the test's folder, which is also the folder where lines are run.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use tcpcopy::demo::client::{Plan, Reuse};
@@ -69,7 +70,7 @@ fn run(bench: &Bench<'_>, document: &'static str) {
     for recipe in steps.chunk_by(|a, b| a.section == b.section) {
         if recipe.iter().any(is_run) {
             println!("{document}: {}", recipe[0].section);
-            Recipe::new(bench, document, recipes).follow(recipe);
+            Recipe::new(bench, document, recipes).follow(recipe, &steps);
             recipes += 1;
         }
     }
@@ -86,8 +87,9 @@ struct Recipe<'a> {
     /// The servers that copies may go to: that of the target, and that of a target on online itself.
     targets: [Server; 2],
     running: Vec<(String, Process)>,
-    /// Requests sent so far, and probes.
+    /// Requests sent so far, and how often the last of them must have arrived.
     numbered: u64,
+    replays: usize,
     probes: u64,
 }
 
@@ -107,7 +109,18 @@ impl<'a> Recipe<'a> {
         };
         let targets = [server(&lab.target, 8080), server(&lab.online, 8080)];
         let online = server(&lab.online, 80);
-        Self { bench, document, folder, _online: online, targets, lab, running: Vec::new(), numbered: 0, probes: 0 }
+        Self {
+            bench,
+            document,
+            folder,
+            _online: online,
+            targets,
+            lab,
+            running: Vec::new(),
+            numbered: 0,
+            replays: 0,
+            probes: 0,
+        }
     }
 
     fn host(&self, name: &str) -> &Host {
@@ -130,27 +143,37 @@ impl<'a> Recipe<'a> {
         self.lab.hosts().flat_map(|host| lines.map(|line| ask(host, line))).collect()
     }
 
-    fn follow(mut self, steps: &[Step]) {
+    fn follow(mut self, steps: &[Step], document: &[Step]) {
         let before = self.state();
         let (mut started, mut arrived) = (false, false);
+        let mut undo: Vec<&Step> = Vec::new();
         for step in steps {
             let place = format!("{}, line {}", self.document, step.line);
             match &step.act {
-                Act::Block(Block { mark: Some(Mark::RunOn(host)), commands }) => {
-                    for line in commands {
-                        self.run_line(host, line, &place);
-                    }
+                Act::Block(_) => {
+                    self.run_block(step);
                     started |= !self.running.is_empty();
                 }
-                Act::Block(_) => {}
                 Act::RequestsArrive => {
                     self.requests_arrive(&place);
                     arrived = true;
                 }
+                Act::ClientsAsk => self.clients_ask(&place),
+                Act::ItHasArrived => {
+                    self.it_has_arrived(&place);
+                    arrived = true;
+                }
+                Act::With(recipe) => undo = self.prepare(recipe, document),
                 Act::Stop(programs) => programs.iter().for_each(|program| self.stop(program, &place)),
             }
         }
         let section = &steps[0].section;
+        if !undo.is_empty() {
+            self.stop("intercept", section);
+            for step in undo {
+                self.run_block(step);
+            }
+        }
         assert!(arrived || !started, "{}: nothing is copied in `{section}`", self.document);
         let left: Vec<&String> = self.running.iter().map(|(name, _)| name).collect();
         assert!(left.is_empty(), "{}: `{section}` ends nowhere {left:?}", self.document);
@@ -159,11 +182,38 @@ impl<'a> Recipe<'a> {
         }
     }
 
+    /// Does another recipe, but for what runs on online; returns the steps that undo it.
+    fn prepare<'s>(&mut self, recipe: &str, document: &'s [Step]) -> Vec<&'s Step> {
+        let steps: Vec<&Step> = document.iter().filter(|step| step.section.eq_ignore_ascii_case(recipe)).collect();
+        let stop = steps.iter().position(|step| matches!(step.act, Act::Stop(_)));
+        let stop = stop.unwrap_or_else(|| panic!("{}: no recipe `{recipe}`", self.document));
+        let works = steps.iter().position(|step| step.act == Act::RequestsArrive).unwrap_or(stop);
+        for step in &steps[..works] {
+            let of_online =
+                matches!(&step.act, Act::Block(Block { mark: Some(Mark::RunOn(host)), .. }) if host == "online");
+            if !of_online {
+                self.run_block(step);
+            }
+        }
+        steps[stop..].iter().copied().filter(|step| is_run(step)).collect()
+    }
+
+    fn run_block(&mut self, step: &Step) {
+        if let Act::Block(Block { mark: Some(Mark::RunOn(host)), commands }) = &step.act {
+            let place = format!("{}, line {}", self.document, step.line);
+            for line in commands {
+                self.run_line(host, line, &place);
+            }
+        }
+    }
+
     fn run_line(&mut self, host: &str, line: &str, place: &str) {
         let words = book::words(line);
+        let is_replay = words.windows(2).any(|pair| pair[0] == "-i" && pair[1].contains('.'));
         let program = match words.first().map(String::as_str) {
-            Some("tcpcopy") => self.bench.programs.tcpcopy.clone(),
+            Some("tcpcopy") if !is_replay => self.bench.programs.tcpcopy.clone(),
             Some("intercept") => self.bench.programs.intercept.clone(),
+            Some("tcpdump") => "tcpdump".into(),
             _ => return self.run_to_its_end(host, line, place),
         };
         let number = self.running.len();
@@ -180,6 +230,11 @@ impl<'a> Recipe<'a> {
         let mut process = Process::start(&mut command).expect("a program");
         let is_ready = |process: &Process| match words[0].as_str() {
             "intercept" => process.sees_listener(INTERCEPT_PORT),
+            // The file comes after the filter, before which packets are forgotten.
+            "tcpdump" => {
+                let file = words.iter().skip_while(|word| *word != "-w").nth(1);
+                process.captures() > 0 && file.is_some_and(|file| self.folder.join(file).exists())
+            }
             _ => process.captures() > 0,
         };
         let up = wait_for(PATIENCE, || process.try_wait().map(Err).or_else(|| is_ready(&process).then_some(Ok(()))));
@@ -190,6 +245,11 @@ impl<'a> Recipe<'a> {
 
     fn run_to_its_end(&self, host: &str, line: &str, place: &str) {
         let mut command = self.host(host).command("sh");
+        let folder = self.bench.programs.tcpcopy.parent().expect("the folder of the programs");
+        let line = line
+            .strip_prefix("tcpcopy ")
+            .map_or(line.to_owned(), |rest| format!("{}/tcpcopy {rest}", folder.display()));
+        let line = line.as_str();
         command.args(["-e", "-c", line]).current_dir(&self.folder).stdin(Stdio::null());
         let output = command.output().expect("a shell");
         // In many containers /proc/sys is read-only; what already has its value need not be written.
@@ -229,20 +289,38 @@ impl<'a> Recipe<'a> {
             wait_for(Duration::from_millis(200), || (self.copied(|id| id >= PROBES).len() > before).then_some(()))
         });
         assert!(up.is_some(), "{place}: no request was copied; the logs are in {}", self.folder.display());
-        let range = self.numbered..self.numbered + REQUESTS;
-        let plan = Plan { connections: 10, rate: Some(200.0), first_id: range.start, ..Plan::new(server, REQUESTS) };
+        self.clients_ask(place);
+        self.it_has_arrived(place);
+    }
+
+    /// Numbered requests from the client to online.
+    fn clients_ask(&mut self, place: &str) {
+        let server = SocketAddr::from(([10, 0, 0, 1], 80));
+        let first_id = self.numbered;
+        let plan = Plan { connections: 10, rate: Some(200.0), first_id, ..Plan::new(server, REQUESTS) };
         assert_eq!(load::run(&self.lab.client, &plan).failures, [], "{place}: online did not answer");
-        self.numbered = range.end;
+        self.numbered += REQUESTS;
+        self.replays = 0;
+    }
+
+    /// The last of these have arrived at a target, each as often as it was to.
+    fn it_has_arrived(&mut self, place: &str) {
+        let range = self.numbered.saturating_sub(REQUESTS)..self.numbered;
+        self.replays += 1;
+        let wanted: Vec<u64> = range.clone().flat_map(|id| vec![id; self.replays]).collect();
         let copied = || self.copied(|id| range.contains(&id));
-        wait_for(PATIENCE, || (copied().len() as u64 >= REQUESTS).then_some(()));
-        let wanted: Vec<u64> = range.clone().collect();
-        assert_eq!(copied(), wanted, "{place}: not every request was copied once");
+        wait_for(PATIENCE, || (copied().len() >= wanted.len()).then_some(()));
+        assert!(!wanted.is_empty() && copied() == wanted, "{place}: not every request was copied once: {:?}", copied());
     }
 
     fn stop(&mut self, program: &str, place: &str) {
         let at = self.running.iter().position(|(name, _)| name == program);
         let Some(at) = at else { panic!("{place}: {program} does not run") };
         let (name, mut process) = self.running.remove(at);
+        if name == "tcpdump" {
+            // It gets what it has captured up to a second later, and forgets what it has not got when it ends.
+            thread::sleep(Duration::from_secs(2));
+        }
         stop(&name, &mut process);
     }
 }

@@ -19,7 +19,9 @@ pub(crate) enum Needs {
     Nothing,
     /// Network namespaces, `ip` and `iptables`.
     Hosts,
-    /// The same, and nginx.
+    /// The same, and setpriv.
+    Privileges,
+    /// Hosts, and nginx.
     Servers,
     /// The same, nginx and wrk.
     Wrk,
@@ -48,6 +50,7 @@ impl Needs {
         match self {
             Self::Nothing => &[],
             Self::Hosts => &["ip", "iptables"],
+            Self::Privileges => &["ip", "iptables", "setpriv"],
             Self::Servers => &["ip", "iptables", "nginx"],
             Self::Wrk => &["ip", "iptables", "nginx", "wrk"],
             Self::Tcpdump => &["ip", "iptables", "nginx", "tcpdump"],
@@ -56,7 +59,7 @@ impl Needs {
             Self::MariaDb | Self::Ed25519 | Self::MySql => &["ip", "sysbench"],
             Self::Memcached => &["ip", "memcached"],
             Self::Compiler => &["ip", "cc", "make"],
-            Self::Recipes => &["ip", "iptables", "sysctl", "curl", "ss", "ethtool", "tc"],
+            Self::Recipes => &["ip", "iptables", "sysctl", "curl", "ss", "ethtool", "tc", "tcpdump"],
         }
     }
 

@@ -5,6 +5,7 @@
 
 mod bad_days;
 mod book;
+mod doctor;
 mod harness;
 mod legacy;
 mod linklayer;
@@ -16,7 +17,9 @@ mod mysql_copy;
 mod own_modules;
 mod probe;
 mod programs;
+mod protection;
 mod replay;
+mod report;
 mod security;
 mod source;
 mod traditional;
@@ -69,6 +72,9 @@ fn main() -> ExitCode {
     suite.add("replay: captures by their times, faster, and as fast as possible", Needs::Tcpdump, replay::files);
     suite.add("replay: three passes, without an intercept", Needs::Tcpdump, replay::passes);
     suite.add("replay: a damaged capture", Needs::Tcpdump, replay::damaged);
+    suite.add("report: a live copy, with online measured", Needs::Hosts, report::of_a_live_copy);
+    suite.add("report: a copy that is killed", Needs::Hosts, report::of_a_killed_copy);
+    suite.add("report: a replay, with online measured", Needs::Tcpdump, report::of_a_replay);
     suite.add("two labs at once", Needs::Hosts, workloads::two_labs_at_once);
 
     suite.add("link layer: -o, the next hop found", Needs::Servers, linklayer::sent_as_frames);
@@ -149,6 +155,10 @@ fn main() -> ExitCode {
     suite.add("security: who does not belong is told why", Needs::OpenSsl, security::refusals);
     suite.add("security: an open intercept warns once", Needs::Hosts, security::open_intercept);
     suite.add("a failure that nobody reads keeps its exit code", Needs::Hosts, programs::unread_failure);
+    suite.add("protection: --cpu-limit leaves sessions out whole", Needs::Servers, protection::cpu_limit);
+    suite.add("protection: --stop-if ends a copy", Needs::Servers, protection::stop_if_errors);
+    suite.add("protection: both programs as nobody", Needs::Servers, protection::as_nobody);
+    suite.add("protection: the traditional set-up as nobody", Needs::Servers, protection::queue_as_nobody);
     suite.add("garbage on intercept's port", Needs::Hosts, bad_days::garbage_to_intercept);
 
     suite.add("modules: memcached's reads, and not its writes", Needs::Memcached, modules::memcached_reads);
@@ -164,12 +174,22 @@ fn main() -> ExitCode {
     suite.add("probe: a healthy loop", Needs::Hosts, probe::healthy);
     suite.add("probe: faults at the target", Needs::Hosts, probe::faults_at_target);
     suite.add("probe: a target that is not there", Needs::Hosts, probe::missing_target);
+    suite.add("probe: faults over IPv6", Needs::Hosts, probe::faults_over_ipv6);
+    suite.add("probe: faults on the way", Needs::Hosts, probe::faults_on_the_way);
     suite.add("probe: faults at intercept", Needs::Hosts, probe::faults_at_intercept);
     suite.add("probe: faults at online", Needs::Hosts, probe::faults_at_online);
     suite.add("probe: other ways", Needs::Hosts, probe::other_ways);
     suite.add("probe: by other means", Needs::Hosts, probe::by_other_means);
     suite.add("probe: the log of a copy", Needs::Hosts, probe::log_of_a_copy);
 
+    suite.add("doctor: nothing is wrong with a copy that works", Needs::Hosts, doctor::healthy);
+    suite.add("doctor: faults of the capture", Needs::Hosts, doctor::faults_of_the_capture);
+    suite.add("doctor: no capability", Needs::Privileges, doctor::no_capability);
+    suite.add("doctor: faults on the way to the target", Needs::Hosts, doctor::faults_on_the_way);
+    suite.add("doctor: firewalls", Needs::Hosts, doctor::firewalls);
+    suite.add("doctor: faults of intercept and its host", Needs::Hosts, doctor::faults_of_intercept);
+    suite.add("doctor: that of intercept", Needs::Hosts, doctor::doctor_of_intercept);
+    suite.add("doctor: the target's reverse path filter", Needs::Hosts, doctor::reverse_path_filter);
     suite.add("demo: a perfect copy", Needs::Hosts, programs::demo);
     suite.add("demo: Ctrl-C leaves nothing behind", Needs::Hosts, programs::demo_interrupted);
     suite.add("demo: a kill leaves nothing behind", Needs::Hosts, programs::demo_killed);

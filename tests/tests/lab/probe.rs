@@ -40,15 +40,14 @@ impl<'a> Stage<'a> {
             Server::start(host, SocketAddr::new(address, PORT), Instant::now()).expect("a server")
         };
         let servers = vec![serve(&lab.online), serve(&lab.target)];
-        Self { lab, setup, servers: servers }
+        Self { lab, setup, servers }
     }
 
     /// What the doctor says on online, and its exit code.
     fn diagnose(&self) -> (i32, String) {
         let mut command: Command = self.lab.online.command(&self.setup.programs.tcpcopy);
-        let output = command.arg("doctor").args(&self.setup.tcpcopy).output().expect("tcpcopy");
+        let output = command.args(["doctor", "--watch", "1"]).args(&self.setup.tcpcopy).output().expect("tcpcopy");
         let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        eprintln!("@@ {said}");
         (output.status.code().expect("an exit code"), probe_lines(&said))
     }
 
@@ -133,7 +132,7 @@ pub(crate) fn faults_at_target(bench: &Bench<'_>) {
     target.set_sysctl("net/ipv4/conf/eth0/rp_filter", "1").expect("a sysctl");
     stage.assert_named(&[
         "no SYN-ACK reached",
-        "drops what comes from there (rp_filter",
+        "drops what comes from there (rp_filter, rules)",
         "net.ipv4.conf.all.rp_filter=2",
     ]);
     target.set_sysctl("net/ipv4/conf/eth0/rp_filter", "0").expect("a sysctl");
@@ -172,6 +171,23 @@ pub(crate) fn faults_at_target(bench: &Bench<'_>) {
     stage.assert_healthy();
 
     stage.assert_nothing_left();
+    stop("intercept", &mut intercept);
+}
+
+/// The same over IPv6, where there is no rp_filter; and each of several targets has a verdict of its own.
+pub(crate) fn faults_over_ipv6(bench: &Bench<'_>) {
+    let mut stage = Stage::ipv6(bench);
+    let target = &stage.lab.target;
+    let mut intercept = stage.setup.start_intercept(&stage.lab.assistant);
+    target.ip("-6 route del fd78::/64").expect("ip");
+    stage.assert_named(&["no SYN-ACK reached", "no route for fd78::/", "via fd77::4", "ip -6 route add fd78::/"]);
+    target.ip("-6 route add fd78::/64 via fd77::4").expect("ip");
+    stage.setup.set("-x", "80-[fd77::3]:80,81-[fd77::3]:8099");
+    let (code, said) = stage.diagnose();
+    let lines: Vec<&str> = said.lines().filter(|line| !line.starts_with(' ')).collect();
+    assert_ne!(code, 0, "{said}");
+    assert!(lines.len() == 2 && lines[0].starts_with("ok") && lines[1].starts_with("FAILURE"), "{said}");
+    assert!(lines[1].contains("[fd77::3]:8099") && lines[1].contains("nothing listens there"), "{said}");
     stop("intercept", &mut intercept);
 }
 
@@ -230,6 +246,36 @@ pub(crate) fn faults_at_intercept(bench: &Bench<'_>) {
         said.contains("closed by both sides") && said.contains("warning") && said.contains("cannot be used"),
         "{said}"
     );
+    stop("intercept", &mut intercept);
+}
+
+/// A router between online and the target, and what its rules do.
+pub(crate) fn faults_on_the_way(bench: &Bench<'_>) {
+    let stage = Stage::new(bench);
+    let Lab { online, target, client: router, .. } = &stage.lab;
+    let mut intercept = stage.setup.start_intercept(&stage.lab.assistant);
+    router.set_sysctl("net/ipv4/ip_forward", "1").expect("a sysctl");
+    router.ip(&format!("route add 10.78.0.0/16 via {}", online.ipv4)).expect("ip");
+    online.ip(&format!("route add {} via {}", target.ipv4, router.ipv4)).expect("ip");
+    // All hosts are neighbours here, which a router would tell them.
+    router.set_sysctl("net/ipv4/conf/all/send_redirects", "0").expect("a sysctl");
+    router.set_sysctl("net/ipv4/conf/eth0/send_redirects", "0").expect("a sysctl");
+    stage.assert_healthy();
+    let said_so = format!("{} sent it back with an ICMP error: prohibited by a rule", router.ipv4);
+    for (rule, words) in [
+        ("-s 10.78.0.0/16 -j REJECT --reject-with icmp-admin-prohibited", &["SYN left eth0", said_so.as_str()][..]),
+        ("-s 10.78.0.0/16 -j DROP", &["SYN left eth0", "or a firewall on the way, drops what comes from there"]),
+        // As in a cloud: only packets from their senders' own addresses pass.
+        ("! -s 10.77.0.2 -d 10.77.0.3 -j DROP", &["the network drops packets with foreign source addresses"]),
+        ("-d 10.77.0.3 -p tcp --dport 80 -j DROP", &["does not answer connections", "answers to ping", "on the way"]),
+        ("-d 10.77.0.3 -j DROP", &["nor to ping", "a firewall drops everything"]),
+        ("-d 10.77.0.3 -p tcp ! --syn -j DROP", &["acknowledged nothing that came after", "never sees the SYN-ACK"]),
+    ] {
+        router.iptables(&format!("-A FORWARD {rule}")).expect("iptables");
+        stage.assert_named(words);
+        router.iptables(&format!("-D FORWARD {rule}")).expect("iptables");
+    }
+    stage.assert_healthy();
     stop("intercept", &mut intercept);
 }
 

@@ -1,6 +1,6 @@
 //! What a probe's verdict must know of the options.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use tcpcopy_wire::Endpoint;
 
@@ -25,6 +25,16 @@ pub(super) struct Context {
     pub(super) local: bool,
     /// There is no `-c`; the probe's address belongs to nobody.
     pub(super) is_borrowed: bool,
+    /// This host's address towards the target.
+    pub(super) own: Option<IpAddr>,
+}
+
+/// This host's address towards another one, by its routes. Nothing is sent.
+pub(super) fn own_address(target: Endpoint) -> Option<IpAddr> {
+    let any: IpAddr = if target.addr.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect(SocketAddr::from(target)).ok()?;
+    socket.local_addr().ok().map(|address| address.ip())
 }
 
 /// The smallest network with all addresses of the family of `target`; of addresses far apart, the network around the first.
@@ -48,6 +58,12 @@ mod tests {
     fn network(addresses: &[&str]) -> Option<String> {
         let target = addresses[0].parse().unwrap();
         network_of(addresses.iter().map(|a| a.parse().unwrap()), target)
+    }
+
+    #[test]
+    fn the_own_address_is_of_the_targets_family() {
+        let target = Endpoint::from(SocketAddr::from(([127, 0, 0, 9], 80)));
+        assert_eq!(own_address(target), Some(Ipv4Addr::LOCALHOST.into()));
     }
 
     #[test]

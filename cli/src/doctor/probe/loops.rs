@@ -75,6 +75,8 @@ pub(super) struct Evidence {
     pub(super) reporter: Option<SocketAddr>,
     /// Why a packet was not sent.
     pub(super) not_sent: Option<SendError>,
+    /// Why all links were lost meanwhile.
+    pub(super) links_lost: Option<String>,
     /// What came of a plain connection; not tried when the probe got through.
     pub(super) direct: Option<Direct>,
     /// Whether the target answers to an echo request; not tried when more is known.
@@ -91,6 +93,7 @@ struct Session {
     seen: Seen,
     reporter: Option<SocketAddr>,
     not_sent: Option<SendError>,
+    links_lost: Option<String>,
 }
 
 /// See the [module](self).
@@ -209,21 +212,24 @@ impl<'a> Loop<'a> {
     /// Opens a session to the target; when it does not get through, asks what else can be asked.
     pub(super) fn probe(&mut self, context: &Context) -> Evidence {
         let target = context.target;
-        let Session { course, seen, reporter, not_sent } = self.session(context.source, target);
+        let Session { course, seen, reporter, not_sent, links_lost } = self.session(context.source, target);
         let local = local_addresses();
         let mut evidence = Evidence {
             course,
             seen,
             reporter,
             not_sent,
+            links_lost,
             intercept_is_here: context
                 .intercepts
                 .iter()
                 .any(|intercept| intercept.ip().is_loopback() || local.contains(&intercept.ip())),
             ..Evidence::default()
         };
-        let is_open_question =
-            matches!(course.ending, Some(Ending::NoAnswer | Ending::Refused)) && not_sent.is_none() && !self.stopped;
+        let is_open_question = matches!(course.ending, Some(Ending::NoAnswer | Ending::Refused))
+            && not_sent.is_none()
+            && evidence.links_lost.is_none()
+            && !self.stopped;
         if !is_open_question {
             return evidence;
         }
@@ -263,6 +269,8 @@ impl<'a> Loop<'a> {
             mss: self.options.mss.min(self.options.mtu - if target.addr.is_ipv4() { 40 } else { 60 }),
             links: (0..self.links.len() as u16).map(LinkId).filter(|link| self.links.is_up(*link)).collect(),
         };
+        let links = config.links.clone();
+        let losses = self.failures.iter().map(|(times, _)| *times).collect::<Vec<_>>();
         let mut watch = Watch::open(flow, self.poll.registry(), FIRST_WATCHED);
         let before = self.transmitter.stats();
         let mut outbox = Outbox::new();
@@ -297,7 +305,15 @@ impl<'a> Loop<'a> {
             }
         }
         let not_sent = newly_failed(before, self.transmitter.stats());
-        Session { course: *probe.course(), seen: watch.close(self.poll.registry()), reporter, not_sent }
+        // With its link the route was lost, also when the link is up again.
+        let reason_of_loss = |link: &LinkId| {
+            let (times, reason) = &self.failures[usize::from(link.0)];
+            reason.as_ref().filter(|_| *times > losses[usize::from(link.0)]).map(ToString::to_string)
+        };
+        let reasons: Vec<String> = links.iter().filter_map(reason_of_loss).collect();
+        let links_lost = reasons.first().filter(|_| reasons.len() == links.len()).cloned();
+        let seen = watch.close(self.poll.registry());
+        Session { course: *probe.course(), seen, reporter, not_sent, links_lost }
     }
 
     /// Route changes before packets, as in a copy.
@@ -323,7 +339,8 @@ impl<'a> Loop<'a> {
         }
     }
 
-    fn is_stopped(&mut self) -> bool {
+    /// Whether a signal has come that ends the program.
+    pub(super) fn is_stopped(&mut self) -> bool {
         self.stopped |= self.signals.pending().any(|signal| signal != SIGHUP);
         self.stopped
     }

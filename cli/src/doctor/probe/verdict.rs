@@ -1,6 +1,6 @@
 //! What the evidence of a probe means: the hop where it stopped, and what to do about it. A pure function.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tcpcopy_engine::probe::Ending;
@@ -27,6 +27,7 @@ pub(super) fn verdict(evidence: &Evidence, context: &Context) -> Finding {
         Some(Ending::NotAcknowledged) => words.not_acknowledged(),
         Some(Ending::NoAnswer) => words
             .not_sent()
+            .or_else(|| words.not_reported())
             .or_else(|| words.forbidden_on_the_way())
             .or_else(|| words.not_seen())
             .or_else(|| words.answered_here())
@@ -74,19 +75,17 @@ impl Words<'_> {
 
     /// Where the target's answers to `-c` should be routed, without a port.
     fn way_back(&self) -> String {
-        let family = |address: &IpAddr| address.is_ipv4() == self.context.target.addr.is_ipv4();
-        match self.context.intercepts.iter().map(std::net::SocketAddr::ip).find(family) {
-            Some(address) => address.to_string(),
-            None if self.context.local => "this host".to_owned(),
-            None => "intercept's host".to_owned(),
-        }
+        let Context { target, intercepts, own, .. } = self.context;
+        let fits = |address: &IpAddr| address.is_ipv4() == target.addr.is_ipv4() && !address.is_loopback();
+        let host = intercepts.iter().map(SocketAddr::ip).find(fits).filter(|_| !self.evidence.intercept_is_here);
+        let here = if self.context.local || self.evidence.intercept_is_here { *own } else { None };
+        host.or(here).map_or_else(|| "ADDRESS-OF-INTERCEPT".to_owned(), |address| address.to_string())
     }
 
     /// The command that gives the target its route.
     fn route(&self, verb: &str) -> String {
         let ip = if self.context.target.addr.is_ipv4() { "ip" } else { "ip -6" };
-        let gateway = if self.context.local { "ADDRESS-OF-THIS-HOST".to_owned() } else { self.way_back() };
-        format!("{ip} route {verb} {} via {gateway}", self.context.network)
+        format!("{ip} route {verb} {} via {}", self.context.network, self.way_back())
     }
 
     fn at_target(&self) -> String {
@@ -150,7 +149,7 @@ impl Words<'_> {
 
     fn reset_by_other(&self) -> Finding {
         let source = self.context.source;
-        let (here, sysctl) = match (self.context.local, self.context.on_target) {
+        let (there, sysctl) = match (self.context.local, self.context.on_target) {
             (true, _) => ("this host".to_owned(), "here".to_owned()),
             (_, true) => (self.at_target(), self.at_target()),
             _ => (format!("the host of {}", self.reporter()), format!("on {}", self.way_back())),
@@ -163,7 +162,7 @@ impl Words<'_> {
         failure(
             format!(
                 "{}: {}, SYN-ACK reported by {}, but then {} knew nothing of the session: somebody has {source} and was \
-                 given the SYN-ACK, to which a RST came; {here} forwards packets (ip_forward is on), or has that address \
+                 given the SYN-ACK, to which a RST came; {there} forwards packets (ip_forward is on), or has that address \
                  itself",
                 self.session(),
                 self.left(),
@@ -260,6 +259,14 @@ impl Words<'_> {
             SendError::NoSocket | SendError::Other => ("the system refuses it", "here: dmesg | tail".to_owned()),
         };
         Some(failure(format!("{}: the SYN did not leave this host: {why}", self.session()), remedy))
+    }
+
+    fn not_reported(&self) -> Option<Finding> {
+        let said = self.evidence.links_lost.as_ref()?;
+        Some(failure(
+            format!("{}: {}, and then the link to {} was lost: {said}", self.session(), self.left(), self.reporter()),
+            format!("on {}: look at the log of intercept; then probe again", self.way_back()),
+        ))
     }
 
     /// ICMP errors that came back, or that this host sent to itself.
@@ -373,8 +380,8 @@ impl Words<'_> {
             (Some(Direct::NoAnswer), _) => self.does_not_answer(&nothing),
             (Some(Direct::Accepted), Some(true)) => failure(
                 format!(
-                    "{nothing}, though {target} is there and answers to {} itself: the target has no route for {} via {}, or \
-                     drops what comes from there (rp_filter, firewall)",
+                    "{nothing}, though {target} is there and answers to {} itself: the target has no route for {} via {}, or it, \
+                     or a firewall on the way, drops what comes from there (rp_filter, rules)",
                     self.way_back(),
                     self.context.network,
                     self.way_back()
@@ -393,7 +400,7 @@ impl Words<'_> {
             (Some(Direct::Accepted), None) => failure(
                 format!(
                     "{nothing}, though {target} accepts connections from this host's own address: the target has no route for \
-                     {} via {}, drops what comes from there (rp_filter, firewall), or the answers are not captured",
+                     {} via {}, drops what comes from there (rp_filter, rules), or its answers are not captured",
                     self.context.network,
                     self.way_back()
                 ),
@@ -467,3 +474,6 @@ impl Words<'_> {
 fn milliseconds(time: Duration) -> String {
     format!("{:.1} ms", time.as_secs_f64() * 1e3)
 }
+
+#[cfg(test)]
+mod tests;

@@ -167,7 +167,8 @@ fn rule(words: &[String], text: String) -> Rule {
     rule
 }
 
-fn action(target: &str) -> Action {
+/// What a target of iptables does.
+pub(super) fn action(target: &str) -> Action {
     match target {
         "ACCEPT" => Action::Accept,
         "DROP" => Action::Drop("drops it".to_owned()),

@@ -246,7 +246,8 @@ fn walk(table: &Table, chain: &Chain, packet: &Packet, passage: &mut Passage, de
         }
         let mut note = |what: &str| passage.possible.push(format!("{} ({what})", rule.text));
         match (&rule.action, applies) {
-            (Action::Nothing, _) => {}
+            // What may be exempt from tracking is tracked, as far as is certain.
+            (Action::Nothing, _) | (Action::Untrack, Truth::Maybe | Truth::No) => {}
             (Action::Drop(what), Truth::Yes) => {
                 passage.end(format!("{} ({what})", rule.text));
                 return End::Decided;
@@ -283,8 +284,6 @@ fn walk(table: &Table, chain: &Chain, packet: &Packet, passage: &mut Passage, de
                 }
             }
             (Action::Accept | Action::Return, _) => passage.may_have_passed = true,
-            // Tracked or not, as far as is certain it is.
-            (Action::Untrack, _) => {}
         }
     }
     End::Passed

@@ -66,11 +66,14 @@ fn rule(expressions: &Value, text: String) -> Rule {
         let target = || text_of(body, "target").to_owned();
         rule.action = match kind.as_str() {
             "match" => {
-                // `tcp dport 80` is about TCP alone.
-                if let "tcp" | "udp" = text_of(&body["left"]["payload"], "protocol") {
-                    let transports = transports(&body["left"]["payload"]["protocol"]);
-                    rule.conditions.push((false, Condition::Transport(transports)));
-                }
+                // `tcp dport 80` is about TCP alone, `ip daddr` about IPv4, whatever else they say.
+                let protocol = &body["left"]["payload"]["protocol"];
+                rule.conditions.extend(match protocol.as_str() {
+                    Some("tcp" | "udp") => Some((false, Condition::Transport(transports(protocol)))),
+                    Some("ip") => Some((false, Condition::Ipv4)),
+                    Some("ip6") => Some((false, Condition::Ipv6)),
+                    _ => None,
+                });
                 rule.conditions.push((body["op"] == "!=", condition(body)));
                 continue;
             }
@@ -85,8 +88,9 @@ fn rule(expressions: &Value, text: String) -> Rule {
             "notrack" => Action::Untrack,
             "queue" => Action::Unknown("hands it to a program".to_owned()),
             "counter" | "log" | "mangle" | "comment" | "meter" | "set" | "ct helper" => continue,
-            // Limits, verdict maps, matches of iptables: for some packets.
-            "vmap" | "xt" => Action::Unknown("may end its way".to_owned()),
+            // What iptables has made: its matches are not shown, its targets by their names.
+            "xt" if body["type"] == "target" => super::iptables::action(text_of(body, "name")),
+            "vmap" => Action::Unknown("may end its way".to_owned()),
             _ => {
                 rule.conditions.push((false, Condition::Unknown));
                 continue;
@@ -144,13 +148,13 @@ fn transports(right: &Value) -> Vec<Transport> {
 
 /// `None` when one of them is not understood: a named set, or a range of addresses.
 fn nets(right: &Value) -> Option<Vec<IpNet>> {
-    let net = |value: &Value| match value.as_str() {
-        Some(text) => text.parse().ok().map(|address: std::net::IpAddr| IpNet::from(address)),
-        None => {
-            let prefix = &value["prefix"];
-            let len = u8::try_from(prefix["len"].as_u64()?).ok()?;
-            IpNet::new(prefix["addr"].as_str()?.parse().ok()?, len).ok()
+    let net = |value: &Value| {
+        if let Some(text) = value.as_str() {
+            return text.parse().ok().map(|address: std::net::IpAddr| IpNet::from(address));
         }
+        let prefix = &value["prefix"];
+        let len = u8::try_from(prefix["len"].as_u64()?).ok()?;
+        IpNet::new(prefix["addr"].as_str()?.parse().ok()?, len).ok()
     };
     values(right).into_iter().map(net).collect()
 }

@@ -52,7 +52,9 @@ impl Axis {
             7_200.0, 10_800.0, 21_600.0, 43_200.0, 86_400.0, 172_800.0, 604_800.0,
         ];
         let seconds = seconds.max(0.1);
-        let step = STEPS.iter().find(|step| seconds / **step <= 9.0).copied().unwrap_or(seconds / 8.0);
+        // `1 h 15 min` is long.
+        let most = if seconds > 3_600.0 { 7.0 } else { 9.0 };
+        let step = STEPS.iter().find(|step| seconds / **step <= most).copied().unwrap_or(seconds / 8.0);
         let ticks = (0..=(seconds / step + 1e-9) as u32).map(|i| f64::from(i) * step);
         let label = |value: f64| (value, if value == 0.0 { "0".to_owned() } else { numbers::span(value) });
         Self { from: 0.0, to: seconds, is_logarithmic: false, start, end, ticks: ticks.map(label).collect() }

@@ -92,37 +92,57 @@ fn fact(m: &mut Markup, name: &str, text: &str) {
     m.leaf("dd", &[], text);
 }
 
-fn tile(m: &mut Markup, is_bad: bool, figure: &str, what: &str) {
+/// A figure, what it is, and what goes with it.
+fn tile(m: &mut Markup, is_bad: bool, figure: &str, what: &str, besides: &str) {
     m.within("div", &[("class", if is_bad { "tile bad" } else { "tile" })], |m| {
         m.leaf("b", &[], figure);
         m.leaf("span", &[], what);
+        if !besides.is_empty() {
+            m.leaf("span", &[("class", "besides")], besides);
+        }
     });
 }
 
-fn quantile(times: &Times, share: f64) -> String {
-    times.quantile(share).map_or_else(|| "–".to_owned(), numbers::time)
+/// The median of some times, with the 99th percentile.
+fn times_tile(m: &mut Markup, times: &Times, what: &str, if_none: &str) {
+    match (times.quantile(0.5), times.quantile(0.99)) {
+        (Some(median), Some(slow)) => {
+            tile(m, false, &numbers::time(median), what, &format!("99 of 100 within {}", numbers::time(slow)));
+        }
+        _ => tile(m, false, "–", what, if_none),
+    }
 }
 
 fn tiles(m: &mut Markup, history: &History) {
-    let (t, flow, units) = (&history.totals, Flow::of(history), Units::of(history).plural());
-    let failed: u64 = t.sessions_ended_early.iter().filter(|(reason, _)| **reason != "stopped").map(|(_, n)| n).sum();
+    let (t, flow, units) = (&history.totals, Flow::of(history), Units::of(history));
+    let is_normal = |reason: &str| ["stopped", "idle"].contains(&reason);
+    let failed: u64 = t.sessions_ended_early.iter().filter(|(reason, _)| !is_normal(reason)).map(|(_, n)| n).sum();
+    let per_second = |n: u64| numbers::short(n as f64 / t.seconds.max(1e-3));
     m.within("div", &[("class", "tiles")], |m| {
-        tile(m, flow.captured == 0, &numbers::count(flow.captured), &format!("{units} captured"));
+        let rate = format!("{} a second on average", per_second(flow.captured));
+        let captured = format!("{} captured", units.plural());
+        tile(m, flow.captured == 0, &numbers::count(flow.captured), &captured, &rate);
         let share = numbers::percent(flow.copied.min(flow.captured), flow.captured);
-        tile(m, flow.copied * 100 < flow.captured * 99, &share, "of them copied to the target");
-        if units == "datagrams" {
-            tile(m, false, &numbers::count(t.count("udp_flows")), "clients");
+        let bytes = numbers::bytes(t.count("bytes_copied"));
+        tile(m, flow.copied * 100 < flow.captured * 99, &share, "of them copied to the target", &bytes);
+        if units == Units::Datagrams {
+            tile(m, false, &numbers::count(t.count("udp_flows")), "clients, each for every target", "");
         } else {
-            tile(m, false, &numbers::count(t.count("sessions_seen")), "sessions");
-            tile(m, failed > 0, &numbers::count(failed), "sessions ended early");
-            let lag = format!("{} / {}", quantile(&t.lag, 0.5), quantile(&t.lag, 0.99));
-            tile(m, false, &lag, "lag of the copy, p50 / p99");
+            tile(m, false, &numbers::count(t.count("sessions_seen")), "sessions", "");
+            let besides = numbers::percent(failed, t.count("sessions_seen"));
+            tile(m, failed > 0, &numbers::count(failed), "sessions ended early", &besides);
+            times_tile(m, &t.lag, "lag of the copy, median", "no request was let through");
         }
-        let target = format!("{} / {}", quantile(&t.target, 0.5), quantile(&t.target, 0.99));
-        tile(m, false, &target, "target’s response time, p50 / p99");
-        if history.begin.measures_online {
-            let online = format!("{} / {}", quantile(&t.online, 0.5), quantile(&t.online, 0.99));
-            tile(m, false, &online, "online’s response time, p50 / p99");
-        }
+        let answered = numbers::percent(flow.answered.min(flow.copied), flow.copied);
+        tile(
+            m,
+            false,
+            &answered,
+            "of what was sent was answered",
+            &format!("{} answers", numbers::count(flow.answered)),
+        );
+        times_tile(m, &t.target, "target’s response time, median", "no answer was heard of");
+        let why = if history.begin.measures_online { "no answer was captured" } else { "not measured" };
+        times_tile(m, &t.online, "online’s response time, median", why);
     });
 }

@@ -97,9 +97,9 @@ pub(super) fn legend<'a>(m: &mut Markup, entries: impl Iterator<Item = (&'a str,
 }
 
 impl Course<'_> {
-    /// Whether there is a value at all.
+    /// Whether there is anything but nothing to show.
     pub(super) fn has_values(&self) -> bool {
-        self.lines.iter().any(|line| line.values.iter().any(Option::is_some))
+        self.lines.iter().any(|line| line.values.iter().flatten().any(|value| *value > 0.0))
     }
 
     /// The plot, with its legend.

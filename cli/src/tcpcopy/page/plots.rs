@@ -24,6 +24,8 @@ pub(super) fn write(m: &mut Markup, history: &History) {
     m.leaf("h2", &[], "In the course of time");
     if course.points.is_empty() {
         m.leaf("p", &[("class", "note")], "There is no sample: the run was over at once, or nothing was written.");
+    } else if course.points.iter().all(|point| point.captured + point.copied + point.lost + point.sessions_begun == 0) {
+        m.leaf("p", &[("class", "note")], "Nothing of clients was captured, so there is no course to draw.");
     } else {
         course.write(m);
     }
@@ -120,17 +122,24 @@ impl Plots<'_> {
             times.push(self.quantile("online, p99", "green thin", |point| &point.online, 0.99));
         }
         self.plot(m, "Response time: until the answer began", "", Scale::Durations, duration, times);
-        let alive = if units == "datagrams" { "clients" } else { "sessions alive" };
+        let (who, title, begun) = match Units::of(self.history) {
+            Units::Datagrams => ("clients", "Clients that are remembered", "New clients, a second"),
+            Units::Both => {
+                ("sessions and clients", "Sessions, and clients over UDP, at a time", "New and failed, a second")
+            }
+            Units::Requests => ("sessions", "Sessions at a time", "Sessions begun and failed, a second"),
+        };
+        let alive = vec![self.line(who, "blue", |point| Some(point.alive as f64))];
+        self.plot(m, title, "", Scale::Numbers, numbers::short, alive);
         self.plot(
             m,
-            if units == "datagrams" { "Clients" } else { "Sessions" },
+            begun,
             "",
             Scale::Numbers,
-            numbers::short,
+            per_second,
             vec![
-                self.line(alive, "blue", |point| Some(point.alive as f64)),
-                self.rate("begun, a second", "green", |point| point.sessions_begun),
-                self.rate("ended early, a second", "red", |point| point.sessions_failed),
+                self.rate("begun", "blue", |point| point.sessions_begun),
+                self.rate("ended early", "red", |point| point.sessions_failed),
             ],
         );
         if self.points.iter().any(|point| point.retransmits + point.lost > 0) {
@@ -149,35 +158,36 @@ impl Plots<'_> {
     }
 }
 
-/// Ends of bins from the shortest to the longest time, at ends of histograms' buckets.
-fn bins(all: &[&Times]) -> Vec<f64> {
-    let ends = || all.iter().flat_map(|times| times.counts.iter().map(|(end, _)| *end as f64));
-    let (min, max) = (ends().fold(f64::MAX, f64::min).max(8.0), ends().fold(8.0, f64::max));
-    let octaves = (max / min).log2().max(1.0);
-    let per_octave = [8u32, 4, 2, 1].into_iter().find(|per| octaves * f64::from(*per) <= BINS).unwrap_or(1);
-    let mut bins = Vec::new();
-    for octave in min.log2().floor() as u32.. {
-        for part in 0..per_octave {
-            let end = (f64::from(part) / f64::from(per_octave) + 1.0) * f64::from(octave).exp2();
-            // The bin before the shortest time is not needed, the one behind the longest is its end.
-            if end <= min {
-                bins.clear();
-            }
-            bins.push(end);
-            if end > max {
-                return bins;
-            }
-        }
-    }
-    bins
+/// Ends of bins of equal width on a logarithmic axis, from the shortest to the longest time.
+pub(super) fn bins(all: &[&Times]) -> Vec<f64> {
+    let buckets = || all.iter().flat_map(|times| times.counts.iter().map(|(end, _)| bucket(*end)));
+    let min = buckets().map(|(start, _)| start).fold(f64::MAX, f64::min).clamp(1.0, 1e15);
+    let max = buckets().map(|(_, end)| end).fold(min * 2.0, f64::max).min(1e16);
+    let octaves = (max / min).log2();
+    let per_octave = [4.0, 3.0, 2.0, 1.0].into_iter().find(|per| octaves * per <= BINS).unwrap_or(BINS / octaves);
+    let (first, last) = ((min.log2() * per_octave).floor() as i64, (max.log2() * per_octave).ceil() as i64);
+    (first..=last.max(first + 1)).map(|i| (i as f64 / per_octave).exp2()).collect()
 }
 
-fn shares(times: &Times, ends: &[f64]) -> Vec<f64> {
+/// From where to where a bucket reaches of which the longest time is given: each doubling has eight.
+fn bucket(end: u64) -> (f64, f64) {
+    let end = end.clamp(1, 1 << 50);
+    let width = 1u64 << end.ilog2().saturating_sub(3);
+    ((end + 1 - width) as f64, (end + 1) as f64)
+}
+
+/// The share of each bin in percent. A bucket that reaches over several bins is divided among them.
+pub(super) fn shares(times: &Times, ends: &[f64]) -> Vec<f64> {
     let count = times.count().max(1) as f64;
-    let mut shares = vec![0.0; ends.len() - 1];
+    let bins: Vec<(f64, f64)> = ends.windows(2).map(|bin| (bin[0].ln(), bin[1].ln())).collect();
+    let mut shares = vec![0.0; bins.len()];
     for (end, n) in &times.counts {
-        let bin = ends[1..].partition_point(|upper| *upper <= *end as f64).min(shares.len() - 1);
-        shares[bin] += *n as f64 * 100.0 / count;
+        let (start, end) = bucket(*end);
+        let (start, end) = (start.ln(), end.ln());
+        for (share, (from, to)) in shares.iter_mut().zip(&bins) {
+            let common = (end.min(*to) - start.max(*from)).max(0.0);
+            *share += *n as f64 * 100.0 / count * common / (end - start);
+        }
     }
     shares
 }

@@ -21,7 +21,7 @@ pub(super) fn write(m: &mut Markup, history: &History) {
     m.leaf(
         "p",
         &[("class", "note")],
-        "Red is loss, blue was wanted so, grey belongs to every copy. Bars and shares are of the table’s total.",
+        "Green arrived, red is loss, blue was wanted so, grey belongs to every copy. Shares are of the table’s first row.",
     );
     sessions(m, t);
     packets(m, t);
@@ -53,7 +53,7 @@ fn table(
         return;
     }
     m.leaf("h3", &[], title);
-    m.within("table", &[], |m| {
+    m.within("table", &[("class", "account")], |m| {
         m.within("thead", &[], |m| {
             m.within("tr", &[], |m| {
                 m.leaf("th", &[], "");
@@ -65,8 +65,8 @@ fn table(
         });
         m.within("tbody", &[], |m| {
             m.within("tr", &[("class", "total")], |m| cells(m, what, total, None, None));
-            for (name, n) in parts {
-                m.within("tr", &[], |m| cells(m, name, *n, Some(total), Some((Weight::Normal, ""))));
+            for (i, (name, n)) in parts.iter().enumerate() {
+                m.within("tr", &[], |m| cells(m, name, *n, Some(total), Some((weight_of_part(i), ""))));
             }
             let mut sorted: Vec<(&Cow<'_, str>, &u64)> = reasons.iter().filter(|(_, n)| **n > 0).collect();
             sorted.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
@@ -78,6 +78,11 @@ fn table(
     });
 }
 
+/// The first part of each table is what arrived.
+fn weight_of_part(i: usize) -> Weight {
+    if i == 0 { Weight::Arrived } else { Weight::Normal }
+}
+
 fn cells(m: &mut Markup, name: &str, n: u64, total: Option<u64>, meaning: Meaning) {
     let (weight, text) = meaning.unwrap_or((Weight::Normal, ""));
     m.leaf("td", &[("class", "reason")], name);
@@ -86,6 +91,7 @@ fn cells(m: &mut Markup, name: &str, n: u64, total: Option<u64>, meaning: Meanin
     m.within("td", &[("class", "share")], |m| {
         let Some(total) = total.filter(|total| *total > 0) else { return };
         let class = match weight {
+            Weight::Arrived => "arrived",
             Weight::Loss => "loss",
             Weight::Wanted => "wanted",
             Weight::Normal => "normal",
@@ -119,7 +125,7 @@ fn packets(m: &mut Markup, t: &Totals) {
         numbers::count(full),
         numbers::count(device)
     );
-    if total > 0 {
+    if full + device > 0 {
         m.leaf("p", &[("class", "note")], &text);
     }
 }

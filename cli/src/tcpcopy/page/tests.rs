@@ -70,7 +70,9 @@ fn sample(second: u64) -> Sample {
 
 fn run(seconds: u64) -> History {
     let mut history = History::new(begin());
-    (0..seconds).for_each(|second| drop(history.add(&sample(second))));
+    for second in 0..seconds {
+        history.add(&sample(second));
+    }
     history.end = Some(End { ended: "2026-01-31T12:44:56+01:00".to_owned(), how: Ended::Stopped });
     history
 }
@@ -100,7 +102,7 @@ fn checked(page: &str) -> String {
     for elsewhere in ["http", "//", "url(", "@import", "<script"] {
         assert!(!page.contains(elsewhere), "the page refers to something elsewhere: {elsewhere}");
     }
-    let texts = document.descendants().filter(|node| node.is_text()).filter_map(|node| node.text());
+    let texts = document.descendants().filter(Node::is_text).filter_map(|node| node.text());
     texts.collect::<Vec<_>>().join("\n")
 }
 
@@ -129,9 +131,9 @@ fn a_page_says_what_was_counted() {
             "76.2 %",
             "12,000",
             "600 sessions ended early (5.00 %)",
-            "95 µs / 2.05 ms",
-            "5.12 ms / 41 ms",
-            "20.5 ms / 20.5 ms",
+            "99 of 100 within 2.05 ms",
+            "99 of 100 within 41 ms",
+            "99 of 100 within 20.5 ms",
             "0.25 ×",
             "2,400 packets are missing from the capture",
             "target refused the connection",
@@ -204,9 +206,19 @@ fn of_datagrams_it_speaks_as_such() {
     history.begin.maps[0].transport = "UDP".to_owned();
     let counted = counts(&[("udp_datagrams", 5_000), ("udp_sent", 5_000), ("udp_answered", 4_990), ("udp_flows", 7)]);
     let udp_response_time = Times { sum_us: 1, counts: vec![(500, 4_990)] };
-    history.add(&Sample { at: 1.0, seconds: 1.0, counted, udp_response_time, ..Sample::default() });
+    history.add(&Sample {
+        at: 1.0,
+        seconds: 1.0,
+        counted,
+        udp_response_time,
+        now: counts(&[("udp_flows_alive", 7)]),
+        ..Sample::default()
+    });
     let text = checked(&render(&history));
-    assert_says(&text, &["5,000", "datagrams captured", "Clients", "500 µs / 500 µs", "4,990"]);
+    assert_says(
+        &text,
+        &["5,000", "datagrams captured", "Clients that are remembered", "99 of 100 within 500 µs", "4,990"],
+    );
     assert!(!text.contains("sessions ended early"), "{text}");
 }
 
@@ -239,6 +251,17 @@ fn hostile_names_are_only_text() {
     // Whole and in one piece, it is in the texts alone.
     assert_says(&checked(&page), &["\"><script>alert('x')</script><!-- & ]]> \u{fffd}\u{fffd}[2J\u{fffd} {{7*7}}"]);
     assert!(!page.contains("<script") && !page.contains('\u{1b}') && !page.contains('\u{202e}'));
+}
+
+#[test]
+fn bins_hold_all_there_is() {
+    let spread = Times { sum_us: 1, counts: vec![(3, 1), (8, 2), (127, 3), (1_151, 4), (5_119, 5), (80_000_000, 6)] };
+    for times in [&spread, &run(1).totals.target, &Times { sum_us: 1, counts: vec![(1, 1)] }] {
+        let ends = plots::bins(&[times]);
+        assert!(ends.len() >= 2 && ends.len() <= 40 && ends.is_sorted(), "{ends:?}");
+        let sum: f64 = plots::shares(times, &ends).iter().sum();
+        assert!((sum - 100.0).abs() < 1e-6, "{sum} % of {times:?} are in {ends:?}");
+    }
 }
 
 #[test]

@@ -6,6 +6,8 @@ use tcpcopy_io::transmit::SendError;
 /// Whether a reason is part of every copy, or something to look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Weight {
+    /// It is what is wanted of a copy.
+    Arrived,
     /// It is as it should be.
     Normal,
     /// Somebody wanted it so.
@@ -88,6 +90,7 @@ pub(super) fn of_sessions(reason: SessionEnd) -> (Weight, &'static str) {
         SessionEnd::Module => (Loss, "The protocol module cannot copy such a session; below it says why."),
         SessionEnd::ModulePanicked => (Loss, "A mistake in the protocol module."),
         SessionEnd::OverRate => (Wanted, "More than --max-rate allows; left out whole."),
+        SessionEnd::NoMemory => (Loss, "What waited in sessions needed more memory than -m allows."),
         SessionEnd::Throttled => {
             (Wanted, "Left out, or closed, so that the host keeps the processor time of --cpu-limit.")
         }

@@ -79,7 +79,9 @@ fn read_from(mut lines: impl BufRead) -> Result<(History, usize), ReadError> {
                 }
                 let Some(history) = &mut history else { return Err(ReadError::Empty) };
                 match other {
-                    Line::Sample(sample) => drop(history.add(&sample)),
+                    Line::Sample(sample) => {
+                        history.add(&sample);
+                    }
                     Line::End(end) => history.end = Some(end),
                     Line::Begin(_) => {}
                 }

@@ -217,9 +217,26 @@ impl History {
         is_full
     }
 
-    /// The course of the run, in so many points or less.
+    /// The course of the run, in points of about the same length, so many or less.
     pub fn course(&self, points: usize) -> Vec<Point> {
-        joined(&self.points, self.points.len().div_ceil(points.max(1)).max(1))
+        if self.points.len() <= points {
+            return self.points.clone();
+        }
+        let all: f64 = self.points.iter().map(|point| point.seconds).sum();
+        let each = all / points.max(1) as f64;
+        let mut course: Vec<Point> = Vec::with_capacity(points);
+        let mut passed = 0.0;
+        for point in &self.points {
+            // One that has become too long leaves less to the next, so that there are never more than wanted.
+            let due = each * course.len() as f64;
+            let is_last = course.len() >= points;
+            match course.last_mut() {
+                Some(last) if is_last || passed + point.seconds / 2.0 < due => last.merge(point),
+                _ => course.push(point.clone()),
+            }
+            passed += point.seconds;
+        }
+        course
     }
 }
 

@@ -35,6 +35,18 @@ impl Copier {
                 let is_online = |addr: Option<IpAddr>| addr.is_none_or(|addr| addr == fragment.dst);
                 let mut maps = self.config.maps.iter();
                 if !maps.any(|map| map.transport == transport && is_online(map.online_addr)) {
+                    // Of online's answers the first fragment has the ports, and stands for all of them.
+                    if self.config.measure_online
+                        && (transport, fragment.offset) == (Transport::Udp, 0)
+                        && let Ok(datagram) = UdpDatagram::from_transport(
+                            fragment.src,
+                            fragment.dst,
+                            fragment.data,
+                            usize::from(u16::MAX),
+                        )
+                    {
+                        return self.udp.on_unmapped_datagram(&mut udp_context!(self, now, out), &datagram);
+                    }
                     return self.ledger.drop_packet(PacketDrop::Fragment);
                 }
                 match transport {

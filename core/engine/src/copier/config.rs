@@ -234,6 +234,12 @@ pub struct CopierConfig {
 }
 
 impl CopierConfig {
+    /// Bytes that may wait in the sessions under way. New ones are shed long before.
+    #[inline]
+    pub(crate) fn most_waiting(&self) -> u64 {
+        self.memory_limit as u64 + self.memory_limit as u64 / 4
+    }
+
     /// What users see of the module of a map.
     #[inline]
     pub(crate) fn about(&self, map: u16) -> &About {

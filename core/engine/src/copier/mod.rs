@@ -155,6 +155,7 @@ macro_rules! udp_context {
     ($engine:ident, $now:expr, $out:expr) => {
         udp::Context {
             now: $now,
+            captured_at: $engine.captured_at.unwrap_or($now),
             config: &$engine.config,
             ledger: &mut $engine.ledger,
             counters: &mut $engine.counters,
@@ -378,6 +379,9 @@ impl Copier {
         }
         match known {
             Some(id) => {
+                if self.ledger.pending_bytes > self.config.most_waiting() && segment.payload_len > 0 {
+                    self.give_up_for_memory(now, id, out);
+                }
                 if let Some(limit) = &mut self.limit
                     && !self.table[id].is_over()
                 {

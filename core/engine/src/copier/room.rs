@@ -43,6 +43,18 @@ impl Copier {
         (!allowed).then_some(SessionEnd::OverRate)
     }
 
+    /// Gives up a session that wants to keep more than is there, unless it has not kept anything yet: a target that has stopped
+    /// reading must not have this host keep all that clients send.
+    #[cold]
+    pub(super) fn give_up_for_memory(&mut self, now: Timestamp, id: u32, out: &mut Outbox) {
+        let session = &mut self.table[id];
+        if !session.is_over() && session.keeps_bytes() {
+            let mut cx = context!(self, now, out);
+            session.end_early(&mut cx, SessionEnd::NoMemory);
+            self.settle(now, id, out);
+        }
+    }
+
     /// Gives up the newest sessions: the oldest have got furthest, and are the hardest to get back.
     #[cold]
     pub(super) fn close_newest(&mut self, now: Timestamp, percent: u8, out: &mut Outbox) {

@@ -229,6 +229,13 @@ impl Session {
         self.phase == Phase::Ended
     }
 
+    /// Whether bytes of the client wait in it.
+    pub(crate) fn keeps_bytes(&self) -> bool {
+        self.queue.as_deref().is_some_and(|queue| queue.byte_count() > 0)
+            || self.watch.as_ref().is_some_and(|watch| watch.waiting() > 0)
+            || self.client.hole_since != Timestamp::NEVER
+    }
+
     /// Whether it has a route: it is connected to the target, or connecting, or was until a moment ago.
     pub(crate) fn is_connected(&self) -> bool {
         !matches!(self.target.state, State::Unopened | State::Closed)

@@ -291,6 +291,27 @@ fn sessions_that_are_known_though_they_are_over_count_as_memory() {
 }
 
 #[test]
+fn a_target_that_does_not_read_costs_no_more_memory_than_there_may_be() {
+    let memory_limit = 1 << 20;
+    let mut copier = copier(|config| config.memory_limit = memory_limit);
+    for n in 0..4 {
+        captured_at(&mut copier, 0, client(n), Flags::SYN, 0, b"");
+    }
+    // It does not even accept; each client sends a megabyte.
+    for part in 0..1_000 {
+        for n in 0..4 {
+            captured_at(&mut copier, 1, client(n), Flags::ACK | Flags::PSH, 1 + part * 1_000, &[7; 1_000]);
+            assert!(copier.ledger().pending_bytes <= memory_limit as u64 * 5 / 4 + 1_000);
+        }
+    }
+    let ledger = copier.ledger();
+    let given_up = ledger.sessions_ended[SessionEnd::NoMemory as usize];
+    assert!((1..4).contains(&given_up), "{given_up}: not more than must be");
+    assert_eq!(ledger.sessions_alive, 4 - given_up);
+    ledger.check().unwrap();
+}
+
+#[test]
 fn connections_begin_while_those_that_are_copied_have_less_than_the_limit() {
     let mut copier = copier(|config| config.traffic.max_rate = Some(Rate::Bytes(1_000)));
     assert!(!captured_at(&mut copier, 0, client(1), Flags::SYN, 0, b"").is_empty());

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use tcpcopy_engine::ledger::PacketDrop;
 use tcpcopy_engine::{CopierConfig, Input, LinkId};
+use tcpcopy_wire::Timestamp;
 use tcpcopy_wire::control::{DatagramResponse, FlowId};
 
-use crate::stage::{CLIENT, ONLINE, Stage, TARGET, config, map};
+use crate::stage::{CLIENT, ONLINE, Stage, TARGET, config, map, packets};
 
 #[test]
 fn answers_are_matched_to_requests() {
@@ -44,6 +46,42 @@ fn several_questions_at_once_are_answered_in_their_order() {
     let latency = stage.copier.udp_latency();
     let (first, last) = (latency.quantile(0.01).unwrap(), latency.quantile(1.0).unwrap());
     assert!(first == last && (50..57).contains(&first.as_millis()), "{first:?} to {last:?}");
+}
+
+/// Copies to two targets, and measures online.
+fn measuring(is_wanted: bool) -> Stage {
+    let maps = vec![map(ONLINE, TARGET), map(ONLINE, "10.0.0.3:5353")];
+    Stage::new(CopierConfig { measure_online: is_wanted, ..config(maps) })
+}
+
+#[test]
+fn onlines_answers_are_measured_once_by_the_captures_clock() {
+    let mut stage = measuring(true);
+    for turn in 0..10 {
+        stage.tell(Input::CapturedAt(Timestamp::from_millis(1_000 * turn)));
+        assert_eq!(stage.datagram(CLIENT, ONLINE, b"q").len(), 2);
+        stage.tell(Input::CapturedAt(Timestamp::from_millis(1_000 * turn + 20)));
+        // In one packet, and in several.
+        for packet in packets(ONLINE, CLIENT, turn as u32, &[0; 3_000], if turn % 2 == 0 { 100_000 } else { 1_500 }) {
+            assert_eq!(stage.capture(&packet), [], "nothing follows from what online sends");
+        }
+    }
+    let ledger = stage.copier.ledger();
+    assert_eq!((ledger.online_response_time.count(), ledger.online_packets, ledger.udp_datagrams), (10, 10, 10));
+    for share in [0.1, 1.0] {
+        let millis = ledger.online_response_time.quantile(share).expect("there are answers").as_millis();
+        assert!((20..=23).contains(&millis), "{millis} ms");
+    }
+}
+
+#[test]
+fn an_answer_to_what_is_not_copied_is_not_measured() {
+    for (is_wanted, reason) in [(true, PacketDrop::NoSession), (false, PacketDrop::NoMap)] {
+        let mut stage = measuring(is_wanted);
+        stage.datagram(ONLINE, CLIENT, b"an answer");
+        let ledger = stage.copier.ledger();
+        assert_eq!((ledger.online_response_time.count(), ledger.packets_dropped[reason as usize]), (0, 1));
+    }
 }
 
 #[test]

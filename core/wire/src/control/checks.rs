@@ -68,7 +68,7 @@ pub struct Answer {
 }
 
 /// What intercept tells of itself and of its host, when it is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostReport<'a> {
     /// Its clock, in nanoseconds since 1970.
     pub clock: u64,
@@ -125,7 +125,7 @@ impl Iterator for Questions<'_> {
 }
 
 /// The answers of a report.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Answers<'a> {
     bytes: &'a [u8],
 }

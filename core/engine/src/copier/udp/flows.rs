@@ -41,19 +41,27 @@ pub(super) struct UdpFlow {
     pub(super) watch: Option<Box<Watch>>,
     /// The module gave it up.
     pub(super) given_up: bool,
-    /// Datagrams sent that were not answered, as far as can be told.
-    pub(super) unanswered: u64,
-    /// When the newest of them were sent, the oldest first.
-    sent_at: VecDeque<Timestamp>,
-    /// Those before them that may still be answered, and when the newest of those was sent.
-    untimed: u64,
-    untimed_until: Timestamp,
+    /// Datagrams sent that the target has not answered.
+    pub(super) to_target: Unanswered,
+    /// Datagrams captured that online has not answered, where that is measured.
+    by_online: Option<Box<Unanswered>>,
     pub(super) last_used: Timestamp,
     older: u32,
     newer: u32,
 }
 
-/// What a datagram of the target answers.
+/// Datagrams that were not answered, as far as can be told.
+#[derive(Debug, Default)]
+pub(super) struct Unanswered {
+    pub(super) count: u64,
+    /// When the newest of them were sent, the oldest first.
+    sent_at: VecDeque<Timestamp>,
+    /// Those before them that may still be answered, and when the newest of those was sent.
+    untimed: u64,
+    untimed_until: Timestamp,
+}
+
+/// What a datagram of a server answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     /// Nothing that was sent.
@@ -64,9 +72,9 @@ pub(super) enum Answer {
     After(Duration),
 }
 
-impl UdpFlow {
+impl Unanswered {
     fn sent(&mut self, now: Timestamp) {
-        self.unanswered += 1;
+        self.count += 1;
         if self.sent_at.len() == MAX_TIMES
             && let Some(oldest) = self.sent_at.pop_front()
         {
@@ -92,7 +100,7 @@ impl UdpFlow {
         } else {
             return Answer::ToNothing;
         };
-        self.unanswered -= 1;
+        self.count -= 1;
         answer
     }
 }
@@ -193,10 +201,8 @@ impl FlowTable {
             replica,
             watch,
             given_up: false,
-            unanswered: 0,
-            sent_at: VecDeque::new(),
-            untimed: 0,
-            untimed_until: now,
+            to_target: Unanswered::default(),
+            by_online: None,
             last_used: now,
             older: NOBODY,
             newer: NOBODY,
@@ -223,15 +229,31 @@ impl FlowTable {
     /// A datagram of the flow was sent, and may be answered.
     #[inline]
     pub(super) fn sent(&mut self, slot: u32, now: Timestamp) {
-        let flow = self.get_mut(slot);
-        let before = flow.sent_at.capacity();
-        flow.sent(now);
-        let grown = flow.sent_at.capacity() - before;
+        let unanswered = &mut self.get_mut(slot).to_target;
+        let before = unanswered.sent_at.capacity();
+        unanswered.sent(now);
+        let grown = unanswered.sent_at.capacity() - before;
         self.times += grown;
     }
 
+    /// A datagram of the flow was captured, and online may answer it.
+    pub(super) fn asked_online(&mut self, slot: u32, captured_at: Timestamp) {
+        let unanswered = self.get_mut(slot).by_online.get_or_insert_default();
+        let before = unanswered.sent_at.capacity();
+        unanswered.sent(captured_at);
+        let grown = unanswered.sent_at.capacity() - before;
+        self.times += grown;
+    }
+
+    /// Online sent a datagram to the client of a flow that is measured; what it answers.
+    pub(super) fn online_answered(&mut self, slot: u32, captured_at: Timestamp) -> Option<Answer> {
+        self.get_mut(slot).by_online.as_mut().map(|unanswered| unanswered.answered(captured_at))
+    }
+
     pub(super) fn remove(&mut self, slot: u32) -> UdpFlow {
-        self.times -= self.get(slot).sent_at.capacity();
+        let UdpFlow { to_target, by_online, .. } = self.get(slot);
+        let by_online = by_online.as_ref().map_or(0, |unanswered| unanswered.sent_at.capacity());
+        self.times -= to_target.sent_at.capacity() + by_online;
         self.unlink(slot);
         let (key, replica) = (self.get(slot).key, self.get(slot).replica);
         if let Ok(entry) = self.by_key.find_entry(hash_key(&self.hash, &key), |&s| s == slot) {

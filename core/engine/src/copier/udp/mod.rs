@@ -28,7 +28,7 @@ use tcpcopy_wire::ip::IpFragment;
 use tcpcopy_wire::udp::{UDP_HEADER_LEN, UdpRepr};
 use tcpcopy_wire::{Endpoint, Flow, Timestamp, Transport, UdpDatagram};
 
-use super::config::{CopierConfig, Rate, Traffic};
+use super::config::{CopierConfig, Map, Rate, Traffic};
 use super::fragments::{Fate, Reassembler};
 use super::rate::RateLimit;
 use crate::counters::ModuleCounters;
@@ -42,6 +42,8 @@ use flows::{Answer, FlowTable, Key};
 /// What this needs from the engine around it.
 pub(super) struct Context<'a> {
     pub(super) now: Timestamp,
+    /// When the present frame was captured, by the capture's clock.
+    pub(super) captured_at: Timestamp,
     pub(super) config: &'a CopierConfig,
     pub(super) ledger: &'a mut Ledger,
     pub(super) counters: &'a mut ModuleCounters,
@@ -154,7 +156,7 @@ impl UdpCopier {
             matched |= map.takes(datagram.src, datagram.dst);
         }
         if !matched {
-            return cx.ledger.drop_packet(PacketDrop::NoMap);
+            return self.on_unmapped_datagram(cx, datagram);
         }
         let len = u64::from(datagram.payload_len);
         cx.ledger.udp_datagrams += 1;
@@ -166,6 +168,32 @@ impl UdpCopier {
         } else {
             cx.ledger.packets_used += 1;
         }
+    }
+
+    /// A datagram for which there is no map: online's, or something else.
+    pub(super) fn on_unmapped_datagram(&mut self, cx: &mut Context<'_>, datagram: &UdpDatagram<'_>) {
+        let is_online = |map: &Map| {
+            map.transport == Transport::Udp
+                && map.online_port == datagram.src.port
+                && map.online_addr.is_none_or(|addr| addr == datagram.src.addr)
+        };
+        if !cx.config.measure_online || !cx.config.maps.iter().any(is_online) {
+            return cx.ledger.drop_packet(PacketDrop::NoMap);
+        }
+        let (online, copies) = (datagram.flow_from_server(), cx.config.traffic.copies_in(cx.pass));
+        // A datagram is measured with the first of its copies that could be made.
+        let keys = (0..cx.config.maps.len() as u16).flat_map(|map| copies.clone().map(move |copy| (map, copy)));
+        for (map, copy) in keys {
+            let Some(slot) = self.flows.find(&Key { online, map, copy }) else { continue };
+            let Some(answer) = self.flows.online_answered(slot, cx.captured_at) else { continue };
+            if let Answer::After(time) = answer {
+                cx.ledger.online_response_time.record(time);
+            }
+            cx.ledger.packets_used += 1;
+            cx.ledger.online_packets += 1;
+            return;
+        }
+        cx.ledger.drop_packet(PacketDrop::NoSession);
     }
 
     /// Makes all copies. An error: there is none, for this reason, which is the first one's.
@@ -230,6 +258,9 @@ impl UdpCopier {
             return Err(PacketDrop::SessionEnded);
         }
         cx.ledger.of_map(key.map, |of_map| of_map.requests += 1);
+        if cx.config.measure_online && !again {
+            self.flows.asked_online(slot, cx.captured_at);
+        }
         let len = datagram.payload.len() as u64;
         if again {
             cx.ledger.bytes_multiplied += len;
@@ -365,7 +396,7 @@ impl UdpCopier {
         cx.ledger.data_responses += u64::from(response.payload_len > 0);
         cx.ledger.response_bytes += u64::from(response.payload_len);
         self.flows.touch(slot, cx.now);
-        match self.flows.get_mut(slot).answered(cx.now) {
+        match self.flows.get_mut(slot).to_target.answered(cx.now) {
             Answer::ToNothing => cx.ledger.udp_unsolicited += 1,
             Answer::Untimed => cx.ledger.udp_answered += 1,
             Answer::After(time) => {
@@ -420,7 +451,7 @@ impl UdpCopier {
         let id = self.flows.id(slot);
         cx.out.routes.extend(links(cx.config, id).map(|link| (link, RouteChange::Remove { id })));
         let flow = self.flows.remove(slot);
-        cx.ledger.udp_unanswered += flow.unanswered;
+        cx.ledger.udp_unanswered += flow.to_target.count;
         cx.ledger.udp_flows_alive -= 1;
         cx.ledger.of_map(flow.key.map, |of_map| of_map.sessions_alive -= 1);
     }

@@ -149,8 +149,8 @@ proptest! {
         encode_host_report(&sent, &answers, &mut frame);
         let equal = decode(Role::Tcpcopy, &frame, |message| match message {
             Message::HostReport(came) => {
-                came.answers.eq(answers.iter().copied())
-                    && HostReport { answers: sent.answers, ..came } == HostReport {
+                came.answers.clone().eq(answers.iter().copied())
+                    && HostReport { answers: Answers::default(), ..came } == HostReport {
                         version: super::super::encode::cut(&texts[0], MAX_REPORT_VERSION),
                         devices: super::super::encode::cut(&texts[1], MAX_REPORT_DEVICES),
                         filter: super::super::encode::cut(&texts[2], MAX_REPORT_FILTER),
