@@ -31,23 +31,21 @@ list() {
     entry "$prefix/share/zsh/site-functions" 644 "$pages"/completions/zsh/_*
     entry "$prefix/share/fish/vendor_completions.d" 644 "$pages"/completions/fish/*.fish
     entry "$prefix/lib/systemd/system" 644 packaging/systemd/*.service
-    entry "$documents" 644 README.md CHANGELOG.md LICENSE docs/*.md
-    entry "$documents/monitoring" 644 docs/monitoring/*
-    entry "$documents/kubernetes" 644 packaging/kubernetes/*
+    # As in the repository, so that what one document says of another leads there.
+    entry "$documents" 644 README.md CHANGELOG.md CONTRIBUTING.md LICENSE
+    entry "$documents/docs" 644 docs/*.md
+    entry "$documents/docs/monitoring" 644 docs/monitoring/*
+    entry "$documents/packaging/kubernetes" 644 packaging/kubernetes/*
     # How they come: to compare with, where those that are in use were changed.
-    entry "$documents/configuration" 644 packaging/*.toml
-}
-# Not Cargo.toml, which is in the same folder.
-own() {
-    list | grep -v '/configuration/Cargo\.toml'
+    entry "$documents/packaging" 644 packaging/tcpcopy.toml packaging/intercept.toml
 }
 
 if [ "${1:-}" = --remove ]; then
     while IFS=$'\t' read -r to _ _; do
         rm -f "$root$to"
-    done < <(own)
+    done < <(list)
     # Folders of our own, where nobody has put anything else; the others are the system's.
-    for folder in "$documents"/{monitoring,kubernetes,configuration} "$documents" "$prefix/lib/tcpcopy"; do
+    for folder in "$documents"/{docs/monitoring,docs,packaging/kubernetes,packaging} "$documents" "$prefix/lib/tcpcopy"; do
         [ ! -d "$root$folder" ] || rmdir --ignore-fail-on-non-empty "$root$folder"
     done
     # What a person may have written stays, as it does when a package is removed.
@@ -67,7 +65,7 @@ while IFS=$'\t' read -r to mode from; do
     # Units name the programs where packages have them.
     *.service) sed -i "s|/usr/sbin/|$prefix/sbin/|g; s|/etc/tcpcopy/|$configuration/|g" "$root$to" ;;
     esac
-done < <(own)
+done < <(list)
 # Modules that are found by their names.
 install -d "$root$prefix/lib/tcpcopy"
 for program in tcpcopy intercept; do

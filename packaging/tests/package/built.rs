@@ -111,7 +111,13 @@ pub(crate) fn expect_all(root: &Path, prefix: &str) {
     for file in ["/share/bash-completion/completions/tcpcopy", "/share/fish/vendor_completions.d/intercept.fish"] {
         assert!(found.contains(&format!("{prefix}{file}")), "{file} is not among {found:?}");
     }
-    for document in ["README.md", "install.md", "deploy.md", "monitoring/alerts.yml", "kubernetes/daemonset.yaml"] {
+    for document in [
+        "README.md",
+        "docs/README.md",
+        "docs/install.md",
+        "docs/monitoring/alerts.yml",
+        "packaging/kubernetes/daemonset.yaml",
+    ] {
         assert!(found.contains(&format!("{prefix}/share/doc/tcpcopy/{document}")), "{document} is not among {found:?}");
     }
     assert!(root.join(format!(".{prefix}/lib/tcpcopy")).is_dir(), "the folder that modules are found in");
