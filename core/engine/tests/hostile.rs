@@ -158,6 +158,7 @@ struct Manner {
     copies: u16,
     max_rate: Option<Rate>,
     preserve_rtt: bool,
+    measure_online: bool,
     /// The target's packets are captured here.
     sees_responses: bool,
 }
@@ -169,11 +170,8 @@ fn manner() -> impl Strategy<Value = Manner> {
         1 => (0u64..50).prop_map(|n| Some(Rate::Count(n))),
         1 => (0u64..100_000).prop_map(|n| Some(Rate::Bytes(n))),
     ];
-    (copies, rate, any::<bool>(), any::<bool>()).prop_map(|(copies, max_rate, preserve_rtt, sees_responses)| Manner {
-        copies,
-        max_rate,
-        preserve_rtt,
-        sees_responses,
+    (copies, rate, any::<[bool; 3]>()).prop_map(|(copies, max_rate, [preserve_rtt, measure_online, sees_responses])| {
+        Manner { copies, max_rate, preserve_rtt, measure_online, sees_responses }
     })
 }
 
@@ -333,6 +331,7 @@ impl Run {
             session_limit,
             decapsulation: Decapsulation { gre: true, ..Decapsulation::default() },
             preserve_rtt: manner.preserve_rtt,
+            measure_online: manner.measure_online,
             sees_responses: manner.sees_responses,
             traffic: Traffic { copies: manner.copies, max_rate: manner.max_rate, ..Traffic::default() },
             ..CopierConfig::new(vec![map(false), map(true)], module)

@@ -225,6 +225,32 @@ fn a_module_that_sees_online_has_both_directions_captured() {
 }
 
 #[test]
+fn measuring_online_has_both_directions_captured() {
+    let base = "-x 10.0.0.9:80-10.0.0.2:8080,udp:53-10.0.0.2:53 -s 10.0.0.3 -c 10.77.0.x --measure-online";
+    let o = accept(base);
+    assert!(o.both_directions && o.measure_online);
+    for part in ["src port 80 and src host 10.0.0.9", "src port 53"] {
+        assert!(o.filter.contains(part), "{}", o.filter);
+    }
+    let own = accept(&format!("{base} -F tcp"));
+    assert!(own.warnings.iter().any(|warning| warning.contains("--measure-online needs")), "{:?}", own.warnings);
+    let refused = check(&format!("{base} -i eth0 --decap vxlan --workers 2")).unwrap_err();
+    assert!(refused.contains("--measure-online needs both directions"), "{refused}");
+}
+
+#[test]
+fn a_report_is_written_where_it_was_asked_for() {
+    let base = "-x 80-10.0.0.2:8080 -s 10.0.0.3 -c 10.77.0.x";
+    let o = accept(base);
+    assert_eq!((o.report, o.stats_file, o.measure_online, o.given), (None, None, false, Vec::new()));
+    let o = accept(&format!("{base} --report a.html --stats-file /tmp/b"));
+    assert!(o.report.unwrap().is_absolute(), "a daemon changes its directory");
+    assert_eq!(o.stats_file, Some(PathBuf::from("/tmp/b")));
+    assert!(o.given.contains(&("map".to_owned(), "80-10.0.0.2:8080".to_owned())), "{:?}", o.given);
+    assert!(check(&format!("{base} --report /tmp")).unwrap_err().contains("is not the name of a file"));
+}
+
+#[test]
 fn modules_have_tables_in_a_file() {
     let file: Arguments =
         toml::from_str("map = '80-10.0.0.2:80'\nintercept = '10.0.0.3'\n[module.mine]\na = 1").unwrap();

@@ -45,7 +45,7 @@ fn table(
     m: &mut Markup,
     title: &str,
     (what, total): (&str, u64),
-    parts: &[(&str, u64)],
+    parts: &[(&str, u64, &'static str)],
     reasons: &Counts,
     meaning: impl Fn(&str) -> Meaning,
 ) {
@@ -65,8 +65,8 @@ fn table(
         });
         m.within("tbody", &[], |m| {
             m.within("tr", &[("class", "total")], |m| cells(m, what, total, None, None));
-            for (i, (name, n)) in parts.iter().enumerate() {
-                m.within("tr", &[], |m| cells(m, name, *n, Some(total), Some((weight_of_part(i), ""))));
+            for (i, (name, n, meaning)) in parts.iter().enumerate() {
+                m.within("tr", &[], |m| cells(m, name, *n, Some(total), Some((weight_of_part(i), *meaning))));
             }
             let mut sorted: Vec<(&Cow<'_, str>, &u64)> = reasons.iter().filter(|(_, n)| **n > 0).collect();
             sorted.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
@@ -107,14 +107,17 @@ fn cells(m: &mut Markup, name: &str, n: u64, total: Option<u64>, meaning: Meanin
 }
 
 fn sessions(m: &mut Markup, t: &Totals) {
-    let parts = [("copied to their end", t.count("sessions_completed")), ("still going on", t.last("sessions_alive"))];
+    let parts = [
+        ("copied to their end", t.count("sessions_completed"), "Closed by the client, and so at the target."),
+        ("still going on", t.last("sessions_alive"), ""),
+    ];
     let meaning = |reason: &str| SessionEnd::ALL.iter().find(|r| r.text() == reason).map(|r| words::of_sessions(*r));
     table(m, "Sessions", ("begun", t.count("sessions_seen")), &parts, &t.sessions_ended_early, meaning);
 }
 
 fn packets(m: &mut Markup, t: &Totals) {
     let total = t.count("packets_captured") + t.count("packets_multiplied");
-    let parts = [("used", t.count("packets_used"))];
+    let parts = [("used", t.count("packets_used"), "They brought something new of a client, or of online.")];
     let meaning = |reason: &str| PacketDrop::ALL.iter().find(|r| r.text() == reason).map(|r| words::of_packets(*r));
     table(m, "Packets captured", ("captured", total), &parts, &t.packets_dropped, meaning);
     let (full, device) = (t.count("capture_dropped"), t.count("capture_dropped_by_device"));
@@ -132,7 +135,10 @@ fn packets(m: &mut Markup, t: &Totals) {
 
 fn bytes(m: &mut Markup, t: &Totals) {
     let total = t.count("bytes_captured") + t.count("bytes_inserted") + t.count("bytes_multiplied");
-    let parts = [("copied: the target has them", t.count("bytes_copied")), ("waiting", t.last("pending_bytes"))];
+    let parts = [
+        ("copied", t.count("bytes_copied"), "The target has acknowledged them; of datagrams, they were sent."),
+        ("waiting", t.last("pending_bytes"), ""),
+    ];
     let meaning = |reason: &str| ByteDrop::ALL.iter().find(|r| r.text() == reason).map(|r| words::of_bytes(*r));
     table(m, "Bytes of clients", ("captured, or sent by a module", total), &parts, &t.bytes_dropped, meaning);
 }
