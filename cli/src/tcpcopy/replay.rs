@@ -463,7 +463,7 @@ mod tests {
         };
         let poll = Poll::new().unwrap();
         let waker = Arc::new(mio::Waker::new(poll.registry(), Token(0)).unwrap());
-        let mut replay = Replay::start(&plan, waker).unwrap();
+        let mut replay = Replay::start(&plan, false, waker).unwrap();
         let target = Endpoint::new([10, 0, 0, 2].into(), Port(80));
         let map = Map::tcp(None, Port(80), target);
         let mut engine = Copier::new(CopierConfig::new(vec![map], ModuleHandle::new(PlainTcp)));

@@ -58,7 +58,7 @@ impl Diagnosis {
             "not {check} alone: {failures:#?}\nof all: {:#?}",
             self.findings
         );
-        self.has_words(&failures, words);
+        have_words(&failures, words);
     }
 
     /// There is a warning of this check with these words.
@@ -67,22 +67,22 @@ impl Diagnosis {
         let warnings = self.of_outcome("warning");
         let of_check: Vec<&Value> = warnings.into_iter().filter(|finding| finding["check"] == check).collect();
         assert!(!of_check.is_empty(), "no warning of {check}: {:#?}", self.findings);
-        self.has_words(&of_check, words);
-    }
-
-    #[track_caller]
-    fn has_words(&self, findings: &[&Value], words: &[&str]) {
-        let text = findings.iter().map(|finding| format!("{} -> {}", finding["text"], finding["remedy"]));
-        let text = text.collect::<Vec<_>>().join("\n");
-        for word in words {
-            assert!(text.contains(word), "nothing of {word:?} in: {text}");
-        }
+        have_words(&of_check, words);
     }
 
     #[track_caller]
     fn finds_nothing(&self) {
         let failures = self.of_outcome("failure");
         assert!(failures.is_empty(), "{failures:#?}");
+    }
+}
+
+#[track_caller]
+fn have_words(findings: &[&Value], words: &[&str]) {
+    let text = findings.iter().map(|finding| format!("{} -> {}", finding["text"], finding["remedy"]));
+    let text = text.collect::<Vec<_>>().join("\n");
+    for word in words {
+        assert!(text.contains(word), "nothing of {word:?} in: {text}");
     }
 }
 

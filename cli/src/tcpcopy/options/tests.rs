@@ -242,11 +242,11 @@ fn measuring_online_has_both_directions_captured() {
 fn a_report_is_written_where_it_was_asked_for() {
     let base = "-x 80-10.0.0.2:8080 -s 10.0.0.3 -c 10.77.0.x";
     let o = accept(base);
-    assert_eq!((o.report, o.stats_file, o.measure_online, o.given), (None, None, false, Vec::new()));
+    assert_eq!((o.report, o.stats_file, o.measure_online), (None, None, false));
     let o = accept(&format!("{base} --report a.html --stats-file /tmp/b"));
     assert!(o.report.unwrap().is_absolute(), "a daemon changes its directory");
     assert_eq!(o.stats_file, Some(PathBuf::from("/tmp/b")));
-    assert!(o.given.contains(&("map".to_owned(), "80-10.0.0.2:8080".to_owned())), "{:?}", o.given);
+    assert!(o.given.pairs().contains(&("map".to_owned(), "80-10.0.0.2:8080".to_owned())), "{:?}", o.given);
     assert!(check(&format!("{base} --report /tmp")).unwrap_err().contains("is not the name of a file"));
 }
 
