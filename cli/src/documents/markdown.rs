@@ -6,18 +6,24 @@
 //! | mark | meaning |
 //! |---|---|
 //! | `<!-- run on HOST -->` | a test of the lab runs the block on that host |
+//! | `<!-- run on HOST, HOST -->` | it runs each line of the block on another host, in this order |
 //! | `<!-- not run: REASON -->` | nobody runs it, for this reason; options of tcpcopy and intercept are checked |
 //! | `<!-- not checked: REASON -->` | nor are these |
-//! | none | all lines are of tcpcopy and intercept, whose options are checked |
+//!
+//! A block without a mark is a mistake.
 //!
 //! Between blocks that are run, other marks say what the test does:
 //!
 //! | mark | meaning |
 //! |---|---|
 //! | `<!-- requests arrive -->` | it sends requests to online until they arrive at the target, and then some that all must |
+//! | `<!-- requests arrive N times -->` | each that must arrive does so N times |
+//! | `<!-- some requests arrive -->` | it sends requests until some of them arrive: what is copied is a sample |
 //! | `<!-- clients ask -->`, `<!-- it has arrived -->` | the two halves of that: a replay stands between them |
 //! | `<!-- stop: tcpcopy, intercept -->` | it ends these programs |
-//! | `<!-- with three hosts -->` | it has done that recipe up to tcpcopy, and undoes it at the end |
+//! | `<!-- with three hosts -->` | it has done that recipe, of this document or of docs/deploy.md, up to tcpcopy, and undoes it at the end |
+//! | `<!-- with three hosts, copying -->` | the same, and tcpcopy runs, too |
+//! | `<!-- with the files of docs/security.md -->` | it has made the files that this document makes |
 //!
 //! A recipe is what stands under one `##` heading.
 //!
@@ -27,8 +33,8 @@
 /// What is to be done with a block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mark {
-    /// Run on this host.
-    RunOn(String),
+    /// Run on these hosts: all lines on one, or each on another.
+    RunOn(Vec<String>),
     /// Not run, for this reason.
     NotRun(String),
     /// Not even looked at, for this reason.
@@ -49,13 +55,15 @@ pub struct Block {
 pub enum Act {
     /// Looks at a block of commands.
     Block(Block),
-    /// Sends requests to online, which arrive at the target.
-    RequestsArrive,
+    /// Sends requests to online, each of which arrives at the target as often as this.
+    RequestsArrive(usize),
+    /// Sends requests to online until some have arrived at the target.
+    SomeArrive,
     /// Sends requests to online.
     ClientsAsk,
     /// What was sent last has arrived at the target.
     ItHasArrived,
-    /// Does what another recipe says for the other hosts; the title of its section.
+    /// Does what another recipe says for the other hosts; the title of its section, and how much of it.
     With(String),
     /// Ends these programs, in this order.
     Stop(Vec<String>),
@@ -139,14 +147,17 @@ enum Known {
 }
 
 fn act(words: &str) -> Option<Known> {
-    if let Some(host) = words.strip_prefix("run on ") {
-        return Some(Known::Mark(Mark::RunOn(host.to_owned())));
+    if let Some(hosts) = words.strip_prefix("run on ") {
+        return Some(Known::Mark(Mark::RunOn(hosts.split(", ").map(str::to_owned).collect())));
     }
     if let Some(reason) = words.strip_prefix("not run: ") {
         return Some(Known::Mark(Mark::NotRun(reason.to_owned())));
     }
     if let Some(reason) = words.strip_prefix("not checked: ") {
         return Some(Known::Mark(Mark::NotChecked(reason.to_owned())));
+    }
+    if let Some(times) = words.strip_prefix("requests arrive ").and_then(|rest| rest.strip_suffix(" times")) {
+        return times.parse().ok().map(|times| Known::Act(Act::RequestsArrive(times)));
     }
     if let Some(programs) = words.strip_prefix("stop: ") {
         return Some(Known::Act(Act::Stop(programs.split(", ").map(str::to_owned).collect())));
@@ -155,7 +166,8 @@ fn act(words: &str) -> Option<Known> {
         return Some(Known::Act(Act::With(recipe.to_owned())));
     }
     match words {
-        "requests arrive" => Some(Known::Act(Act::RequestsArrive)),
+        "requests arrive" => Some(Known::Act(Act::RequestsArrive(1))),
+        "some requests arrive" => Some(Known::Act(Act::SomeArrive)),
         "clients ask" => Some(Known::Act(Act::ClientsAsk)),
         "it has arrived" => Some(Known::Act(Act::ItHasArrived)),
         _ if words.starts_with("generated") => Some(Known::Other),

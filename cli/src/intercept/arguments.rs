@@ -20,7 +20,7 @@ use crate::program::{INTERCEPT, list};
     override_usage = "intercept -F FILTER [-i DEVICE[,DEVICE...]] [options]\n       \
         intercept [--nfqueue N] [--setup PORT[,PORT...]] [-x ADDR[,ADDR...]] [options]\n       \
         intercept COMMAND [options]",
-    after_help = format!("Examples, on the host to which the test server 10.0.0.2 routes its answers to 10.77.0.0/24:\n\n  \
+    after_help = format!("Examples, on the host to which the test server 10.0.0.2 routes its answers to 10.78.0.0/16:\n\n  \
         intercept -i eth0 -F 'tcp and src host 10.0.0.2 and src port 8080'\n  \
         intercept -i eth0 -F 'src host 10.0.0.2 and (tcp src port 8080 or udp src port 53)'\n\n\
         The second is for copies over TCP and UDP. Over IPv6, answers above the MTU hide their ports from a filter; \

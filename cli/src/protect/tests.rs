@@ -52,7 +52,7 @@ fn intercepts_options_are_taken_from_its_file() {
 
 #[test]
 fn without_options_nothing_is_limited() {
-    let words = ["tcpcopy", "-x", "80-10.0.0.2:80", "-s", "10.0.0.3", "-c", "10.77.0.x"];
+    let words = ["tcpcopy", "-x", "80-10.0.0.2:80", "-s", "10.0.0.3", "-c", "10.78.0.x"];
     let options = options(Arguments::try_parse_from(words).unwrap());
     assert_eq!(options.identity, Identity::default());
     assert_eq!((options.cpu_limit, options.max_sessions, options.stop_if), (None, 1 << 22, vec![]));

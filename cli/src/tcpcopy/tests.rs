@@ -32,7 +32,7 @@ fn command_lines_from_documents_work_unchanged() {
         "tcpcopy -x 80-10.0.0.2:80 -s 10.0.0.3:36524, 10.0.0.4:36525 -c 10.1.0.x,10.1.1.x -i eth0,eth1 -B 64 -M 1492 -D 1400 -OWLd",
         "tcpcopy -x80-10.0.0.2:80 -s10.0.0.3 -c10.1.0.x -F tcp",
         "./tcpcopy -x 3306-10.0.0.2:3306 -s 10.0.0.3 -u user1@password1,user2@password2 -d",
-        "tcpcopy --proto mysql -u app@secret,report@other -x 3306-10.0.0.2:3306 -s 10.0.0.3 -c 10.77.0.x",
+        "tcpcopy --proto mysql -u app@secret,report@other -x 3306-10.0.0.2:3306 -s 10.0.0.3 -c 10.78.0.x",
         "tcpcopy -x 3306-10.0.0.2:3306 -s 10.0.0.3 --mysql-skip-grant-tables --mysql-only reads --mysql-slow 50",
         "tcpcopy -x mysql:3306-10.0.0.2:3306,80-10.0.0.2:80 -s 10.0.0.3 -u app@secret",
         "./tcpcopy -x 80-192.168.0.2:8080",

@@ -1,13 +1,15 @@
 //! The recipes of the documents, done: each block of commands that is marked with a host is run on that host of a lab whose
 //! hosts have the documents' addresses, from the recipe's first line to the last one of its undoing.
 //!
-//! Lines are run as they stand, with two exceptions: `-d` is left out, so that the test can end what it has started, and
-//! the log of `-l` goes into the test's folder, which is also the folder where lines are run.
+//! Lines are run as they stand, with three exceptions: `-d` is left out, so that the test can end what it has started; the
+//! log of `-l` goes into the test's folder, which is also the folder where lines are run; and the user `tcpcopy`, whom
+//! packages make, is `nobody`.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -27,7 +29,19 @@ const PROBES: u64 = 1 << 40;
 const REQUESTS: u64 = 100;
 
 /// The documents whose recipes are done here.
-const DOCUMENTS: &[&str] = &["README.md", "docs/getting-started.md", "docs/deploy.md", "docs/tuning.md"];
+const DOCUMENTS: &[&str] = &[
+    "README.md",
+    "docs/getting-started.md",
+    "docs/deploy.md",
+    "docs/tuning.md",
+    "docs/doctor.md",
+    "docs/live.md",
+    "docs/metrics.md",
+    "docs/operations.md",
+    "docs/report.md",
+];
+/// Where the recipes stand that other documents begin with.
+const SET_UPS: &str = "docs/deploy.md";
 /// Those whose blocks another test runs.
 const ELSEWHERE: &[&str] = &["docs/security.md"];
 
@@ -63,6 +77,26 @@ pub(crate) fn tuning(bench: &Bench<'_>) {
     run(bench, "docs/tuning.md");
 }
 
+pub(crate) fn doctor(bench: &Bench<'_>) {
+    run(bench, "docs/doctor.md");
+}
+
+pub(crate) fn live(bench: &Bench<'_>) {
+    run(bench, "docs/live.md");
+}
+
+pub(crate) fn metrics(bench: &Bench<'_>) {
+    run(bench, "docs/metrics.md");
+}
+
+pub(crate) fn operations(bench: &Bench<'_>) {
+    run(bench, "docs/operations.md");
+}
+
+pub(crate) fn report(bench: &Bench<'_>) {
+    run(bench, "docs/report.md");
+}
+
 /// Does each recipe of a document that has something to be run.
 fn run(bench: &Bench<'_>, document: &'static str) {
     let steps = book::read(document);
@@ -70,7 +104,7 @@ fn run(bench: &Bench<'_>, document: &'static str) {
     for recipe in steps.chunk_by(|a, b| a.section == b.section) {
         if recipe.iter().any(is_run) {
             println!("{document}: {}", recipe[0].section);
-            Recipe::new(bench, document, recipes).follow(recipe, &steps);
+            Recipe::new(bench, document, recipes).follow(recipe);
             recipes += 1;
         }
     }
@@ -87,6 +121,8 @@ struct Recipe<'a> {
     /// The servers that copies may go to: that of the target, and that of a target on online itself.
     targets: [Server; 2],
     running: Vec<(String, Process)>,
+    /// How many programs were started so far.
+    started: usize,
     /// Requests sent so far, and how often the last of them must have arrived.
     numbered: u64,
     replays: usize,
@@ -117,6 +153,7 @@ impl<'a> Recipe<'a> {
             targets,
             lab,
             running: Vec::new(),
+            started: 0,
             numbered: 0,
             replays: 0,
             probes: 0,
@@ -143,19 +180,23 @@ impl<'a> Recipe<'a> {
         self.lab.hosts().flat_map(|host| lines.map(|line| ask(host, line))).collect()
     }
 
-    fn follow(mut self, steps: &[Step], document: &[Step]) {
+    fn follow(mut self, steps: &[Step]) {
         let before = self.state();
         let (mut started, mut arrived) = (false, false);
-        let mut undo: Vec<&Step> = Vec::new();
+        let mut undo: Vec<Step> = Vec::new();
         for step in steps {
             let place = format!("{}, line {}", self.document, step.line);
             match &step.act {
                 Act::Block(_) => {
                     self.run_block(step);
-                    started |= !self.running.is_empty();
+                    started |= self.runs("tcpcopy");
                 }
-                Act::RequestsArrive => {
-                    self.requests_arrive(&place);
+                Act::RequestsArrive(times) => {
+                    self.requests_arrive(*times, &place);
+                    arrived = true;
+                }
+                Act::SomeArrive => {
+                    self.some_arrive(&place);
                     arrived = true;
                 }
                 Act::ClientsAsk => self.clients_ask(&place),
@@ -163,14 +204,18 @@ impl<'a> Recipe<'a> {
                     self.it_has_arrived(&place);
                     arrived = true;
                 }
-                Act::With(recipe) => undo = self.prepare(recipe, document),
+                Act::With(recipe) => undo.extend(self.prepare(recipe, &place)),
                 Act::Stop(programs) => programs.iter().for_each(|program| self.stop(program, &place)),
             }
         }
         let section = &steps[0].section;
         if !undo.is_empty() {
-            self.stop("intercept", section);
-            for step in undo {
+            for program in ["tcpcopy", "intercept"] {
+                while self.runs(program) {
+                    self.stop(program, section);
+                }
+            }
+            for step in &undo {
                 self.run_block(step);
             }
         }
@@ -182,29 +227,71 @@ impl<'a> Recipe<'a> {
         }
     }
 
-    /// Does another recipe, but for what runs on online; returns the steps that undo it.
-    fn prepare<'s>(&mut self, recipe: &str, document: &'s [Step]) -> Vec<&'s Step> {
-        let steps: Vec<&Step> = document.iter().filter(|step| step.section.eq_ignore_ascii_case(recipe)).collect();
+    fn runs(&self, program: &str) -> bool {
+        self.running.iter().any(|(name, _)| name == program)
+    }
+
+    /// Does another recipe, and what runs on online only where it is to be `copying`; returns the steps that undo it.
+    fn prepare(&mut self, recipe: &str, place: &str) -> Vec<Step> {
+        if let Some(document) = recipe.strip_prefix("the files of ") {
+            self.make_files(document, place);
+            return Vec::new();
+        }
+        let (recipe, copying) = recipe.strip_suffix(", copying").map_or((recipe, false), |recipe| (recipe, true));
+        let of = |document: &str| -> Vec<Step> {
+            let steps = book::read(document);
+            steps.into_iter().filter(|step| step.section.eq_ignore_ascii_case(recipe)).collect()
+        };
+        let steps = Some(of(self.document)).filter(|steps| !steps.is_empty()).unwrap_or_else(|| of(SET_UPS));
         let stop = steps.iter().position(|step| matches!(step.act, Act::Stop(_)));
-        let stop = stop.unwrap_or_else(|| panic!("{}: no recipe `{recipe}`", self.document));
-        let works = steps.iter().position(|step| step.act == Act::RequestsArrive).unwrap_or(stop);
+        let stop = stop.unwrap_or_else(|| panic!("{place}: no recipe `{recipe}`"));
+        let works = steps.iter().position(|step| matches!(step.act, Act::RequestsArrive(_))).unwrap_or(stop);
         for step in &steps[..works] {
-            let of_online =
-                matches!(&step.act, Act::Block(Block { mark: Some(Mark::RunOn(host)), .. }) if host == "online");
-            if !of_online {
+            let of_online = matches!(&step.act, Act::Block(Block { mark: Some(Mark::RunOn(hosts)), .. })
+                if hosts.iter().any(|host| host == "online"));
+            if copying || !of_online {
                 self.run_block(step);
             }
         }
-        steps[stop..].iter().copied().filter(|step| is_run(step)).collect()
+        if copying {
+            self.requests_arrive(1, place);
+        }
+        steps.into_iter().skip(stop).filter(is_run).collect()
+    }
+
+    /// All that a document runs, as one script: it makes files.
+    fn make_files(&self, document: &str, place: &str) {
+        let mut host = String::new();
+        let mut script: Vec<String> = Vec::new();
+        for step in book::read(document) {
+            if let Act::Block(Block { mark: Some(Mark::RunOn(hosts)), commands }) = step.act {
+                host.clone_from(&hosts[0]);
+                script.extend(commands);
+            }
+        }
+        assert!(!script.is_empty(), "{place}: {document} makes no files");
+        self.run_to_its_end(&host, &script.join("\n"), place);
     }
 
     fn run_block(&mut self, step: &Step) {
-        if let Act::Block(Block { mark: Some(Mark::RunOn(host)), commands }) = &step.act {
+        if let Act::Block(Block { mark: Some(Mark::RunOn(hosts)), commands }) = &step.act {
             let place = format!("{}, line {}", self.document, step.line);
-            for line in commands {
+            for (line, host) in commands.iter().zip(hosts.iter().cycle()) {
                 self.run_line(host, line, &place);
             }
         }
+    }
+
+    /// A program on a host, which finds ours by their names, and of those that run only the ones of this host.
+    fn command(&self, host: &str, program: impl AsRef<OsStr>) -> Command {
+        let mut command = self.host(host).command(program);
+        let folder = self.bench.programs.tcpcopy.parent().expect("the folder of the programs");
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{}:{path}", folder.display()));
+        let run = self.folder.join(format!("run-{host}"));
+        fs::create_dir_all(&run).expect("a folder");
+        command.env("RUNTIME_DIRECTORY", run).current_dir(&self.folder);
+        command
     }
 
     fn run_line(&mut self, host: &str, line: &str, place: &str) {
@@ -213,11 +300,12 @@ impl<'a> Recipe<'a> {
         let is_command = words.get(1).is_some_and(|word| word.chars().all(|c| c.is_ascii_lowercase()));
         let program = match words.first().map(String::as_str) {
             Some("tcpcopy") if !is_replay && !is_command => self.bench.programs.tcpcopy.clone(),
-            Some("intercept") => self.bench.programs.intercept.clone(),
+            Some("intercept") if !is_command => self.bench.programs.intercept.clone(),
             Some("tcpdump") => "tcpdump".into(),
             _ => return self.run_to_its_end(host, line, place),
         };
-        let number = self.running.len();
+        let number = self.started;
+        self.started += 1;
         let log = self.folder.join(format!("{number}-{}.log", words[0]));
         let file = fs::File::create(&log).expect("a log");
         let mut arguments = words[1..].to_vec();
@@ -225,12 +313,17 @@ impl<'a> Recipe<'a> {
         if let Some(at) = arguments.iter().position(|word| word == "-l") {
             arguments.drain(at..at + 2);
         }
-        let mut command = self.host(host).command(program);
-        command.args(&arguments).current_dir(&self.folder);
+        if let Some(at) = arguments.iter().position(|word| word == "--user") {
+            "nobody".clone_into(&mut arguments[at + 1]);
+        }
+        let port = arguments.iter().skip_while(|word| *word != "-p").nth(1);
+        let port = port.map_or(INTERCEPT_PORT, |port| port.parse().expect("a port"));
+        let mut command = self.command(host, program);
+        command.args(&arguments);
         command.stdout(file.try_clone().expect("a descriptor")).stderr(file);
         let mut process = Process::start(&mut command).expect("a program");
         let is_ready = |process: &Process| match words[0].as_str() {
-            "intercept" => process.sees_listener(INTERCEPT_PORT),
+            "intercept" => process.sees_listener(port),
             // The file comes after the filter, before which packets are forgotten.
             "tcpdump" => {
                 let file = words.iter().skip_while(|word| *word != "-w").nth(1);
@@ -245,13 +338,8 @@ impl<'a> Recipe<'a> {
     }
 
     fn run_to_its_end(&self, host: &str, line: &str, place: &str) {
-        let mut command = self.host(host).command("sh");
-        let folder = self.bench.programs.tcpcopy.parent().expect("the folder of the programs");
-        let line = line
-            .strip_prefix("tcpcopy ")
-            .map_or(line.to_owned(), |rest| format!("{}/tcpcopy {rest}", folder.display()));
-        let line = line.as_str();
-        command.args(["-e", "-c", line]).current_dir(&self.folder).stdin(Stdio::null());
+        let mut command = self.command(host, "sh");
+        command.args(["-e", "-c", line]).stdin(Stdio::null());
         let output = command.output().expect("a shell");
         // In many containers /proc/sys is read-only; what already has its value need not be written.
         if !output.status.success() && self.has_value(host, line) {
@@ -279,19 +367,25 @@ impl<'a> Recipe<'a> {
         ids
     }
 
-    /// Requests to online arrive at the target, each once.
-    fn requests_arrive(&mut self, place: &str) {
+    /// Requests to online arrive at the target, each as often as `times`.
+    fn requests_arrive(&mut self, times: usize, place: &str) {
+        self.some_arrive(place);
+        self.clients_ask(place);
+        self.replays = times - 1;
+        self.it_has_arrived(place);
+    }
+
+    /// Of requests to online some arrive at the target.
+    fn some_arrive(&mut self, place: &str) {
         let server = SocketAddr::from(([10, 0, 0, 1], 80));
         let before = self.copied(|id| id >= PROBES).len();
         let up = wait_for(PATIENCE, || {
-            let plan = Plan { first_id: PROBES + self.probes, reuse: Reuse::Close, ..Plan::new(server, 1) };
+            let plan = Plan { first_id: PROBES + self.probes, reuse: Reuse::Close, ..Plan::new(server, 10) };
             load::run(&self.lab.client, &plan);
-            self.probes += 1;
+            self.probes += 10;
             wait_for(Duration::from_millis(200), || (self.copied(|id| id >= PROBES).len() > before).then_some(()))
         });
         assert!(up.is_some(), "{place}: no request was copied; the logs are in {}", self.folder.display());
-        self.clients_ask(place);
-        self.it_has_arrived(place);
     }
 
     /// Numbered requests from the client to online.

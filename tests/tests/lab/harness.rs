@@ -59,7 +59,7 @@ impl Needs {
             Self::MariaDb | Self::Ed25519 | Self::MySql => &["ip", "sysbench"],
             Self::Memcached => &["ip", "memcached"],
             Self::Compiler => &["ip", "cc", "make"],
-            Self::Recipes => &["ip", "iptables", "sysctl", "curl", "ss", "ethtool", "tc", "tcpdump"],
+            Self::Recipes => &["ip", "iptables", "sysctl", "curl", "ss", "ethtool", "tc", "tcpdump", "openssl"],
         }
     }
 

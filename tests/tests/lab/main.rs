@@ -45,6 +45,11 @@ fn main() -> ExitCode {
     suite.add("book: getting started", Needs::Recipes, book::getting_started);
     suite.add("book: set-ups", Needs::Recipes, book::deploy);
     suite.add("book: tuning", Needs::Recipes, book::tuning);
+    suite.add("book: doctor", Needs::Recipes, book::doctor);
+    suite.add("book: live", Needs::Recipes, book::live);
+    suite.add("book: report", Needs::Recipes, book::report);
+    suite.add("book: metrics", Needs::Recipes, book::metrics);
+    suite.add("book: operations", Needs::Recipes, book::operations);
 
     suite.add("the hosts of a lab reach each other", Needs::Servers, workloads::hosts_reach_each_other);
     suite.add("workload 1: keepalive, 50 connections", Needs::Servers, workloads::keepalive);

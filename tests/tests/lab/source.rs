@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which of our crates each of our crates may depend on. `tcpcopy` and the tests stand on top and may use all.
-const ARROWS: [(&str, &[&str]); 9] = [
+const ARROWS: [(&str, &[&str]); 10] = [
     ("tcpcopy-wire", &[]),
     ("tcpcopy-module-api", &["tcpcopy-wire"]),
     ("tcpcopy-module-tcp", &["tcpcopy-wire", "tcpcopy-module-api"]),
@@ -15,6 +15,7 @@ const ARROWS: [(&str, &[&str]); 9] = [
     ("tcpcopy-engine", &["tcpcopy-wire", "tcpcopy-module-api"]),
     ("tcpcopy-netsim", &["tcpcopy-wire", "tcpcopy-module-api", "tcpcopy-engine"]),
     ("tcpcopy-io", &["tcpcopy-wire", "tcpcopy-module-api", "tcpcopy-engine"]),
+    ("tcpcopy-packaging", &["tcpcopy"]),
 ];
 
 /// Where `unsafe` may be allowed: what talks to the kernel and to C, and a test's allocator, which no test of allocations

@@ -8,8 +8,8 @@ use crate::doctor::probe::watch::Seen;
 fn context() -> Context {
     Context {
         target: Endpoint::new([10, 0, 0, 2].into(), Port(8080)),
-        source: [62, 135, 200, 1].into(),
-        network: "62.135.200.0/24".to_owned(),
+        source: [10, 78, 0, 1].into(),
+        network: "10.78.0.0/24".to_owned(),
         intercepts: vec![([10, 0, 0, 3], 36_524).into()],
         on_target: false,
         local: false,
@@ -50,7 +50,7 @@ fn a_session_that_gets_through_is_well() {
     let found = verdict(&accepted(Ending::Closed), &context());
     assert_eq!(
         found.text,
-        "62.135.200.1 -> 10.0.0.2:8080: SYN left eth0, SYN-ACK reported by intercept 10.0.0.3:36524 after 1.5 ms, closed by \
+        "10.78.0.1 -> 10.0.0.2:8080: SYN left eth0, SYN-ACK reported by intercept 10.0.0.3:36524 after 1.5 ms, closed by \
          both sides"
     );
     assert_eq!((found.outcome, found.remedy), (Outcome::Ok, None));
@@ -69,8 +69,8 @@ fn the_example_of_the_manual() {
         &lost,
         &context(),
         Outcome::Failure,
-        &["SYN left eth0; no SYN-ACK reached intercept 10.0.0.3:36524", "no route for 62.135.200.0/24 via 10.0.0.3"],
-        "on 10.0.0.2: ip route add 62.135.200.0/24 via 10.0.0.3",
+        &["SYN left eth0; no SYN-ACK reached intercept 10.0.0.3:36524", "no route for 10.78.0.0/24 via 10.0.0.3"],
+        "on 10.0.0.2: ip route add 10.78.0.0/24 via 10.0.0.3",
     );
 }
 
@@ -103,7 +103,7 @@ fn what_comes_back_names_its_sender() {
     for (cause, words, remedy) in [
         (IcmpCause::HostUnreachable, "host unreachable", "on 10.0.0.254: ip neigh"),
         (IcmpCause::NetUnreachable, "network unreachable", "on 10.0.0.254: ip route get 10.0.0.2"),
-        (IcmpCause::Prohibited, "prohibited by a rule", "let packets from 62.135.200.0/24"),
+        (IcmpCause::Prohibited, "prohibited by a rule", "let packets from 10.78.0.0/24"),
         (IcmpCause::PortUnreachable, "port unreachable", "on 10.0.0.254"),
         (IcmpCause::TooBig(500), "too big", "-M"),
         (IcmpCause::TimeExceeded, "a loop of routes", "tracepath"),
@@ -122,7 +122,7 @@ fn an_answer_on_the_wrong_host_is_a_wrong_route() {
     let mut here = evidence(Ending::NoAnswer);
     here.seen.answer = Some(("eth1".to_owned(), Flags::SYN | Flags::ACK));
     let wrong_route = ["SYN-ACK came back to this host on eth1", "leads here"];
-    assert_said(&here, &context(), Outcome::Failure, &wrong_route, "ip route replace 62.135.200.0/24 via 10.0.0.3");
+    assert_said(&here, &context(), Outcome::Failure, &wrong_route, "ip route replace 10.78.0.0/24 via 10.0.0.3");
     let local = Context { local: true, intercepts: Vec::new(), ..context() };
     assert_said(&here, &local, Outcome::Failure, &["came on eth1, where --response-device"], "--response-device eth1");
     here.intercept_is_here = true;
@@ -156,14 +156,8 @@ fn resets_are_told_apart() {
     let refused = evidence(Ending::Refused);
     assert_said(&refused, &context(), Outcome::Failure, &["answered with RST: nothing listens there"], "ss -ltn");
     let rejected = Evidence { direct: Some(Direct::Accepted), ..refused };
-    assert_said(
-        &rejected,
-        &context(),
-        Outcome::Failure,
-        &["a rule there rejects 62.135.200.0/24"],
-        "iptables -S INPUT",
-    );
-    let forwarded = ["SYN-ACK reported by", "somebody has 62.135.200.1", "ip_forward is on"];
+    assert_said(&rejected, &context(), Outcome::Failure, &["a rule there rejects 10.78.0.0/24"], "iptables -S INPUT");
+    let forwarded = ["SYN-ACK reported by", "somebody has 10.78.0.1", "ip_forward is on"];
     let remedy = "on 10.0.0.3: sysctl -w net.ipv4.ip_forward=0";
     assert_said(&accepted(Ending::ResetByOther), &context(), Outcome::Failure, &forwarded, remedy);
     let unwanted = ["the server at 10.0.0.2:8080 itself reset"];
