@@ -3,7 +3,7 @@
 //!
 //! Lines are run as they stand, with three exceptions: `-d` is left out, so that the test can end what it has started; the
 //! log of `-l` goes into the test's folder, which is also the folder where lines are run; and the user `tcpcopy`, whom
-//! packages make, is `nobody`.
+//! a reader makes, is `nobody`.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -42,6 +42,8 @@ const DOCUMENTS: &[&str] = &[
 ];
 /// Where the recipes stand that other documents begin with.
 const SET_UPS: &str = "docs/deploy.md";
+/// What stands behind the name of such a recipe where tcpcopy is to run, too.
+const COPYING: &str = ", copying";
 /// Those whose blocks another test runs.
 const ELSEWHERE: &[&str] = &["docs/security.md"];
 
@@ -204,7 +206,10 @@ impl<'a> Recipe<'a> {
                     self.it_has_arrived(&place);
                     arrived = true;
                 }
-                Act::With(recipe) => undo.extend(self.prepare(recipe, &place)),
+                Act::With(recipe) => {
+                    undo.extend(self.prepare(recipe, &place));
+                    arrived |= recipe.ends_with(COPYING);
+                }
                 Act::Stop(programs) => programs.iter().for_each(|program| self.stop(program, &place)),
             }
         }
@@ -237,7 +242,7 @@ impl<'a> Recipe<'a> {
             self.make_files(document, place);
             return Vec::new();
         }
-        let (recipe, copying) = recipe.strip_suffix(", copying").map_or((recipe, false), |recipe| (recipe, true));
+        let (recipe, copying) = recipe.strip_suffix(COPYING).map_or((recipe, false), |recipe| (recipe, true));
         let of = |document: &str| -> Vec<Step> {
             let steps = book::read(document);
             steps.into_iter().filter(|step| step.section.eq_ignore_ascii_case(recipe)).collect()
