@@ -2,7 +2,7 @@
 
 use super::finding::{Finding, Outcome};
 
-/// What is checked, besides the probe. docs/doctor.md has a section for each.
+/// What is checked, besides the probe. docs/doctor.md has a row for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Check {
     Options,
