@@ -1,8 +1,12 @@
 //! How the programs end: every exit code, in one place.
 
+use std::error::Error as _;
 use std::fmt;
 use std::io::{self, Write};
+use std::num::{IntErrorKind, ParseIntError};
 use std::process::ExitCode;
+
+use clap::error::{ContextKind, ContextValue};
 
 /// What an exit code means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +37,32 @@ pub(crate) fn say(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
+/// Help and version that were asked for, or what is wrong with the words of a command line: says it, and how the program ends.
+pub(crate) fn parsed(program: &str, error: &clap::Error) -> ExitCode {
+    match no_number(error) {
+        Some(message) => say(&format!("{program}: {message}\nall options: {program} -h")),
+        None => {
+            // A reader that has gone away, such as `head`, is no reason to fail.
+            let _ = error.print();
+        }
+    }
+    if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() }
+}
+
+/// Words for what is no number where one is expected, which the standard library says without the option's needs.
+fn no_number(error: &clap::Error) -> Option<String> {
+    let of = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    let (option, value) = (of(ContextKind::InvalidArg)?, of(ContextKind::InvalidValue)?);
+    let reason = match error.source()?.downcast_ref::<ParseIntError>()?.kind() {
+        IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "is a larger number than can be",
+        _ => "is no whole number",
+    };
+    Some(format!("in {option}: `{value}` {reason}"))
+}
+
 /// Why a program ends early, in words for the person who started it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
@@ -61,3 +91,21 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::intercept::arguments::Arguments;
+
+    #[test]
+    fn what_is_no_number_is_said_with_the_option() {
+        let told = |words: &[&str]| no_number(&Arguments::try_parse_from(words).unwrap_err());
+        assert_eq!(told(&["intercept", "--nice", "much"]).unwrap(), "in --nice <N>: `much` is no whole number");
+        let large = "99999999999999999999999999";
+        assert!(told(&["intercept", "--stats-interval", large]).unwrap().contains("larger number"));
+        assert_eq!(told(&["intercept", "--bogus"]), None);
+        assert_eq!(told(&["intercept", "-h"]), None);
+    }
+}

@@ -48,7 +48,7 @@ pub fn address(text: &str) -> Result<SocketAddr, String> {
         return Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
     }
     text.parse().map_err(|_| {
-        format!("in --metrics: `{text}` is no address and port\nit is written like this: --metrics 127.0.0.1:9100")
+        format!("in --metrics: `{text}` is no address and port\nit is written like this: --metrics 9100, or --metrics 10.0.0.1:9100")
     })
 }
 
@@ -101,7 +101,10 @@ impl Exporter {
     /// That failure.
     pub(crate) fn open(address: SocketAddr, waker: Arc<Waker>) -> Result<Self, Failure> {
         let exporter = Self::start(address, waker).map_err(|e| {
-            Failure::new(Exit::Failure, format!("in --metrics: cannot listen on {address}: {e}; choose another port"))
+            Failure::new(
+                Exit::Failure,
+                format!("in --metrics: cannot listen on {address}: {e}; choose another address or port"),
+            )
         })?;
         log::info!("serving metrics at http://{}/metrics", exporter.address());
         Ok(exporter)
@@ -339,6 +342,6 @@ mod tests {
             assert_eq!(address(text).unwrap(), "127.0.0.1:9100".parse().unwrap());
         }
         assert_eq!(address("[::]:9100").unwrap(), "[::]:9100".parse().unwrap());
-        assert!(address("localhost:http").unwrap_err().contains("--metrics 127.0.0.1:9100"));
+        assert!(address("localhost:http").unwrap_err().contains("--metrics 9100, or --metrics 10.0.0.1:9100"));
     }
 }

@@ -46,7 +46,7 @@ pub const TCPCOPY: &[Command<BuiltIn>] = &[
 /// The commands of intercept.
 #[rustfmt::skip]
 pub const INTERCEPT: &[Command] = &[
-    Command { name: "doctor", about: "says what keeps intercept from seeing the target's answers; takes intercept's options", run: |words, ()| doctor::of_intercept(words), definition: doctor::OfIntercept::command },
+    Command { name: "doctor", about: "says what keeps answers from intercept; takes its options", run: |words, ()| doctor::of_intercept(words), definition: doctor::OfIntercept::command },
     Command { name: "set", about: "changes a running intercept: log-level, stats-interval", run: |words, ()| live::run("intercept", words), definition: || live::one("intercept", "set") },
     Command { name: "status", about: "says once what a running intercept does", run: |words, ()| live::run("intercept", words), definition: || live::one("intercept", "status") },
 ];
@@ -115,7 +115,7 @@ fn choose<'a, C>(program: &str, words: &[OsString], commands: &'a [Command<C>]) 
     if word != "help" {
         return Some(unknown(&word));
     }
-    Some(match words.get(2).map(|name| name.to_string_lossy()) {
+    Some(match words.get(2).map(|name| name.to_string_lossy()).filter(|name| name != "help") {
         None => Chosen::Help(format!(
             "Commands:\n\n{}\nEach explains itself: {program} help COMMAND.\n{program} -h lists the options of {program} itself.\n",
             list(program, commands)

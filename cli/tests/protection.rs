@@ -257,6 +257,28 @@ fn as_another_user_the_pid_file_names_nobody_at_the_end() {
     }
 }
 
+/// The usual case of `--user`: files in folders of root's.
+#[test]
+fn as_another_user_statistics_and_report_are_written_in_a_folder_of_root() {
+    if !is_root() {
+        return;
+    }
+    let scratch = Scratch::new("report-as-nobody");
+    fs::set_permissions(scratch.folder(), fs::Permissions::from_mode(0o755)).unwrap();
+    let (log, statistics, page) = (scratch.file("log"), scratch.file("statistics"), scratch.file("page.html"));
+    let word = |path: &Path| path.to_str().unwrap().to_owned();
+    let files = ["--user", "nobody", "-l", &word(&log), "--stats-file", &word(&statistics), "--report", &word(&page)];
+    let mut child = Running(command(TCPCOPY, &files).spawn().unwrap());
+    until_file_has(&statistics, "\"kind\":\"begin\"");
+    until_file_has(&log, "capturing on lo");
+    signal(&child.0, "TERM");
+    assert_eq!(child.0.wait().unwrap().code(), Some(0), "{}", fs::read_to_string(&log).unwrap());
+    assert!(fs::read_to_string(&statistics).unwrap().contains("\"kind\":\"end\""));
+    let text = fs::read_to_string(&page).unwrap();
+    assert!(text.starts_with("<!DOCTYPE html>") && text.trim_end().ends_with("</html>"), "{text}");
+    assert_eq!(fs::metadata(&page).unwrap().uid(), NOBODY);
+}
+
 #[test]
 fn with_capabilities_only_no_root_is_needed() {
     if !is_root() {

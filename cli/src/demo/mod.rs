@@ -23,7 +23,7 @@ use clap::Parser;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use tcpcopy_io::netns::{self, Lab, NetnsError};
 
-use crate::exit::Exit;
+use crate::exit::{self, Exit};
 use client::{Outcome, Plan, Progress, Reuse};
 use compare::Comparison;
 use copy::{NotRunning, Programs, Watched};
@@ -33,7 +33,7 @@ use server::Server;
 /// Shows a copy at work on this one machine: client, online, target and assistant in network namespaces of their own,
 /// the real tcpcopy and intercept between them, and every request accounted for.
 #[derive(Clone, Copy, Debug, Parser)]
-#[command(name = "tcpcopy demo")]
+#[command(name = "tcpcopy demo", bin_name = "tcpcopy demo")]
 pub struct Options {
     /// Requests a second
     #[arg(long, default_value_t = 2000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=50_000))]
@@ -115,10 +115,7 @@ fn system(doing: &'static str) -> impl FnOnce(io::Error) -> DemoError {
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let options = match Options::try_parse_from(arguments) {
         Ok(options) => options,
-        Err(error) => {
-            let _ = error.print();
-            return ExitCode::from(error.exit_code() as u8);
-        }
+        Err(error) => return exit::parsed("tcpcopy demo", &error),
     };
     let screen = Screen::new();
     match show(options, screen) {

@@ -101,8 +101,9 @@ pub fn of_intercept(words: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn parse<A: Parser>(words: impl IntoIterator<Item = OsString>) -> Result<A, ExitCode> {
     let words = words.into_iter().map(|word| word.to_string_lossy().into_owned());
     A::try_parse_from(config::mend(words)).map_err(|error| {
-        let _ = error.print();
-        if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() }
+        let program =
+            if A::command().get_name().starts_with("tcpcopy") { "tcpcopy doctor" } else { "intercept doctor" };
+        exit::parsed(program, &error)
     })
 }
 

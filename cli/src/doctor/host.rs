@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use tcpcopy_io::host::path::PathSize;
 use tcpcopy_io::host::route::{NextHop, Way};
 use tcpcopy_io::host::{Conntrack, Device, DeviceKind};
+use tcpcopy_io::privileges::{Account, PrivilegeError};
 use tcpcopy_wire::{Endpoint, Transport};
 
 use super::checks::Check;
@@ -18,6 +19,19 @@ const NEARLY_FULL: u64 = 80;
 pub(super) struct Privileges {
     pub(super) net_raw: bool,
     pub(super) net_admin: bool,
+}
+
+/// `found`: who the user of `--user` is, where there is to be another. `None`: nothing is wrong with it.
+pub(super) fn user(found: Option<Result<Account, PrivilegeError>>) -> Option<Finding> {
+    let error = found?.err()?;
+    let (what, remedy) = match &error {
+        PrivilegeError::NoUser(name) => {
+            (format!("there is no user `{name}`"), format!("useradd --system --shell /usr/sbin/nologin {name}"))
+        }
+        PrivilegeError::NoGroup(name) => (format!("there is no group `{name}`"), format!("groupadd --system {name}")),
+        other => return Some(Check::Options.failure(format!("in --user: {other}"), "leave --user out")),
+    };
+    Some(Check::Options.failure(format!("in --user: {what}"), remedy))
 }
 
 /// `setcap`: the command that grants what is missing. `needs_admin`: what, without CAP_NET_ADMIN, does not work at all.

@@ -10,6 +10,7 @@ use tcpcopy_io::control::{CloseReason, LinksConfig};
 use tcpcopy_io::firewall::{self as rules_of_queue, Answers, FoundRule};
 use tcpcopy_io::host::{self, Rulesets};
 use tcpcopy_io::nfqueue;
+use tcpcopy_io::privileges::Account;
 use tcpcopy_io::process;
 use tcpcopy_wire::control::{FEATURE_CHECKS, Hello, Question};
 use tcpcopy_wire::tcp::Flags;
@@ -35,6 +36,7 @@ const HEADERS: usize = 256;
 
 /// Makes all checks; `emit` gets each finding as soon as it is there.
 pub(super) fn run(options: &Options, duration: Duration, emit: &mut dyn FnMut(Finding)) {
+    judge::user(options.identity.user.as_deref().map(Account::find)).into_iter().for_each(&mut *emit);
     let for_queue = options.queue.as_ref().map(|_| "NFQUEUE cannot be read");
     emit(judge::capabilities(privileges(), &process::setcap_line(), for_queue));
     match &options.queue {

@@ -9,6 +9,7 @@ use tcpcopy_io::control::LinksConfig;
 use tcpcopy_io::host::path::{self, PathSize};
 use tcpcopy_io::host::route::{self, Way};
 use tcpcopy_io::host::{self, Device, Machine, Rulesets};
+use tcpcopy_io::privileges::Account;
 use tcpcopy_io::process::{self, Capability};
 use tcpcopy_wire::control::{FEATURE_CHECKS, FEATURE_PAYLOAD, FEATURE_UDP, Hello};
 
@@ -82,9 +83,11 @@ fn written_options(options: &Options, emit: &mut dyn FnMut(Finding)) {
         let check = Check::Options.name();
         emit(Finding { check, outcome: Outcome::Warning, text: warning.clone(), remedy: None });
     }
-    if options.warnings.is_empty() {
+    let user = judge::user(options.identity.user.as_deref().map(Account::find));
+    if options.warnings.is_empty() && user.is_none() {
         emit(Check::Options.ok("nothing contradicts"));
     }
+    user.into_iter().for_each(emit);
 }
 
 /// Why a device cannot be captured on.

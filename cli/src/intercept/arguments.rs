@@ -155,6 +155,16 @@ pub struct Arguments {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub combined: Option<u8>,
 
+    /// Yield the processor to others: 19 to everything else, 0 as any program [default: as it is started].
+    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Protection of this host")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nice: Option<i32>,
+
+    /// Run as this user once everything is open, with no more privileges than capturing, the queue and its rules need.
+    #[arg(long, value_name = "USER[:GROUP]", help_heading = "Protection of this host")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+
     /// Append the log to this file; HUP opens it again [default: stderr, with -d error_intercept.log].
     #[arg(short = 'l', long, value_name = "FILE", help_heading = "Program")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -179,16 +189,6 @@ pub struct Arguments {
     #[arg(long, value_name = "[ADDR:]PORT", help_heading = "Program")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics: Option<Text>,
-
-    /// Yield the processor to others: 19 to everything else, 0 as any program [default: as it is started].
-    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Protection of this host")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub nice: Option<i32>,
-
-    /// Run as this user once everything is open, with no more privileges than capturing, the queue and its rules need.
-    #[arg(long, value_name = "USER[:GROUP]", help_heading = "Protection of this host")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub user: Option<String>,
 
     /// Where intercept status and set reach this process, which only its user and root may: a unix socket, which is made and
     /// goes away with the process; none for no such thing [default: intercept-PID.sock in /run/tcpcopy, or in

@@ -37,8 +37,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     let words = config::mend(words.into_iter().map(|w| w.to_string_lossy().into_owned()));
     let arguments = match Arguments::try_parse_from(words) {
         Ok(arguments) => arguments,
-        // Also the way out of -h and -v, with code 0.
-        Err(e) => e.exit(),
+        Err(e) => return exit::parsed("intercept", &e),
     };
     match options_of(arguments).and_then(|options| start(&options)) {
         Ok(exit) => exit.into(),

@@ -116,10 +116,7 @@ pub fn run(program: &'static str, words: impl IntoIterator<Item = OsString>) -> 
         definition(program).try_get_matches_from(words).and_then(|matches| Arguments::from_arg_matches(&matches));
     let arguments = match parsed {
         Ok(arguments) => arguments,
-        Err(error) => {
-            let _ = error.print();
-            return if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
-        }
+        Err(error) => return exit::parsed(program, &error),
     };
     match carry_out(program, arguments.command) {
         Ok(text) => {

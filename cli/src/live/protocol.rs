@@ -141,6 +141,8 @@ pub struct Numbers {
     pub lag: Durations,
     /// From then until the target began to answer.
     pub response_time: Durations,
+    /// From the capture of a request until online began to answer; nothing without `--measure-online`.
+    pub online_response_time: Durations,
     /// From a datagram until the target answered it.
     pub udp_response_time: Durations,
     /// Links that work now.

@@ -42,6 +42,9 @@ fn copy(text: &mut String, status: &Status) -> fmt::Result {
     )?;
     writeln!(text, "  lag               {}", within(&total.lag))?;
     writeln!(text, "  target's answers  {}", within(&total.response_time))?;
+    if total.online_response_time.count > 0 {
+        writeln!(text, "  online's answers  {}", within(&total.online_response_time))?;
+    }
     if n("udp_datagrams") > 0 {
         writeln!(
             text,

@@ -46,6 +46,7 @@ fn an_unknown_word_names_the_commands() {
 #[test]
 fn help_explains_each_command() {
     assert!(answer("tcpcopy help").starts_with("help Commands:"));
+    assert_eq!(answer("tcpcopy help help"), answer("tcpcopy help"));
     for command in TCPCOPY {
         let text = answer(&format!("tcpcopy help {}", command.name));
         assert!(text.starts_with("help ") && text.contains(&format!("Usage: tcpcopy {}", command.name)), "{text}");

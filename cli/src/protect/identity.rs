@@ -79,6 +79,11 @@ impl Present<'_> {
         self.account.is_some()
     }
 
+    /// Whether the one who will be may make a new file in the place of this one.
+    pub fn may_replace(&self, file: &Path) -> bool {
+        self.account.as_ref().is_none_or(|account| account.may_replace(file))
+    }
+
     /// Everything is open: hands the files over to the user that is wanted, becomes them, and drops every capability that is
     /// not needed any more. Threads that are started from now on have what is left.
     ///

@@ -224,8 +224,9 @@ impl Watch {
             Figure::Lag(limit) => {
                 let lag = last.lag.since(&then.lag);
                 let slowest = lag.quantile(0.99).filter(|_| lag.count() >= FEWEST)?;
-                (slowest > limit)
-                    .then(|| format!("1 of 100 of {} requests was late by {slowest:?} or more", lag.count()))
+                (slowest > limit).then(|| {
+                    format!("1 of 100 of {} requests was late by {:.1} s or more", lag.count(), slowest.as_secs_f64())
+                })
             }
             Figure::Cpu(limit) => {
                 let total = last.host.total.saturating_sub(then.host.total);

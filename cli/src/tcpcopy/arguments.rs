@@ -344,31 +344,6 @@ pub struct Arguments {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workers: Option<Text>,
 
-    /// Append the log to this file; HUP opens it again [default: stderr, with -d error_tcpcopy.log].
-    #[arg(short = 'l', long, value_name = "FILE", help_heading = "Program")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub log: Option<PathBuf>,
-
-    /// What is logged: error, warn, info or debug [default: info].
-    #[arg(long, value_name = "LEVEL", help_heading = "Program")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub log_level: Option<String>,
-
-    /// How lines of the log look: text, or json, an object a line [default: text].
-    #[arg(long, value_name = "text|json", help_heading = "Program")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub log_format: Option<String>,
-
-    /// Seconds between statistics in the log; 0 for none [default: 30].
-    #[arg(long, value_name = "SECONDS", help_heading = "Program")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub stats_interval: Option<u32>,
-
-    /// Serve metrics for Prometheus over HTTP at this address and port, at /metrics; without an address, for this host only.
-    #[arg(long, value_name = "[ADDR:]PORT", help_heading = "Program")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub metrics: Option<Text>,
-
     /// Yield the processor to others: 19 to everything else, 0 as any program [default: as it is started].
     #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Protection of this host")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -411,6 +386,31 @@ pub struct Arguments {
     #[arg(long, help_heading = "Report")]
     #[serde(skip_serializing_if = "is_off")]
     pub measure_online: bool,
+
+    /// Append the log to this file; HUP opens it again [default: stderr, with -d error_tcpcopy.log].
+    #[arg(short = 'l', long, value_name = "FILE", help_heading = "Program")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<PathBuf>,
+
+    /// What is logged: error, warn, info or debug [default: info].
+    #[arg(long, value_name = "LEVEL", help_heading = "Program")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_level: Option<String>,
+
+    /// How lines of the log look: text, or json, an object a line [default: text].
+    #[arg(long, value_name = "text|json", help_heading = "Program")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_format: Option<String>,
+
+    /// Seconds between statistics in the log; 0 for none [default: 30].
+    #[arg(long, value_name = "SECONDS", help_heading = "Program")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stats_interval: Option<u32>,
+
+    /// Serve metrics for Prometheus over HTTP at this address and port, at /metrics; without an address, for this host only.
+    #[arg(long, value_name = "[ADDR:]PORT", help_heading = "Program")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<Text>,
 
     /// Where tcpcopy top, status, pause, resume and set reach this process, which only its user and root may: a unix socket, which
     /// is made and goes away with the process; none for no such thing [default: tcpcopy-PID.sock in /run/tcpcopy, or in

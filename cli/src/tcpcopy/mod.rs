@@ -42,10 +42,7 @@ use start::start;
 pub fn main(arguments: impl IntoIterator<Item = String>, built_in: BuiltIn) -> ExitCode {
     let options = match read_options(arguments, built_in) {
         Ok(options) => options,
-        Err(Early::Clap(e)) => {
-            let _ = e.print();
-            return if e.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
-        }
+        Err(Early::Clap(e)) => return exit::parsed("tcpcopy", &e),
         Err(Early::Failure(e)) => return complain(&e),
     };
     if !options.daemon {

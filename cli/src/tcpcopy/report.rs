@@ -179,10 +179,15 @@ fn request_lines(l: &Ledger) -> Vec<String> {
     if l.requests == 0 {
         return Vec::new();
     }
-    vec![
+    let mut lines = vec![
         format!("requests: captured {}, let through {}{}", l.requests, l.requests_copied, within("; lag: ", &l.lag)),
         format!("target: began to answer {}{}", l.response_time.count(), within("; ", &l.response_time)),
-    ]
+    ];
+    if l.online_response_time.count() > 0 {
+        let online = &l.online_response_time;
+        lines.push(format!("online: began to answer {}{}", online.count(), within("; ", online)));
+    }
+    lines
 }
 
 /// Why packets could not be taken out of their tunnel.
@@ -518,8 +523,13 @@ pub fn table(snapshot: &Snapshot) -> String {
     );
     if l.requests > 0 {
         let parts = [("let through to the target", l.requests_copied), ("answers begun", l.response_time.count())];
+        let online = ("answers begun by online", l.online_response_time.count());
+        // Of a measurement that nobody asked for nothing is said.
+        let measured = usize::from(online.1 > 0);
+        let parts: Vec<_> = parts.into_iter().chain([online]).take(2 + measured).collect();
         rows(&mut text, "requests", ("captured", l.requests), &parts, Vec::new());
-        for (what, latency) in [("let through", &l.lag), ("answers begun", &l.response_time)] {
+        let times = [("let through", &l.lag), ("answers begun", &l.response_time), (online.0, &l.online_response_time)];
+        for (what, latency) in times.into_iter().take(2 + measured) {
             for (name, milliseconds) in latencies(latency) {
                 let name = format!("{name} of those {what}, within (ms)");
                 writeln!(text, "{:<10}     {name:<60} {milliseconds:>14.3}", "").expect("strings take all");

@@ -20,7 +20,7 @@ use tcpcopy_module_api::ModuleHandle;
 use tcpcopy_wire::control::{FEATURE_PAYLOAD, FEATURE_UDP, Hello};
 
 use super::options::{Options, Responses};
-use super::recording::Recorder;
+use super::recording::{Files, Recorder};
 use super::report::Snapshot;
 use super::steering::Steering;
 use super::supervise::{Running, SIGNALS, WAKER};
@@ -118,6 +118,7 @@ pub(super) fn start(options: &Options) -> Result<Option<Running>, Failure> {
     }
     open_captures(options, &mut workers)?;
     let changes = identity.will_change();
+    let files = Files::open(options, |path| identity.may_replace(path))?;
     identity.settle(&needs(options, live.as_ref()))?;
     if let Some(plan) = &options.replay {
         if changes {
@@ -145,7 +146,7 @@ pub(super) fn start(options: &Options) -> Result<Option<Running>, Failure> {
         threads.push((handle, thread));
     }
     log_start(options);
-    let recorder = Recorder::start(options)?;
+    let recorder = Recorder::start(options, files)?;
     let counters = vec![Snapshot::default(); threads.len()];
     Ok(Some(Running {
         poll,

@@ -69,6 +69,7 @@ fn numbers(snapshot: &Snapshot) -> Numbers {
         },
         lag: (&ledger.lag).into(),
         response_time: (&ledger.response_time).into(),
+        online_response_time: (&ledger.online_response_time).into(),
         udp_response_time: (&snapshot.udp_latency).into(),
         links_up: snapshot.links_up,
         links: snapshot.links,

@@ -152,3 +152,14 @@ fn a_host_that_forwards_answers_is_a_failure() {
     says(&forwarding(Some(false), Some(true), true), Failure, &["sysctl net.ipv6.conf.all.forwarding=0"]);
     says(&forwarding(Some(false), Some(true), false), Fine, &[]);
 }
+
+#[test]
+fn a_user_who_is_not_there_can_be_made() {
+    assert_eq!(user(None), None);
+    assert_eq!(user(Some(Account::find("root"))), None);
+    let finding = user(Some(Account::find("no-such-user-here"))).unwrap();
+    assert_eq!((finding.check, finding.outcome), ("options", Outcome::Failure));
+    assert_eq!(finding.remedy.as_deref(), Some("useradd --system --shell /usr/sbin/nologin no-such-user-here"));
+    let finding = user(Some(Account::find("root:no-such-group-here"))).unwrap();
+    assert!(finding.text.contains("no-such-group-here"), "{}", finding.text);
+}

@@ -16,7 +16,7 @@ use crate::tcpcopy::report::one_line;
 /// Lists the protocol modules that -x and --proto can name: their versions, what they do, which options they take, and
 /// where they come from; and the files that look like modules and cannot be used.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "tcpcopy modules", args_conflicts_with_subcommands = true)]
+#[command(name = "tcpcopy modules", bin_name = "tcpcopy modules", args_conflicts_with_subcommands = true)]
 pub struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
@@ -49,10 +49,7 @@ struct New {
 pub fn run(words: impl IntoIterator<Item = OsString>, built_in: BuiltIn) -> ExitCode {
     let arguments = match Arguments::try_parse_from(words) {
         Ok(arguments) => arguments,
-        Err(error) => {
-            let _ = error.print();
-            return if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
-        }
+        Err(error) => return exit::parsed("tcpcopy modules", &error),
     };
     match carry_out(&arguments, built_in) {
         Ok(text) => {

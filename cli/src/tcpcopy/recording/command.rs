@@ -9,12 +9,12 @@ use clap::builder::Styles;
 
 use super::file;
 use super::recorder::write_page;
-use crate::exit::{Exit, Failure, say};
+use crate::exit::{self, Exit, Failure, say};
 
 /// Makes a page, to look at and to show to others, of what tcpcopy --stats-file has written. Of several runs in the file the
 /// last one is shown.
 #[derive(Debug, Parser)]
-#[command(name = "tcpcopy report", styles = Styles::plain())]
+#[command(name = "tcpcopy report", bin_name = "tcpcopy report", styles = Styles::plain())]
 pub struct Arguments {
     /// The file of --stats-file; tcpcopy may still be writing it.
     file: PathBuf,
@@ -28,10 +28,7 @@ pub struct Arguments {
 pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments = match Arguments::try_parse_from(words) {
         Ok(arguments) => arguments,
-        Err(e) => {
-            let _ = e.print();
-            return if e.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
-        }
+        Err(e) => return exit::parsed("tcpcopy report", &e),
     };
     match make(&arguments) {
         Ok(text) => {

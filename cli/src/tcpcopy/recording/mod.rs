@@ -15,5 +15,5 @@ pub mod sample;
 pub mod times;
 
 pub use history::History;
-pub use recorder::Recorder;
+pub use recorder::{Files, Recorder};
 pub use sample::{Begin, End, Ended, Line, Sample};

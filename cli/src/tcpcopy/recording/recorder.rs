@@ -28,9 +28,47 @@ pub struct Recorder {
     page: Option<PathBuf>,
 }
 
+#[derive(Debug)]
 struct StatisticsFile {
     path: PathBuf,
     file: File,
+}
+
+/// The files of a run, opened while the program is still who started it: the user of `--user` may have no right to make them
+/// where they are wanted.
+#[derive(Debug, Default)]
+pub struct Files {
+    statistics: Option<StatisticsFile>,
+    page: Option<PathBuf>,
+}
+
+impl Files {
+    /// Opens what the options name. `may_replace` says whether whoever the program will run as may make new files beside one:
+    /// where that is not so, the report's file is made now, and written in its place at the end.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn open(options: &Options, may_replace: impl Fn(&Path) -> bool) -> Result<Self, Failure> {
+        Self::at(options.stats_file.as_deref(), options.report.as_deref(), may_replace)
+    }
+
+    fn at(
+        statistics: Option<&Path>,
+        page: Option<&Path>,
+        may_replace: impl Fn(&Path) -> bool,
+    ) -> Result<Self, Failure> {
+        let open = |path| StatisticsFile::open(path).map_err(|e| statistics_failure(path, &e));
+        let statistics = statistics.map(open).transpose()?;
+        if let Some(path) = page.filter(|path| !may_replace(path)) {
+            open_in_place(path).map_err(|e| page_failure(path, &e))?;
+        }
+        Ok(Self { statistics, page: page.map(Path::to_owned) })
+    }
+}
+
+/// Opens a page to be written where it is; what is in it stays for now.
+fn open_in_place(page: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create(true).truncate(false).open(page)
 }
 
 /// Now, by this host's clock.
@@ -69,32 +107,31 @@ impl StatisticsFile {
 }
 
 impl Recorder {
-    /// Begins to record, where the options ask for that.
+    /// Begins to record, where there are files to record to. The program is who it will be.
     ///
     /// # Errors
     /// When a file cannot be written.
-    pub fn start(options: &Options) -> Result<Option<Self>, Failure> {
-        if options.report.is_none() && options.stats_file.is_none() {
+    pub fn start(options: &Options, files: Files) -> Result<Option<Self>, Failure> {
+        if files.page.is_none() && files.statistics.is_none() {
             return Ok(None);
         }
         let begin = Begin::of(options, host_name(), rfc3339());
-        Self::begin(begin, options.stats_file.as_deref(), options.report.as_deref()).map(Some)
+        Self::begin(begin, files).map(Some)
     }
 
-    fn begin(begin: Begin, statistics: Option<&Path>, page: Option<&Path>) -> Result<Self, Failure> {
-        let mut file = None;
-        if let Some(path) = statistics {
-            let failed = |e: io::Error| {
-                Failure::new(Exit::Failure, format!("cannot write {} (--stats-file): {e}", path.display()))
-            };
-            let mut opened = StatisticsFile::open(path).map_err(failed)?;
-            opened.write(&Line::Begin(begin.clone())).map_err(failed)?;
-            file = Some(opened);
+    fn begin(begin: Begin, files: Files) -> Result<Self, Failure> {
+        let Files { statistics: mut file, page } = files;
+        if let Some(file) = &mut file {
+            file.write(&Line::Begin(begin.clone())).map_err(|e| statistics_failure(&file.path, &e))?;
         }
-        if let Some(path) = page {
+        if let Some(path) = &page {
             // Better to hear of it now than after the run.
             let temporary = temporary_of(path);
-            let tried = File::create(&temporary).and_then(|_| fs::remove_file(&temporary));
+            let tried = match File::create(&temporary) {
+                Ok(_) => fs::remove_file(&temporary),
+                Err(e) if e.kind() == io::ErrorKind::PermissionDenied => open_in_place(path).map(drop),
+                Err(e) => Err(e),
+            };
             tried.map_err(|e| page_failure(path, &e))?;
         }
         let now = Instant::now();
@@ -105,7 +142,7 @@ impl Recorder {
             sampled_at: now,
             every: EVERY,
             file,
-            page: page.map(Path::to_owned),
+            page,
         })
     }
 
@@ -157,6 +194,10 @@ impl Recorder {
     }
 }
 
+fn statistics_failure(path: &Path, e: &io::Error) -> Failure {
+    Failure::new(Exit::Failure, format!("cannot write {} (--stats-file): {e}", path.display()))
+}
+
 fn page_failure(path: &Path, e: &io::Error) -> Failure {
     Failure::new(Exit::Failure, format!("cannot write the report {}: {e}", path.display()))
 }
@@ -168,17 +209,21 @@ fn temporary_of(path: &Path) -> PathBuf {
     name.into()
 }
 
-/// Makes the page and puts it in its place whole, in the place of an older one.
+/// Makes the page and puts it in its place whole, in the place of an older one. Where the folder takes no new file, but an
+/// older one may be written, the page is written into that.
 ///
 /// # Errors
 /// The system's.
 pub(super) fn write_page(path: &Path, history: &History) -> io::Result<()> {
     let temporary = temporary_of(path);
-    let written = fs::write(&temporary, page::render(history)).and_then(|()| fs::rename(&temporary, path));
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
+    let page = page::render(history);
+    let written = fs::write(&temporary, &page).and_then(|()| fs::rename(&temporary, path));
+    let Err(e) = written else { return Ok(()) };
+    let _ = fs::remove_file(&temporary);
+    if e.kind() == io::ErrorKind::PermissionDenied && path.exists() {
+        return fs::write(path, page);
     }
-    written
+    Err(e)
 }
 
 #[cfg(test)]

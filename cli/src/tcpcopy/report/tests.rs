@@ -116,6 +116,11 @@ fn how_long_things_took_is_told() {
         text.contains("requests   captured") && text.contains("99 % of those answers begun, within (ms)"),
         "{text}"
     );
+    assert!(!lines.contains("online: ") && !text.contains("by online"), "nobody has measured it: {lines}\n{text}");
+    s.ledger.online_response_time.record(std::time::Duration::from_millis(5));
+    let (lines, text) = (statistics(&s).join("\n"), table(&s));
+    assert!(lines.contains("online: began to answer 1; 50 % within 5."), "{lines}");
+    assert!(text.contains("99 % of those answers begun by online, within (ms)"), "{text}");
 }
 
 #[test]

@@ -20,11 +20,16 @@ fn begin() -> Begin {
     Begin { format: super::super::sample::FORMAT, version: "1".to_owned(), ..Begin::default() }
 }
 
+/// As a program does that stays who it is.
+fn record(statistics: Option<&Path>, page: Option<&Path>) -> Result<Recorder, Failure> {
+    Recorder::begin(begin(), Files::at(statistics, page, |_| true)?)
+}
+
 #[test]
 fn the_page_at_the_end_is_the_one_made_from_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let (statistics, page) = (folder.path().join("stats"), folder.path().join("page.html"));
-    let mut recorder = Recorder::begin(begin(), Some(&statistics), Some(&page)).unwrap();
+    let mut recorder = record(Some(&statistics), Some(&page)).unwrap();
     for round in 1..6 {
         recorder.sample(&snapshot(round));
         // Each line is there when it is written: a run that is killed loses nothing of it.
@@ -45,12 +50,12 @@ fn the_page_at_the_end_is_the_one_made_from_the_file() {
 fn a_second_run_goes_on_behind_the_first_even_if_that_was_killed() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("stats");
-    let mut first = Recorder::begin(begin(), Some(&path), None).unwrap();
+    let mut first = record(Some(&path), None).unwrap();
     first.sample(&snapshot(1));
     drop(first);
     let written = fs::read(&path).unwrap();
     fs::write(&path, &written[..written.len() - 20]).unwrap();
-    let second = Recorder::begin(begin(), Some(&path), None).unwrap();
+    let second = record(Some(&path), None).unwrap();
     second.finish(&snapshot(3), Ended::Failed("no more".to_owned())).unwrap();
     let (history, runs) = file::read(&path).unwrap();
     assert_eq!((runs, history.totals.count("requests")), (2, 300));
@@ -62,8 +67,22 @@ fn what_cannot_be_written_is_told_at_the_start() {
     let folder = tempfile::tempdir().unwrap();
     let nowhere = folder.path().join("missing/file");
     let told = |statistics: Option<&Path>, page: Option<&Path>| {
-        Recorder::begin(begin(), statistics, page).err().expect("it cannot be written").message
+        record(statistics, page).err().expect("it cannot be written").message
     };
     assert!(told(Some(&nowhere), None).contains("--stats-file"));
     assert!(told(None, Some(&nowhere)).contains("cannot write the report"));
+}
+
+#[test]
+fn where_no_new_file_may_be_made_the_page_is_made_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join("page.html");
+    Files::at(None, Some(&page), |_| true).unwrap();
+    assert!(!page.exists(), "an unfinished page is nobody's business");
+    fs::write(&page, "of the run before").unwrap();
+    Files::at(None, Some(&page), |_| false).unwrap();
+    assert_eq!(fs::read_to_string(&page).unwrap(), "of the run before");
+    fs::remove_file(&page).unwrap();
+    Files::at(None, Some(&page), |_| false).unwrap();
+    assert!(page.exists());
 }
