@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::diagnosis::{self, Diagnosis};
+use super::given;
 use super::options::Options;
 use super::progress::ProgressDisplay;
 use super::report::{self, Snapshot};
@@ -28,7 +29,7 @@ impl Looks {
     pub(super) fn new(options: &Options, interval: Option<Duration>) -> Self {
         let now = Instant::now();
         let is_replay = options.replay.is_some();
-        let command = diagnosis::doctor_command(std::env::args());
+        let command = given::doctor_command(std::env::args());
         let mut looks = Self {
             due: now,
             diagnosis: Diagnosis::new(command, is_replay, now),
