@@ -5,19 +5,21 @@ use super::is_harmless;
 /// Stands for a secret.
 const STARS: &str = "***";
 
+/// Shows the value of an option without what may be secret in it.
+type Show = fn(&str) -> String;
+
 /// The doctor's command line for a copy that was started with these words, its name first. What may be a secret is left out.
 pub fn doctor_command(words: impl IntoIterator<Item = String>) -> String {
     let mut command = "tcpcopy doctor".to_owned();
     // How to show the next word, where it is the value of an option that may be secret.
-    let mut show_next: Option<fn(&str) -> String> = None;
+    let mut show_next: Option<Show> = None;
     for word in words.into_iter().skip(1) {
-        let shown = match show_next.take() {
-            Some(show) => show(&word),
-            None => {
-                let (shown, next) = show(&word);
-                show_next = next;
-                shown
-            }
+        let shown = if let Some(show) = show_next.take() {
+            show(&word)
+        } else {
+            let (shown, next) = option(&word);
+            show_next = next;
+            shown
         };
         command.push(' ');
         command.push_str(&quoted(&shown));
@@ -26,10 +28,10 @@ pub fn doctor_command(words: impl IntoIterator<Item = String>) -> String {
 }
 
 /// A word that stands where an option may, and how to show the one behind it if that is its value.
-fn show(word: &str) -> (String, Option<fn(&str) -> String>) {
+fn option(word: &str) -> (String, Option<Show>) {
     if let Some(name) = word.strip_prefix("--") {
         let (name, value) = name.split_once('=').map_or((name, None), |(name, value)| (name, Some(value)));
-        let show = match name {
+        let show: Show = match name {
             "mysql-user" => users,
             "proto-opt" => setting,
             _ => return (word.to_owned(), None),
