@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mio::Waker;
 
@@ -13,6 +13,8 @@ use mio::Waker;
 pub(crate) struct Question<Q, A> {
     /// What is asked.
     pub(crate) words: Q,
+    /// Nobody waits for the answer any more from then on.
+    until: Instant,
     reply: SyncSender<A>,
 }
 
@@ -45,9 +47,10 @@ impl<Q, A> Desk<Q, A> {
         (Self(receiver), Asker { questions, waker })
     }
 
-    /// The questions that wait.
+    /// The questions that wait. Those that nobody waits with are passed over: whoever has been told that there is no answer
+    /// must not have it carried out later.
     pub(crate) fn questions(&self) -> impl Iterator<Item = Question<Q, A>> {
-        self.0.try_iter()
+        self.0.try_iter().filter(|question| Instant::now() < question.until)
     }
 }
 
@@ -55,8 +58,35 @@ impl<Q, A> Asker<Q, A> {
     /// Asks, and waits for the answer; `None`: it did not come within `limit`.
     pub(crate) fn ask(&self, words: Q, limit: Duration) -> Option<A> {
         let (reply, answer) = mpsc::sync_channel(1);
-        self.questions.send(Question { words, reply }).ok()?;
+        self.questions.send(Question { words, until: Instant::now() + limit, reply }).ok()?;
         self.waker.wake().ok()?;
         answer.recv_timeout(limit).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use mio::{Poll, Token};
+
+    use super::*;
+
+    #[test]
+    fn what_nobody_waits_for_any_more_is_not_carried_out() {
+        let poll = Poll::new().unwrap();
+        let waker = Arc::new(Waker::new(poll.registry(), Token(0)).unwrap());
+        let (desk, asker) = Desk::<_, &str>::open(waker);
+        assert_eq!(asker.ask("pause", Duration::from_millis(1)), None);
+        let patient = thread::spawn(move || asker.ask("status", Duration::from_secs(60)));
+        let question = loop {
+            match desk.questions().next() {
+                Some(question) => break question,
+                None => thread::sleep(Duration::from_millis(1)),
+            }
+        };
+        assert_eq!(question.words, "status");
+        question.answer("copying");
+        assert_eq!(patient.join().unwrap(), Some("copying"));
     }
 }

@@ -8,6 +8,7 @@ pub mod doctor;
 mod documents;
 pub mod exit;
 pub mod grammar;
+mod histogram;
 pub mod intercept;
 pub mod live;
 pub mod logging;

@@ -2,6 +2,7 @@
 //! service manager, lines for the journal. What needs privileges says so when it has none.
 
 mod scratch;
+mod waiting;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -9,12 +10,12 @@ use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use scratch::{Running, Scratch};
-use tcpcopy_io::process::{Capability, has_capability};
+use waiting::{may_run, until, until_file_has};
 
 /// A copy on `lo` that has nothing to do, and no intercept.
 const TCPCOPY: &[&str] =
@@ -31,14 +32,6 @@ fn command(words: &[&str], more: &[&str]) -> Command {
     command
 }
 
-fn may_run() -> bool {
-    let may = has_capability(Capability::NetRaw);
-    if !may {
-        eprintln!("SKIPPED: raw sockets need CAP_NET_RAW");
-    }
-    may
-}
-
 /// Whether this process is root, and may become others.
 fn is_root() -> bool {
     let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
@@ -48,23 +41,6 @@ fn is_root() -> bool {
         eprintln!("SKIPPED: only root becomes somebody else");
     }
     all && root && may_run()
-}
-
-fn until<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
-    let give_up = Instant::now() + Duration::from_secs(30);
-    loop {
-        if let Some(value) = done() {
-            return value;
-        }
-        assert!(Instant::now() < give_up, "waited in vain for {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-fn until_file_has(path: &Path, word: &str) -> String {
-    until(&format!("`{word}` in {}", path.display()), || {
-        fs::read_to_string(path).ok().filter(|text| text.contains(word))
-    })
 }
 
 fn signal(child: &Child, name: &str) {

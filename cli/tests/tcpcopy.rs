@@ -2,16 +2,17 @@
 //! when it has none.
 
 mod scratch;
+mod waiting;
 
 use std::fs;
 use std::io::Read;
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use scratch::{Running, Scratch};
-use tcpcopy_io::process::{Capability, has_capability};
+use waiting::{may_run, until, until_file_has};
 
 /// Options of a copy on `lo` that has nothing to do, and no intercept.
 const IDLE: &[&str] = &["-x", "9-127.0.0.1:10", "-s", "127.0.0.1:1", "-c", "127.1.2.3", "-i", "lo"];
@@ -26,32 +27,6 @@ fn run(arguments: &[&str]) -> (i32, String, String) {
     let Output { status, stdout, stderr } = tcpcopy(arguments).output().expect("the program starts");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("the output is UTF-8");
     (status.code().expect("no signal ends it"), text(stdout), text(stderr))
-}
-
-fn may_run() -> bool {
-    let may = has_capability(Capability::NetRaw);
-    if !may {
-        eprintln!("SKIPPED: raw sockets need CAP_NET_RAW");
-    }
-    may
-}
-
-/// Waits until `done` has a value.
-fn until<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
-    let give_up = Instant::now() + Duration::from_secs(20);
-    loop {
-        if let Some(value) = done() {
-            return value;
-        }
-        assert!(Instant::now() < give_up, "waited in vain for {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-fn until_file_has(path: &Path, word: &str) -> String {
-    until(&format!("`{word}` in {}", path.display()), || {
-        fs::read_to_string(path).ok().filter(|text| text.contains(word))
-    })
 }
 
 fn signal(pid: &str, name: &str) {

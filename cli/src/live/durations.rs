@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use tcpcopy_engine::Latency;
 
+use crate::histogram;
+
 /// How long things took, in microseconds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -23,35 +25,21 @@ pub struct Durations {
 
 impl From<&Latency> for Durations {
     fn from(latency: &Latency) -> Self {
-        Self::of(latency.buckets().map(|(end, count)| (end.as_micros() as u64, count)).collect())
+        Self::of(histogram::buckets(latency).collect())
     }
 }
 
 impl Durations {
     fn of(buckets: Vec<(u64, u64)>) -> Self {
-        let mut durations = Self { count: buckets.iter().map(|(_, count)| count).sum(), buckets, ..Self::default() };
-        let quantile = |share| durations.quantile(share);
+        let quantile = |share| histogram::quantile(&buckets, share);
         let (p50_us, p90_us, p99_us, max_us) = (quantile(0.5), quantile(0.9), quantile(0.99), quantile(1.0));
-        (durations.p50_us, durations.p90_us, durations.p99_us, durations.max_us) = (p50_us, p90_us, p99_us, max_us);
-        durations
-    }
-
-    fn quantile(&self, share: f64) -> Option<u64> {
-        let rank = ((self.count as f64 * share).ceil() as u64).max(1);
-        let mut seen = 0;
-        let bucket = self.buckets.iter().find(|(_, count)| {
-            seen += count;
-            seen >= rank
-        });
-        bucket.map(|(end, _)| *end)
+        Self { count: histogram::count(&buckets), p50_us, p90_us, p99_us, max_us, buckets }
     }
 
     /// What came since `before`.
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {
-        let earlier = |end: u64| before.buckets.iter().find(|(other, _)| *other == end).map_or(0, |(_, count)| *count);
-        let news = self.buckets.iter().map(|(end, count)| (*end, count.saturating_sub(earlier(*end))));
-        Self::of(news.filter(|(_, count)| *count > 0).collect())
+        Self::of(histogram::since(self.buckets.iter().copied(), &before.buckets))
     }
 }
 

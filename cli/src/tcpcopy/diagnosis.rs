@@ -219,59 +219,5 @@ impl Diagnosis {
     }
 }
 
-/// The doctor's command line for a copy that was started with these words, its name first. What may hold a password is
-/// left out.
-pub fn doctor_command(words: impl IntoIterator<Item = String>) -> String {
-    let mut command = "tcpcopy doctor".to_owned();
-    let mut hide_next = false;
-    for word in words.into_iter().skip(1) {
-        let shown = if std::mem::take(&mut hide_next) { hidden(&word) } else { word.clone() };
-        let shown = match word.split_once('=') {
-            Some((option @ "--mysql-user", value)) => format!("{option}={}", hidden(value)),
-            _ => shown,
-        };
-        let shown = match mysql_user(&word) {
-            Some("") => {
-                hide_next = true;
-                shown
-            }
-            Some(value) => word.replace(value, &hidden(value)),
-            None => shown,
-        };
-        hide_next |= word == "--mysql-user";
-        let shown = if shown.contains("user=") { hide_setting(&shown) } else { shown };
-        command.push(' ');
-        command.push_str(&quoted(&shown));
-    }
-    command
-}
-
-/// The value behind `-u` in a word of short options, which may be empty: then it is the next word.
-fn mysql_user(word: &str) -> Option<&str> {
-    let letters = word.strip_prefix('-').filter(|rest| !rest.starts_with('-'))?;
-    let (flags, value) = letters.split_once('u')?;
-    // Letters of options without a value; behind any other one stands that one's value.
-    flags.chars().all(|letter| "OWgLd".contains(letter)).then_some(value)
-}
-
-/// Names and passwords, in a form that the option takes; the name of a file stays.
-fn hidden(users: &str) -> String {
-    if users.starts_with('@') { users.to_owned() } else { "***@***".to_owned() }
-}
-
-/// The same for `--proto-opt mysql.user=...`.
-fn hide_setting(word: &str) -> String {
-    word.split_once("user=").map_or_else(|| word.to_owned(), |(key, value)| format!("{key}user={}", hidden(value)))
-}
-
-/// A word as a shell takes it.
-fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_=.,:/@%+[]".contains(c);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', r"'\''"))
-}
-
 #[cfg(test)]
 mod tests;

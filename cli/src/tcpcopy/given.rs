@@ -1,6 +1,10 @@
 //! The options of a run as they were given, fit to be shown to others.
 
+mod command;
+
 use toml::Value;
+
+pub use command::doctor_command;
 
 use crate::tcpcopy::arguments::Arguments;
 
@@ -70,8 +74,12 @@ fn without_secrets(arguments: &Arguments) -> Vec<(String, String)> {
 
 /// The value of a module's option, if it can be shown.
 fn of_module<'a>(key: &str, value: &'a str) -> &'a str {
-    let is_harmless = key.strip_prefix("mysql.").is_some_and(|key| HARMLESS.contains(&key));
-    if is_harmless { value } else { HIDDEN }
+    if is_harmless(key) { value } else { HIDDEN }
+}
+
+/// Whether the value of a module's option, which is named with its module, can be no secret.
+fn is_harmless(key: &str) -> bool {
+    key.strip_prefix("mysql.").is_some_and(|key| HARMLESS.contains(&key))
 }
 
 fn text(value: &Value) -> String {

@@ -9,6 +9,7 @@ pub mod given;
 pub mod grammar;
 mod guard;
 mod legacy;
+mod looks;
 pub mod modules;
 pub mod options;
 pub mod output;

@@ -131,6 +131,9 @@ pub(super) fn start(options: &Options) -> Result<Option<Running>, Failure> {
         }
     }
 
+    log_start(options);
+    // The last thing that may fail: from here on there are sessions at the target.
+    let recorder = Recorder::start(options, files)?;
     let (sender, reports) = mpsc::channel();
     let mut threads = Vec::new();
     for (number, (worker, handle)) in workers.into_iter().enumerate() {
@@ -145,8 +148,6 @@ pub(super) fn start(options: &Options) -> Result<Option<Running>, Failure> {
             .map_err(failed("start a thread"))?;
         threads.push((handle, thread));
     }
-    log_start(options);
-    let recorder = Recorder::start(options, files)?;
     let counters = vec![Snapshot::default(); threads.len()];
     Ok(Some(Running {
         poll,

@@ -8,11 +8,10 @@ use std::time::{Duration, Instant};
 use mio::{Events, Poll, Token};
 use tcpcopy_io::process::{PidFile, SIGHUP, Signals};
 
-use super::diagnosis::{self, Diagnosis};
 use super::exposition::Exposition;
 use super::guard::{self, Guard};
+use super::looks::Looks;
 use super::options::Options;
-use super::progress::ProgressDisplay;
 use super::recording::{Ended, Recorder};
 use super::report::{self, Snapshot};
 use super::steering::Steering;
@@ -22,8 +21,6 @@ use crate::live::server::Live;
 use crate::logging::Log;
 use crate::metrics::{Exporter, Scrape};
 
-/// Counters are fetched at least this often: libpcap's wrap.
-const LONGEST_TICK: Duration = Duration::from_secs(60);
 /// A worker that is asked for its counters or told to stop has this long, its own limit included.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
@@ -67,28 +64,13 @@ impl Running {
 
     fn watch(&mut self, options: &Options, log: &Log) -> Result<(), Failure> {
         let mut events = Events::with_capacity(16);
-        let mut progress = options.replay.is_some().then(|| ProgressDisplay::new(options.daemon));
-        let command = diagnosis::doctor_command(std::env::args());
-        let mut diagnosis = Diagnosis::new(command, options.replay.is_some(), Instant::now());
-        let shows_progress = progress.is_some();
-        let tick_for = |interval: Option<Duration>| {
-            let tick = interval.map_or(LONGEST_TICK, |interval| interval.min(LONGEST_TICK)).min(diagnosis::LOOK_EVERY);
-            if shows_progress { tick.min(ProgressDisplay::every()) } else { tick }
-        };
-        let mut stats_interval = self.steering.stats_interval;
-        let mut tick = tick_for(stats_interval);
-        let mut next_tick = Instant::now() + tick;
-        let mut next_statistics = stats_interval.map(|interval| Instant::now() + interval);
-        let mut before = Snapshot::default();
+        let mut looks = Looks::new(options, self.steering.stats_interval);
         let mut guard = Guard::new(options);
-        let mut reason = None;
         guard.service.ready(&guard::status(&self.total().ledger));
-        loop {
-            let guard_due = guard.next_due();
-            let recorder_due = self.recorder.as_ref().map(Recorder::next_due);
-            let next = [guard_due, recorder_due].into_iter().flatten().fold(next_tick, Instant::min);
-            let timeout = next.saturating_duration_since(Instant::now());
-            match self.poll.poll(&mut events, Some(timeout)) {
+        let reason = loop {
+            let others = [guard.next_due(), self.recorder.as_ref().map(Recorder::next_due)];
+            let next = others.into_iter().flatten().fold(looks.next_due(), Instant::min);
+            match self.poll.poll(&mut events, Some(next.saturating_duration_since(Instant::now()))) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => events.clear(),
                 Err(e) => return Err(Failure::new(Exit::Failure, format!("cannot wait for events: {e}"))),
                 Ok(()) => {}
@@ -103,70 +85,40 @@ impl Running {
                 guard.service.ready(&guard::status(&self.total().ledger));
             }
             if signals.iter().any(|signal| *signal != SIGHUP) {
-                break;
+                break None;
             }
+            // Before the reports are read: the last word of a worker that has ended is among them.
+            let one_has_ended = self.workers.iter().any(|(_, thread)| thread.is_finished());
             while let Ok(report) = self.reports.try_recv() {
                 self.take(report);
             }
             if self.replay_is_over {
-                drop(progress);
+                drop(looks);
                 self.print_summary(options);
                 return Ok(());
             }
-            if self.workers.iter().any(|(_, thread)| thread.is_finished()) {
+            if one_has_ended {
                 return Err(self.worker_failure(options));
             }
-            let scrapes: Vec<Scrape> = self.exporter.iter().flat_map(Exporter::scrapes).collect();
-            if !scrapes.is_empty() {
-                self.collect(Order::Report);
-                for scrape in scrapes {
-                    scrape.answer(Exposition(self.total()));
-                }
-            }
-            reason = guard.on_time(self);
+            self.answer_scrapes();
+            let reason = guard.on_time(self);
             if reason.is_some() {
-                break;
+                break reason;
             }
             self.answer_questions(options, log);
             let now = Instant::now();
-            if self.recorder.as_ref().is_some_and(|recorder| now >= recorder.next_due()) {
+            self.record(now);
+            looks.set_interval(now, self.steering.stats_interval);
+            if now >= looks.next_due() {
                 self.collect(Order::Report);
                 let total = self.total();
-                if let Some(recorder) = &mut self.recorder {
-                    recorder.sample(&total);
+                let line = guard::status(&total.ledger);
+                if looks.look(now, total) {
+                    guard.service.status(&line);
                 }
             }
-            if self.steering.stats_interval != stats_interval {
-                stats_interval = self.steering.stats_interval;
-                tick = tick_for(stats_interval);
-                (next_tick, next_statistics) = (now + tick, stats_interval.map(|interval| now + interval));
-            }
-            if now >= next_tick {
-                next_tick = now + tick;
-                self.collect(Order::Report);
-                if let Some((level, text)) = diagnosis.look(now, &self.total()) {
-                    log::log!(level, "{text}");
-                }
-                if let (Some(display), Some(replay)) = (&mut progress, &self.total().replay) {
-                    display.show(replay);
-                }
-                if let Some(due) = next_statistics.filter(|due| now >= *due) {
-                    let interval = stats_interval.unwrap_or(tick);
-                    // A late tick (a suspended host) does not make the next ones come in a row.
-                    next_statistics = Some((due + interval).max(now + interval / 2));
-                    let total = self.total();
-                    for line in report::statistics(&total) {
-                        log::info!("{line}");
-                    }
-                    for warning in report::warnings(&before, &total) {
-                        log::warn!("{warning}");
-                    }
-                    guard.service.status(&guard::status(&total.ledger));
-                    before = total;
-                }
-            }
-        }
-        drop(progress);
+        };
+        drop(looks);
         guard.service.stopping(reason.as_deref().unwrap_or("closing the sessions"));
         match &reason {
             Some(reason) => log::warn!("stopping, because of {reason}: the sessions are closed towards the target"),
@@ -177,9 +129,35 @@ impl Running {
         reason.map_or(Ok(()), |reason| Err(Failure::new(Exit::Condition, format!("ended because of {reason}"))))
     }
 
+    /// Answers the scrapes that wait, all with the same numbers.
+    fn answer_scrapes(&mut self) {
+        let scrapes: Vec<Scrape> = self.exporter.iter().flat_map(Exporter::scrapes).collect();
+        if scrapes.is_empty() {
+            return;
+        }
+        self.collect(Order::Report);
+        for scrape in scrapes {
+            scrape.answer(Exposition(self.total()));
+        }
+    }
+
+    /// Takes a sample for the statistics file and the report, when it is due.
+    fn record(&mut self, now: Instant) {
+        if self.recorder.as_ref().is_some_and(|recorder| now >= recorder.next_due()) {
+            self.collect(Order::Report);
+            let total = self.total();
+            if let Some(recorder) = &mut self.recorder {
+                recorder.sample(&total);
+            }
+        }
+    }
+
     /// Takes a worker's report.
     fn take(&mut self, report: Report) {
         self.replay_is_over |= report.last && report.counters.replay.is_some();
+        for (handle, _) in &mut self.workers {
+            handle.hear(&report);
+        }
         self.counters[report.worker] = report.counters;
     }
 
@@ -199,24 +177,24 @@ impl Running {
     }
 
     /// Gives all workers an order.
-    pub(super) fn order(&self, order: Order) {
-        for (handle, _) in &self.workers {
+    pub(super) fn order(&mut self, order: Order) {
+        for (handle, _) in &mut self.workers {
             handle.order(order);
         }
     }
 
     /// Gives all workers an order and waits for their reports, for a limited time, or for a second signal to stop. Whether all
-    /// have answered.
+    /// have carried it out.
     pub(super) fn collect(&mut self, order: Order) -> bool {
         self.order(order);
         let give_up = Instant::now() + ANSWER_LIMIT;
-        let mut missing = self.workers.len();
-        while missing > 0 {
+        loop {
+            let missing = self.workers.iter().filter(|(handle, _)| !handle.has_carried_out(order)).count();
+            if missing == 0 {
+                return true;
+            }
             match self.reports.recv_timeout(Duration::from_millis(100)) {
-                Ok(report) => {
-                    self.take(report);
-                    missing -= 1;
-                }
+                Ok(report) => self.take(report),
                 Err(_) if Instant::now() >= give_up => {
                     log::warn!("{missing} workers do not answer; their last counters are used");
                     return false;
@@ -227,7 +205,6 @@ impl Running {
                 Err(_) => {}
             }
         }
-        true
     }
 
     pub(super) fn total(&self) -> Snapshot {

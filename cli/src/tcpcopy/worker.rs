@@ -72,21 +72,42 @@ pub struct Report {
     pub worker: usize,
     /// Its counters.
     pub counters: Snapshot,
+    /// How many orders it has carried out, or begun to in the case of [`Order::Stop`].
+    pub orders_taken: u64,
     /// It ends now.
     pub last: bool,
 }
 
 /// The main thread's end of a worker.
 pub struct Handle {
+    worker: usize,
     orders: Sender<Order>,
     waker: Arc<Waker>,
+    given: u64,
+    taken: u64,
+    has_ended: bool,
 }
 
 impl Handle {
     /// Gives an order; a worker that has ended ignores it.
-    pub fn order(&self, order: Order) {
+    pub fn order(&mut self, order: Order) {
+        self.given += 1;
         let _ = self.orders.send(order);
         let _ = self.waker.wake();
+    }
+
+    /// Takes note of a report, if it is of this worker.
+    pub fn hear(&mut self, report: &Report) {
+        if report.worker == self.worker {
+            self.taken = report.orders_taken;
+            self.has_ended |= report.last;
+        }
+    }
+
+    /// Whether the worker has reported since it carried out `order`, the last one given. A report that comes late is the
+    /// answer to an order before it: so reports are not what is counted.
+    pub fn has_carried_out(&self, order: Order) -> bool {
+        self.has_ended || (order != Order::Stop && self.taken == self.given)
     }
 }
 
@@ -122,6 +143,7 @@ pub struct Worker {
     events: Events,
     clock: MonotonicClock,
     orders: Receiver<Order>,
+    orders_taken: u64,
     devices: Vec<Device>,
     links: ControlLinks,
     io: Delivery,
@@ -157,6 +179,7 @@ impl Worker {
             events: Events::with_capacity(256),
             clock,
             orders,
+            orders_taken: 0,
             devices: Vec::with_capacity(devices),
             links,
             io: Delivery {
@@ -175,7 +198,7 @@ impl Worker {
             waker: Arc::clone(&waker),
             stop_at: None,
         };
-        Ok((worker, Handle { orders: sender, waker }))
+        Ok((worker, Handle { worker: number, orders: sender, waker, given: 0, taken: 0, has_ended: false }))
     }
 
     /// Waits until each intercept has a link that works.
@@ -275,7 +298,9 @@ impl Worker {
             let now = self.clock.now();
             self.round(now);
             loop {
-                match self.orders.try_recv() {
+                let order = self.orders.try_recv();
+                self.orders_taken += u64::from(order.is_ok());
+                match order {
                     Ok(Order::Report) => self.report(reports, wake_main, false),
                     Ok(Order::Throttle(throttle)) => self.throttle(now, throttle),
                     Ok(Order::Steer(steer)) => {
@@ -415,7 +440,7 @@ impl Worker {
             replay: self.replay.as_ref().map(|replay| replay.progress().clone()),
         };
         // A main thread that has gone does not listen; the worker ends at its next look at the orders.
-        let _ = reports.send(Report { worker: self.number, counters, last });
+        let _ = reports.send(Report { worker: self.number, counters, orders_taken: self.orders_taken, last });
         let _ = wake_main.wake();
     }
 }
@@ -456,5 +481,46 @@ fn wait(poll: &mut Poll, events: &mut Events, timeout: Option<Duration>) -> io::
             Ok(())
         }
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(worker: usize, orders_taken: u64, last: bool) -> Report {
+        Report { worker, counters: Snapshot::default(), orders_taken, last }
+    }
+
+    #[test]
+    fn a_late_report_is_no_answer_to_a_later_order() {
+        let poll = Poll::new().unwrap();
+        let waker = Arc::new(Waker::new(poll.registry(), WAKER).unwrap());
+        let (orders, worker) = mpsc::channel();
+        let mut handle = Handle { worker: 1, orders, waker, given: 0, taken: 0, has_ended: false };
+        handle.order(Order::Report);
+        assert!(!handle.has_carried_out(Order::Report));
+        // It took too long; the next order is given before the answer to this one comes.
+        handle.order(Order::Steer(Steer::Pause));
+        handle.hear(&report(1, 1, false));
+        assert!(!handle.has_carried_out(Order::Steer(Steer::Pause)));
+        handle.hear(&report(0, 2, false));
+        assert!(!handle.has_carried_out(Order::Steer(Steer::Pause)), "another worker's");
+        handle.hear(&report(1, 2, false));
+        assert!(handle.has_carried_out(Order::Steer(Steer::Pause)));
+        // No report follows a throttle of its own; the next one tells of it.
+        handle.order(Order::Throttle(Throttle { share: 5_000, close_percent: 0 }));
+        handle.order(Order::Report);
+        handle.hear(&report(1, 4, false));
+        assert!(handle.has_carried_out(Order::Report));
+        // A stop is carried out when the worker ends, and not before.
+        handle.order(Order::Stop);
+        handle.hear(&report(1, 5, false));
+        assert!(!handle.has_carried_out(Order::Stop));
+        handle.hear(&report(1, 5, true));
+        assert!(handle.has_carried_out(Order::Stop));
+        handle.order(Order::Report);
+        assert!(handle.has_carried_out(Order::Report), "nobody is there to carry it out");
+        assert_eq!(worker.try_iter().count(), 6);
     }
 }

@@ -14,7 +14,7 @@ use std::ffi::{CStr, CString};
 use std::fmt;
 use std::fs::{self, Metadata};
 use std::io;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::{MetadataExt, lchown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -99,12 +99,16 @@ impl Account {
         Ok(Self { name: text.to_owned(), uid, gid, groups })
     }
 
-    /// Gives them a file, so that they can write to it later.
+    /// Gives them a file, so that they can write to it later. No link is followed: in a folder of theirs they could have made
+    /// one to a file that must never be theirs.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// When the system refuses, or the file is a symbolic link.
     pub fn own(&self, path: &Path) -> io::Result<()> {
-        chown(path, Some(self.uid), Some(self.gid))
+        if fs::symlink_metadata(path)?.is_symlink() {
+            return Err(io::Error::other("it is a symbolic link; name the file itself"));
+        }
+        lchown(path, Some(self.uid), Some(self.gid))
     }
 
     /// Whether they may make and remove files in the folder that a file is in, going by its mode.

@@ -161,7 +161,7 @@ pub fn run_probe<S: Service>(conditions: ProbeConditions<'_>, service: S) -> Res
 }
 
 /// What a host that knows of no connection answers (RFC 9293, section 3.10.7.1).
-fn reset_for(segment: &TcpSegment<'_>) -> Vec<u8> {
+pub(crate) fn reset_for(segment: &TcpSegment<'_>) -> Vec<u8> {
     use tcpcopy_wire::build::TcpRepr;
     use tcpcopy_wire::tcp::{Flags, Options};
     let repr = TcpRepr {

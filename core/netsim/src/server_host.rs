@@ -6,13 +6,13 @@ use std::net::SocketAddr;
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::{Socket, State};
 use smoltcp::wire::IpListenEndpoint;
-use tcpcopy_wire::build::TcpRepr;
-use tcpcopy_wire::tcp::{Flags, Options};
+use tcpcopy_wire::tcp::Flags;
 use tcpcopy_wire::{SeqNumber, TcpSegment, Timestamp};
 
 use crate::application::{Application, Listener, Service};
 use crate::conditions::Place;
 use crate::host::{Host, timestamp_clock};
+use crate::probe::reset_for;
 
 /// A connection of the server.
 struct Connection<A> {
@@ -64,19 +64,7 @@ impl<S: Service> ServerHost<S> {
         } else if let Some(i) = connection
             && self.has_closed_before(i, &segment)
         {
-            let reset = TcpRepr {
-                src: segment.dst,
-                dst: segment.src,
-                seq: segment.tcp.ack(),
-                ack: SeqNumber(0),
-                flags: Flags::RST,
-                window: 0,
-                options: Options::default(),
-                ip_id: 0,
-            };
-            let mut packet = Vec::new();
-            reset.write((&[], &[]), &mut packet);
-            self.host.card.sent.push_back(packet);
+            self.host.card.sent.push_back(reset_for(&segment));
             return self.remove(i);
         }
         let known = connection.filter(|_| is_syn);

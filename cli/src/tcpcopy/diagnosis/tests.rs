@@ -166,36 +166,3 @@ fn silence_is_strange_when_it_is_new() {
     let mut replay = Course::new(true);
     assert_eq!(replay.look(100, &snapshot(|_| {})), None, "a pause in a file");
 }
-
-#[test]
-fn the_command_is_what_was_typed() {
-    let command = |words: &[&str]| doctor_command(words.iter().map(|word| (*word).to_owned()));
-    assert_eq!(
-        command(&["/usr/sbin/tcpcopy", "-x", "80-10.0.0.2:80", "-F", "tcp and dst port 80", "-d", "-c", "10.78.0.x"]),
-        "tcpcopy doctor -x 80-10.0.0.2:80 -F 'tcp and dst port 80' -d -c 10.78.0.x"
-    );
-    assert_eq!(command(&["tcpcopy", "it's", ""]), r"tcpcopy doctor 'it'\''s' ''");
-}
-
-#[test]
-fn the_command_shows_no_password() {
-    let words = [
-        &["-u", "app@secret"][..],
-        &["-uapp@secret"],
-        &["-du", "app@secret"],
-        &["-dLuapp@secret"],
-        &["--mysql-user", "app@secret,b@secret"],
-        &["--mysql-user=app@secret"],
-        &["--proto-opt", "mysql.user=app@secret"],
-        &["--proto-opt=mysql.user=app@secret"],
-    ];
-    for words in words {
-        let all = ["tcpcopy"].into_iter().chain(words.iter().copied()).map(str::to_owned);
-        let command = doctor_command(all);
-        assert!(!command.contains("secret") && command.contains("***@***"), "{command}");
-    }
-    let file = doctor_command(["tcpcopy", "-u", "@/etc/users"].map(str::to_owned));
-    assert_eq!(file, "tcpcopy doctor -u @/etc/users");
-    let other = doctor_command(["tcpcopy", "-lu", "-x", "80-10.0.0.2:80"].map(str::to_owned));
-    assert_eq!(other, "tcpcopy doctor -lu -x 80-10.0.0.2:80", "`u` is the value of -l here");
-}

@@ -5,6 +5,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tcpcopy_engine::latency::Latency;
 
+use crate::histogram;
+
 /// A sparse histogram of durations, with the buckets of [`Latency`], each about 9 % wide.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Times {
@@ -14,22 +16,11 @@ pub struct Times {
     pub counts: Vec<(u64, u64)>,
 }
 
-/// The longest of each bucket, in microseconds, and how many are in it.
-fn micros(latency: &Latency) -> impl Iterator<Item = (u64, u64)> {
-    latency.buckets().map(|(end, count)| (u64::try_from(end.as_micros()).unwrap_or(u64::MAX), count))
-}
-
 impl Times {
     /// What came to a histogram since it was as `before`.
     pub fn between(before: &Latency, now: &Latency) -> Self {
-        let mut old = micros(before).peekable();
-        let mut counts = Vec::new();
-        for (end, count) in micros(now) {
-            let known = old.next_if(|(known, _)| *known == end).map_or(0, |(_, count)| count);
-            if count > known {
-                counts.push((end, count - known));
-            }
-        }
+        let old: Vec<(u64, u64)> = histogram::buckets(before).collect();
+        let counts = histogram::since(histogram::buckets(now), &old);
         let sum = now.total().saturating_sub(before.total());
         Self { sum_us: u64::try_from(sum.as_micros()).unwrap_or(u64::MAX), counts }
     }
@@ -41,8 +32,7 @@ impl Times {
 
     /// How many there are.
     pub fn count(&self) -> u64 {
-        // No more than is sure to be a number in sums and shares, whatever a file says.
-        self.counts.iter().fold(0u64, |sum, (_, n)| sum.saturating_add(*n).min(1 << 50))
+        histogram::count(&self.counts)
     }
 
     /// Adds all of another histogram.
@@ -58,14 +48,7 @@ impl Times {
 
     /// The time that `share` (0 to 1) of them did not exceed, to within a bucket; `None` when there are none.
     pub fn quantile(&self, share: f64) -> Option<Duration> {
-        let count = self.count();
-        let rank = ((count as f64 * share).ceil() as u64).clamp(1, count.max(1));
-        let mut seen = 0u64;
-        let found = self.counts.iter().find(|(_, n)| {
-            seen = seen.saturating_add(*n);
-            seen >= rank
-        });
-        found.map(|(end, _)| Duration::from_micros(*end))
+        histogram::quantile(&self.counts, share).map(Duration::from_micros)
     }
 
     /// The average; `None` when there are none.

@@ -1,6 +1,5 @@
 //! What is left out for want of room: in memory, among the sessions that may live, or in the host's processor time.
 
-use std::cmp::Reverse;
 use std::time::Duration;
 
 use tcpcopy_wire::{Endpoint, Timestamp};
@@ -58,11 +57,11 @@ impl Copier {
     /// Gives up the newest sessions: the oldest have got furthest, and are the hardest to get back.
     #[cold]
     pub(super) fn close_newest(&mut self, now: Timestamp, percent: u8, out: &mut Outbox) {
-        let mut alive: Vec<(Reverse<Timestamp>, u32)> = Vec::new();
+        let mut alive: Vec<(u32, u32)> = Vec::new();
         for id in self.table.ids() {
             let session = &self.table[id];
             if !session.is_over() {
-                alive.push((Reverse(session.begun_at), id));
+                alive.push((session.age(now), id));
             }
         }
         let count = (alive.len() * usize::from(percent.min(100))).div_ceil(100);

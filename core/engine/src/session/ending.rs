@@ -155,7 +155,10 @@ impl Session {
         // The phase first: a hook that panics must not end the session once more.
         self.enter(phase);
         self.consult(cx, Hook::Close(reason));
-        self.online = None;
+        // Its answer may come after the target's, and is measured all the same.
+        if let Some(online) = &mut self.online {
+            online.half = None;
+        }
         if let Some(delay) = self.delay.take() {
             cx.ledger.responses_delayed -= delay.len() as u64;
         }

@@ -58,8 +58,7 @@ use crate::target::{Offer, State, TargetHalf, Wire};
 use client::{ClientEnd, ClientHalf};
 use delay::DelayLine;
 use gate::GateState;
-use online::OnlineHalf;
-use online_time::OnlineTime;
+use online::Online;
 use queue::{Mark, MarkKind, QueuePool, StreamQueue};
 use watch::Watch;
 
@@ -107,6 +106,8 @@ pub(crate) struct Session {
     pub(crate) map: u16,
     /// Which copy of its client's connection it is.
     pub(crate) copy: u32,
+    /// In milliseconds, of which a count goes around in 49 days: it only tells which of two sessions is newer.
+    begun_at: u32,
     pub(crate) phase: Phase,
     /// On the engine's list of sessions that want to know when all responses are read.
     pub(crate) in_burst: bool,
@@ -122,10 +123,8 @@ pub(crate) struct Session {
     gate: GateState,
     queue: Option<Box<StreamQueue>>,
     watch: Option<Box<Watch>>,
-    online: Option<Box<OnlineHalf>>,
-    online_time: Option<Box<OnlineTime>>,
+    online: Option<Box<Online>>,
     delay: Option<Box<DelayLine>>,
-    pub(crate) begun_at: Timestamp,
     last_activity: Timestamp,
     /// When the queue last became non-empty.
     stalled_since: Timestamp,
@@ -181,13 +180,14 @@ impl Session {
             gate: GateState::new(),
             queue: None,
             watch,
-            online: sees_online.then(Box::default),
             // Online's answer to all copies of a connection is one.
-            online_time: (cx.config.measure_online && copy.is_multiple_of(cx.config.traffic.copies()))
-                .then(Box::default),
+            online: Online::new(
+                sees_online,
+                cx.config.measure_online && copy.is_multiple_of(cx.config.traffic.copies()),
+            ),
             // Whoever joins has not seen the handshake, which tells the time.
             delay: (cx.config.preserve_rtt && !joined).then(|| Box::new(DelayLine::new(cx.now))),
-            begun_at: cx.now,
+            begun_at: cx.now.as_millis() as u32,
             last_activity: cx.now,
             stalled_since: cx.now,
             forget_at: Timestamp::NEVER,
@@ -217,6 +217,11 @@ impl Session {
     /// that it was joined at.
     pub(crate) fn began_with(&self, syn: SeqNumber) -> bool {
         self.isn == syn
+    }
+
+    /// How long ago it began, in milliseconds.
+    pub(crate) fn age(&self, now: Timestamp) -> u32 {
+        (now.as_millis() as u32).wrapping_sub(self.begun_at)
     }
 
     /// Whether the session is over, and its ports are free.
@@ -408,7 +413,7 @@ impl Session {
         if begins {
             cx.ledger.requests += 1;
             cx.ledger.of_map(self.map, |of_map| of_map.requests += 1);
-            if let Some(time) = &mut self.online_time {
+            if let Some(time) = self.online.as_mut().and_then(|online| online.time.as_mut()) {
                 time.on_request(cx.captured_at);
             }
         }

@@ -18,6 +18,7 @@ use tcpcopy_module_api::{AfterTargetClose, TargetData};
 use tcpcopy_wire::control::{ResponseHeader, RouteChange};
 use tcpcopy_wire::{TcpSegment, Timestamp};
 
+use super::online::OnlineHalf;
 use super::queue::{MarkKind, StreamQueue};
 use super::watch::{Hook, Stage, Verdict, guarded};
 use super::{Context, Phase, Session};
@@ -211,11 +212,12 @@ impl Session {
 
     /// A segment of online was captured.
     pub(crate) fn on_online_segment(&mut self, cx: &mut Context<'_>, segment: &TcpSegment<'_>) {
-        let answer = self.online_time.as_mut().map(|time| time.on_segment(cx.captured_at, segment));
+        let Some(online) = self.online.as_mut() else { return cx.ledger.drop_packet(PacketDrop::NoSession) };
+        let answer = online.time.as_mut().map(|time| time.on_segment(cx.captured_at, segment));
         if let Some(time) = answer.and_then(|answer| answer.began_after) {
             cx.ledger.online_response_time.record(time);
         }
-        let Some(online) = self.online.as_mut().filter(|_| !segment.is_cut()) else {
+        let Some(half) = online.half.as_mut().filter(|_| !segment.is_cut()) else {
             match answer {
                 None => cx.ledger.drop_packet(PacketDrop::NoSession),
                 Some(answer) if answer.is_new => {
@@ -226,7 +228,7 @@ impl Session {
             }
             return;
         };
-        let (bytes, is_new) = online.on_segment(segment);
+        let (bytes, is_new) = half.on_segment(segment);
         if is_new {
             cx.ledger.packets_used += 1;
             cx.ledger.online_packets += 1;
@@ -243,9 +245,13 @@ impl Session {
     /// What online sent and was captured ahead of its turn, as far as the client has acknowledged it.
     pub(super) fn show_waiting_online_data(&mut self, cx: &mut Context<'_>) {
         let acknowledged = self.client.acknowledged();
-        while let Some((bytes, lost)) = self.online.as_mut().and_then(|online| online.take_piece(acknowledged)) {
+        while let Some((bytes, lost)) = self.online_half().and_then(|half| half.take_piece(acknowledged)) {
             self.show_online_data(cx, &bytes, lost);
         }
+    }
+
+    fn online_half(&mut self) -> Option<&mut OnlineHalf> {
+        self.online.as_mut()?.half.as_mut()
     }
 
     fn show_online_data(&mut self, cx: &mut Context<'_>, bytes: &[u8], lost: u64) {

@@ -7,10 +7,29 @@
 use tcpcopy_wire::tcp::Flags;
 use tcpcopy_wire::{SeqNumber, TcpSegment};
 
+use super::online_time::OnlineTime;
 use super::reassembly::Reassembly;
 
 /// Bytes that wait for a hole to be filled, at most.
 const LIMIT: usize = 1 << 20;
+
+/// What a session knows of online, where it looks at what that sends; most do not.
+#[derive(Debug)]
+pub(crate) struct Online {
+    /// For a module that sees it; while the session is under way.
+    pub(crate) half: Option<OnlineHalf>,
+    /// Where online's times are measured.
+    pub(crate) time: Option<OnlineTime>,
+}
+
+impl Online {
+    /// What a session needs that is to look at this; nothing if it is at nothing.
+    pub(crate) fn new(is_seen: bool, is_measured: bool) -> Option<Box<Self>> {
+        (is_seen || is_measured).then(|| {
+            Box::new(Self { half: is_seen.then(OnlineHalf::default), time: is_measured.then(OnlineTime::default) })
+        })
+    }
+}
 
 /// See the [module's documentation](self).
 #[derive(Debug, Default)]

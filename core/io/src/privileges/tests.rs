@@ -50,7 +50,7 @@ fn root_keeps_what_it_needs_for_files_in_the_folders_of_others() {
     let folder = tempfile::tempdir().unwrap();
     let keeps = |files: Vec<PathBuf>| in_a_thread(move || reduce(&Reduction { files: &files, ..Reduction::default() }));
     assert_eq!(keeps(vec![folder.path().join("log")]).unwrap(), []);
-    if chown(folder.path(), Some(65_534), Some(65_534)).is_ok() {
+    if std::os::unix::fs::chown(folder.path(), Some(65_534), Some(65_534)).is_ok() {
         assert_eq!(keeps(vec![folder.path().join("log")]).unwrap(), [Capability::DacOverride]);
     }
 }
@@ -84,4 +84,17 @@ fn a_folder_belongs_to_its_owner_its_group_or_everyone() {
         mode(bits);
         assert_eq!([&owner, &member, &stranger].map(|account| account.may_replace(&file)), expected, "{bits:o}");
     }
+}
+
+#[test]
+fn no_link_is_followed_to_a_file_of_somebody_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let (log, link) = (folder.path().join("log"), folder.path().join("link"));
+    fs::write(&log, "").unwrap();
+    std::os::unix::fs::symlink(&log, &link).unwrap();
+    let meta = fs::metadata(&log).unwrap();
+    let owner = Account { name: String::new(), uid: meta.uid(), gid: meta.gid(), groups: vec![] };
+    owner.own(&log).unwrap();
+    let message = owner.own(&link).unwrap_err().to_string();
+    assert!(message.contains("symbolic link"), "{message}");
 }
