@@ -25,7 +25,7 @@ use crate::program::{TCPCOPY, list};
         "Example, on the production server 10.0.0.1, with the test server 10.0.0.2 and intercept on 10.0.0.3:\n\n  \
         tcpcopy -x 80-10.0.0.2:8080 -s 10.0.0.3 -c 10.78.0.x\n\n\
         where 10.0.0.2 routes its answers to 10.78.0.0/16 via 10.0.0.3 (ip route add 10.78.0.0/16 via 10.0.0.3).\n\n\
-        Other commands:\n\n{}\n\
+        Commands:\n\n{}\n\
         Exit codes: 0 done, 1 failure while running, 2 wrong options, 3 no permission, 4 intercept not reachable, \
          5 a condition of --stop-if.",
         list("tcpcopy", TCPCOPY)
