@@ -4,6 +4,7 @@ pub mod arguments;
 mod crew;
 mod examine;
 mod exposition;
+mod hands;
 mod legacy;
 mod live;
 pub mod options;
@@ -15,6 +16,7 @@ mod run;
 pub(crate) use exposition::Exposition;
 #[cfg(test)]
 mod tests;
+mod told;
 mod worker;
 
 use std::ffi::OsString;

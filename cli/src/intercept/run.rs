@@ -6,31 +6,30 @@
 //! leaves as soon as there is nothing more to read, and no timer is involved. With several workers ([`Crew`]) each of them
 //! does that with its captures, and the main thread writes.
 
-use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mio::{Events, Interest, Poll, Registry, Token, Waker};
-use tcpcopy_engine::relay::RelayDrop;
-use tcpcopy_engine::{PeerId, RelayConfig, RelayInput, RelayNotice};
-use tcpcopy_io::capture::{Capture, CaptureConfig, CaptureError};
+use mio::{Events, Interest, Poll, Token, Waker};
+use tcpcopy_engine::PeerId;
+use tcpcopy_io::capture::{CaptureConfig, CaptureError};
 use tcpcopy_io::clock::MonotonicClock;
-use tcpcopy_io::control::{BindError, ControlServer, PeerEvent, ServerConfig};
+use tcpcopy_io::control::{BindError, ControlServer, ServerConfig};
 use tcpcopy_io::process::{self, Capability, SIGHUP, Signals};
 use tcpcopy_wire::Timestamp;
-use tcpcopy_wire::control::{Hello, Payload};
+use tcpcopy_wire::control::Payload;
 use tcpcopy_wire::link::LinkType;
 
-use super::crew::{Crew, Total};
+use super::crew::Total;
 use super::examine::{Captured, Examiner};
 use super::exposition::Exposition;
+use super::hands::{Device, Hands};
 use super::live::Steering;
 use super::options::Options;
 use super::queue::QueueSource;
 use super::report;
-use super::worker::{DRAIN_BUDGET, Worker};
+use super::told::{Told, on_peer, tell};
+use super::worker::DRAIN_BUDGET;
 use crate::exit::{Exit, Failure};
 use crate::live::server::Live;
 use crate::logging::Log;
@@ -47,38 +46,11 @@ const REOPEN_AFTER: Duration = Duration::from_secs(2);
 /// Time between counters for the tcpcopys.
 const STATS_FOR_PEERS: Duration = Duration::from_secs(10);
 
-/// Shortest time between two lines about connections that were turned away: a scan must not fill the log.
-const REJECTION_TOLD_EVERY: Duration = Duration::from_secs(10);
-
 // Captures have the tokens between.
 const SIGNALS: Token = Token(0);
 const WAKER: Token = Token(FIRST_PEER.0 - 2);
 const QUEUE: Token = Token(FIRST_PEER.0 - 1);
 const FIRST_PEER: Token = Token(1 << 16);
-
-/// One device, which all workers capture on.
-struct Device {
-    config: CaptureConfig,
-    /// When it went away: when to try again.
-    reopen_at: Option<Timestamp>,
-}
-
-/// Who reads captures and looks routes up.
-enum Hands {
-    /// The main thread.
-    Own(Box<Worker>),
-    /// Threads of their own.
-    Crew(Box<Crew>),
-}
-
-/// What is not to be repeated in the log.
-struct Told {
-    next_rejection: Timestamp,
-    /// Due when the first tcpcopy comes from another host.
-    open_warning: Option<String>,
-    /// Questions that wait for an answer.
-    examiner: Examiner,
-}
 
 /// Whom counters are due for.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -518,49 +490,6 @@ impl Intercept {
     }
 }
 
-impl Hands {
-    fn open(options: &Options, clock: MonotonicClock, registry: &Registry, waker: Arc<Waker>) -> io::Result<Self> {
-        let config = || RelayConfig {
-            initial_routes: options.initial_routes,
-            seed: RandomState::new().hash_one(std::process::id()),
-            legacy: options.legacy,
-            ..RelayConfig::default()
-        };
-        let combined = options.responses_per_write;
-        Ok(if options.workers == 1 {
-            Self::Own(Box::new(Worker::new(registry.try_clone()?, config(), combined)))
-        } else {
-            Self::Crew(Box::new(Crew::start(options.workers, clock, config, combined, waker)?))
-        })
-    }
-
-    /// Opens captures on a device, in the place of those that there are.
-    fn capture(&mut self, number: usize, device: &Device, now: Timestamp) -> Result<(), CaptureError> {
-        match self {
-            Self::Own(worker) => worker.give(number, Capture::open(&device.config)?, now),
-            // Opened by one thread, in the order of the workers: so the groups of all devices bring a flow to one worker.
-            Self::Crew(crew) => crew.give(number, Capture::open_group(&device.config, crew.len())?),
-        }
-        Ok(())
-    }
-
-    fn wants_payload(&self) -> Payload {
-        match self {
-            Self::Own(worker) => worker.wants_payload(),
-            Self::Crew(crew) => crew.wants_payload(),
-        }
-    }
-
-    /// Passes on what concerns peers and routes.
-    #[inline]
-    fn tell(&mut self, now: Timestamp, input: RelayInput<'static>) {
-        match self {
-            Self::Own(worker) => worker.tell(now, input),
-            Self::Crew(crew) => crew.tell(input),
-        }
-    }
-}
-
 /// What is needed after the start.
 fn needs(options: &Options, live: Option<&Live>) -> Needs {
     let capabilities = match &options.queue {
@@ -575,66 +504,6 @@ fn needs(options: &Options, live: Option<&Live>) -> Needs {
         for_children,
         files: [&options.log, &options.pid].into_iter().flatten().cloned().collect(),
         sockets: live.map(|live| live.path().to_owned()).into_iter().collect(),
-    }
-}
-
-impl Told {
-    /// Says once that anyone is let in, when somebody from elsewhere is.
-    fn warn_if_open(&mut self, from: SocketAddr) {
-        if !from.ip().is_loopback()
-            && let Some(warning) = self.open_warning.take()
-        {
-            log::warn!("{warning}");
-        }
-    }
-}
-
-fn on_peer(event: &PeerEvent<'_>, now: Timestamp, hands: &mut Hands, told: &mut Told) {
-    match *event {
-        PeerEvent::Route { peer, change } => hands.tell(now, RelayInput::Route { peer, change }),
-        PeerEvent::Questions { peer, from, ref questions } => told.examiner.take(peer, from, questions.clone()),
-        PeerEvent::Up { peer, from, hello } => {
-            log::info!("tcpcopy at {from} connected (link {})", peer.0);
-            told.warn_if_open(from);
-            let Hello { route_ttl, max_batch, features } = hello;
-            hands.tell(now, RelayInput::PeerUp { peer, route_ttl, max_batch, features });
-        }
-        PeerEvent::LegacyUp { peer, from } => {
-            log::info!("tcpcopy of the C programs at {from} connected (link {})", peer.0);
-            told.warn_if_open(from);
-            hands.tell(now, RelayInput::LegacyPeerUp { peer });
-        }
-        PeerEvent::Gone { peer, from, reason, undelivered } => {
-            log::warn!("tcpcopy at {from} is gone (link {}): {reason}", peer.0);
-            told.examiner.forget(peer);
-            let reason = RelayDrop::LinkClosed;
-            hands.tell(now, RelayInput::Undelivered { peer, responses: undelivered, reason });
-            hands.tell(now, RelayInput::PeerGone { peer });
-        }
-        PeerEvent::Rejected { from, reason } if now >= told.next_rejection => {
-            told.next_rejection = now + REJECTION_TOLD_EVERY;
-            log::warn!(
-                "connection from {from} closed: {reason}; more such within {REJECTION_TOLD_EVERY:?} are only counted"
-            );
-        }
-        PeerEvent::Rejected { from, reason } => log::debug!("connection from {from} closed: {reason}"),
-    }
-}
-
-/// Writes to the log what the relay has to say.
-pub(super) fn tell(notice: &RelayNotice) {
-    match notice {
-        RelayNotice::Unrouted { transport, flow, responses } => log::debug!(
-            "{responses} responses belong to no tcpcopy, the last one on {transport} {flow}; some after the end of a connection are \
-             normal, many mean that -F takes more than the copies' answers"
-        ),
-        RelayNotice::RoutesOrphaned { peer, routes } => log::info!("{routes} routes of link {} removed", peer.0),
-        RelayNotice::PeerRoutesFull { peer, limit } => {
-            log::error!("link {} has {limit} routes, which is all that one may have; more are refused", peer.0);
-        }
-        RelayNotice::RouteTableFull { limit } => {
-            log::error!("there are {limit} routes; more are refused until some are gone");
-        }
     }
 }
 

@@ -14,7 +14,7 @@ use tcpcopy_io::privileges;
 use tcpcopy_wire::Timestamp;
 use tcpcopy_wire::control::Payload;
 
-use super::super::run::tell;
+use super::super::told::tell;
 use super::super::worker::{Deliver, Worker};
 use super::{Bell, FromWorker, Responses, ToWorker};
 
