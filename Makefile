@@ -10,6 +10,8 @@ MODULE ?=
 PREFIX ?= /usr/local
 # The folder above tcpcopy/tcpcopy.toml and tcpcopy/intercept.toml.
 SYSCONFDIR ?= /etc
+# Further options of the tool that makes a package, for `make deb` and `make rpm`.
+PACKAGE_OPTIONS ?=
 # Which workloads `make bench` runs, such as ONLY=4,5; all when empty.
 ONLY ?=
 # How its table looks: text, or markdown as in docs/benchmarks.md.
@@ -54,11 +56,11 @@ uninstall:
 
 ## Build a package for Debian and Ubuntu, target/packages/*.deb
 deb: build
-	@BUILT="$(BUILT)" packaging/package.sh deb
+	@BUILT="$(BUILT)" PACKAGE_OPTIONS="$(PACKAGE_OPTIONS)" packaging/package.sh deb
 
 ## Build a package for Fedora, RHEL, SUSE, target/packages/*.rpm
 rpm: build
-	@BUILT="$(BUILT)" packaging/package.sh rpm
+	@BUILT="$(BUILT)" PACKAGE_OPTIONS="$(PACKAGE_OPTIONS)" packaging/package.sh rpm
 
 ## Measure the workloads; ONLY=4,5 chooses, FORMAT=markdown prints the table of docs/benchmarks.md
 bench:

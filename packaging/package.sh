@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # `package.sh deb` and `package.sh rpm` make a package of what was built (BUILT, as make gives it), by cargo-deb and
 # cargo-generate-rpm of fixed versions. Where they are missing they are built from crates.io into target/tools, once;
-# nothing is installed on the system.
+# nothing is installed on the system. PACKAGE_OPTIONS are further options of these tools.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 built=$(realpath "${BUILT:?}")
@@ -38,7 +38,11 @@ case ${1:-} in
 deb)
     tool cargo-deb 3.8.0
     stage
-    CARGO_TARGET_DIR=$target target/tools/bin/cargo-deb --quiet --no-build --no-strip --package tcpcopy --output "${target%/*}/"
+    # The system's xz is several times as fast as that of a cargo-deb that was built in a hurry.
+    own_xz=()
+    ! type -P xz >/dev/null || own_xz=(--compress-system)
+    CARGO_TARGET_DIR=$target target/tools/bin/cargo-deb --quiet --no-build --no-strip --package tcpcopy \
+        --output "${target%/*}/" "${own_xz[@]}" ${PACKAGE_OPTIONS-}
     finish '*.deb'
     ;;
 rpm)
@@ -47,7 +51,8 @@ rpm)
     [ -x "$requires" ] || { echo "package: there is no $requires; it is in the package rpm of Debian, rpm-build elsewhere" >&2; exit 2; }
     tool cargo-generate-rpm 0.21.1
     stage
-    target/tools/bin/cargo-generate-rpm --package cli --target-dir "$target" --auto-req "$requires" --output "${target%/*}/"
+    target/tools/bin/cargo-generate-rpm --package cli --target-dir "$target" --auto-req "$requires" \
+        --output "${target%/*}/" ${PACKAGE_OPTIONS-}
     finish '*.rpm'
     ;;
 *)

@@ -93,13 +93,16 @@ pub(crate) struct Suite {
     /// Why there are no hosts.
     no_hosts: Option<String>,
     trials: Vec<Trial>,
+    /// Those that mostly wait.
+    waiting: Vec<Trial>,
 }
+
+/// Tests that mostly wait, for packets that do not come, run so many at a time.
+const WAITING_AT_A_TIME: usize = 4;
 
 impl Suite {
     pub(crate) fn prepare() -> Self {
-        let mut arguments = Arguments::from_args();
-        // Each test has several busy processes already.
-        arguments.test_threads.get_or_insert(1);
+        let arguments = Arguments::from_args();
         let programs = if arguments.list { programs_of_no_use() } else { programs::build() };
         let no_hosts = if arguments.list { None } else { netns::prepare().err().map(|error| error.to_string()) };
         if let Some(reason) = &no_hosts {
@@ -108,10 +111,22 @@ impl Suite {
         netns::raise_open_file_limit();
         // The place and the words of a failure are what helps; the stack above a test is the harness.
         panic::set_hook(Box::new(|info| eprintln!("{info}")));
-        Self { arguments, programs, no_hosts, trials: Vec::new() }
+        Self { arguments, programs, no_hosts, trials: Vec::new(), waiting: Vec::new() }
     }
 
+    /// A test that wants the machine for itself.
     pub(crate) fn add(&mut self, name: &'static str, needs: Needs, test: fn(&Bench<'_>)) {
+        let trial = self.trial(name, needs, test);
+        self.trials.push(trial);
+    }
+
+    /// A test that mostly waits, and harms no other one that does.
+    pub(crate) fn add_waiting(&mut self, name: &'static str, needs: Needs, test: fn(&Bench<'_>)) {
+        let trial = self.trial(name, needs, test);
+        self.waiting.push(trial);
+    }
+
+    fn trial(&self, name: &'static str, needs: Needs, test: fn(&Bench<'_>)) -> Trial {
         let missing = match (&self.no_hosts, needs) {
             (_, Needs::Nothing) => None,
             (Some(_), _) => Some("skipped: no network namespaces".to_owned()),
@@ -119,14 +134,24 @@ impl Suite {
         };
         let programs = self.programs.clone();
         let trial = Trial::test(name, move || run(name, &programs, test));
-        self.trials.push(match missing {
+        match missing {
             Some(reason) => trial.with_kind(reason).with_ignored_flag(true),
             None => trial,
-        });
+        }
     }
 
     pub(crate) fn run(self) -> ExitCode {
-        libtest_mimic::run(&self.arguments, self.trials).exit_code()
+        let Self { mut arguments, trials, waiting, .. } = self;
+        if arguments.list {
+            return libtest_mimic::run(&arguments, trials.into_iter().chain(waiting).collect()).exit_code();
+        }
+        let wanted = arguments.test_threads;
+        // Each of these has several busy processes already.
+        arguments.test_threads = wanted.or(Some(1));
+        let alone = libtest_mimic::run(&arguments, trials);
+        arguments.test_threads = wanted.or(Some(WAITING_AT_A_TIME));
+        let together = libtest_mimic::run(&arguments, waiting);
+        if alone.has_failed() { alone.exit_code() } else { together.exit_code() }
     }
 }
 
