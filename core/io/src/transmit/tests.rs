@@ -67,9 +67,9 @@ pub(super) fn datagram_v6(to: Ipv6Addr, port: u16, payload: &[u8]) -> Vec<u8> {
     p
 }
 
-/// Keeps this thread on the CPU it is on: loopback has a queue for each, so that packets of a thread that moves may overtake
+/// Keeps this thread on the CPU it is on: loopback and veth have a queue for each, so that packets of a thread that moves may overtake
 /// each other.
-fn stay_on_this_cpu() {
+pub(super) fn stay_on_this_cpu() {
     // SAFETY: a set of CPUs without any is all zeroes; the number comes from the system.
     let code = unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();

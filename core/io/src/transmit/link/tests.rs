@@ -1,4 +1,4 @@
-use super::super::tests::{datagram_v4, datagram_v6};
+use super::super::tests::{datagram_v4, datagram_v6, stay_on_this_cpu};
 use super::super::{SendError, Transmitter};
 use super::*;
 use crate::capture::{Capture, CaptureConfig, Method};
@@ -77,6 +77,7 @@ fn frames_of_both_families_arrive_in_order_though_no_neighbour_was_known() {
             ]
         })
         .collect();
+    stay_on_this_cpu();
     transmitter.send(packets.iter().map(|(to, p)| (*to, p.as_slice())));
     assert_eq!((transmitter.stats().sent, transmitter.stats().failed), (300, [0; SendError::ALL.len()]));
     for (socket, from) in [(v4, "198.51.100.7:1234"), (v6, "[fd00::7]:1234")] {
