@@ -151,9 +151,15 @@ pub(crate) fn large_datagrams(bench: &Bench<'_>) {
                 let traffic = Traffic { first_id, len, rate, ports: 4, ..Traffic::new(server, rate) };
                 traffic.send(&lab.client);
                 let all = first_id + traffic.datagrams;
-                for receiver in [&online[family], &target[family]] {
+                for (host, receiver) in [("online", &online[family]), ("the target", &target[family])] {
                     settle(all, QUIET, || receiver.count());
                     let arrived: Vec<_> = receiver.arrived().into_iter().filter(|d| d.id >= first_id).collect();
+                    let (came, dropped) = (arrived.len() as u64, receiver.dropped());
+                    assert!(
+                        came >= traffic.datagrams,
+                        "{came} of {} at {host}, whose socket dropped {dropped}",
+                        traffic.datagrams
+                    );
                     assert_whole(&arrived, first_id..all, len);
                 }
                 first_id = all;
