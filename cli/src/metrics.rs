@@ -23,6 +23,7 @@ use prometheus_client::registry::{Registry, Unit};
 use tcpcopy_engine::Latency;
 use tcpcopy_io::{privileges, usage};
 
+use crate::config::Text;
 use crate::desk::{Asker, Desk, Question};
 use crate::exit::{Exit, Failure};
 
@@ -50,6 +51,14 @@ pub fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         format!("in --metrics: `{text}` is no address and port\nit is written like this: --metrics 9100, or --metrics 10.0.0.1:9100")
     })
+}
+
+/// Where `--metrics` wants them served, if it was given.
+///
+/// # Errors
+/// See [`address`].
+pub(crate) fn option(given: Option<&Text>) -> Result<Option<SocketAddr>, Failure> {
+    given.map(|text| address(&text.0)).transpose().map_err(Failure::usage)
 }
 
 /// A scrape that waits for its numbers.

@@ -144,12 +144,7 @@ impl Options {
             log_level: log_level(arguments.log_level.as_deref())?,
             log_format: LogFormat::parse(arguments.log_format.as_deref()).map_err(Failure::usage)?,
             stats_interval: stats_interval(arguments.stats_interval.unwrap_or(30))?,
-            metrics: arguments
-                .metrics
-                .as_ref()
-                .map(|text| metrics::address(&text.0))
-                .transpose()
-                .map_err(Failure::usage)?,
+            metrics: metrics::option(arguments.metrics.as_ref())?,
             identity: Identity::check(arguments.user, arguments.nice)?,
             socket: live::socket(arguments.socket.as_deref())?,
             pid: arguments.pid.map(|path| absolute("-P (--pid)", &path)).transpose()?,

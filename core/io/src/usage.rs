@@ -15,11 +15,12 @@ pub fn process_time() -> Duration {
 /// Memory of this process that is in use now (resident set), in bytes; 0 where `/proc` does not tell.
 pub fn resident_bytes() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    resident(&status).unwrap_or(0)
+    memory_field(&status, "VmRSS:").unwrap_or(0)
 }
 
-fn resident(status: &str) -> Option<u64> {
-    let text = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+/// A size in one of `/proc`'s tables of memory, `VmRSS:     2048 kB`, in bytes.
+pub(crate) fn memory_field(table: &str, name: &str) -> Option<u64> {
+    let text = table.lines().find_map(|line| line.strip_prefix(name))?;
     Some(text.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
@@ -76,7 +77,7 @@ mod tests {
         let stat = "cpu  100 20 30 1000 50 5 6 7 90 0\ncpu0 1 2 3 4\n";
         assert_eq!(host(stat), Some(HostTime { busy: 168, total: 1218 }));
         assert_eq!(host("cpu  1 2\n"), None);
-        assert_eq!(resident("Name:\tx\nVmRSS:\t    2048 kB\n"), Some(2 << 20));
-        assert_eq!(resident("VmRSS: none"), None);
+        assert_eq!(memory_field("Name:\tx\nVmRSS:\t    2048 kB\n", "VmRSS:"), Some(2 << 20));
+        assert_eq!(memory_field("VmRSS: none", "VmRSS:"), None);
     }
 }

@@ -21,6 +21,7 @@ use tcpcopy_tests::settle;
 use crate::harness::Bench;
 use crate::modules::library;
 use crate::own_modules::wait_until_copied;
+use crate::workers::make_wan;
 use crate::workloads::{QUIET, assert_perfect};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -194,14 +195,7 @@ pub(crate) fn as_nobody(bench: &Bench<'_>) {
     let lab = Lab::new().expect("a lab");
     let online = Nginx::start(&lab.online, bench.folder);
     let target = Nginx::start(&lab.target, bench.folder);
-    let make_device = || {
-        lab.online.ip(&format!("link add wan type veth peer name wan netns {}", lab.client.path())).expect("ip link");
-        for (host, address) in [(&lab.online, "10.99.0.1/24"), (&lab.client, "10.99.0.2/24")] {
-            host.ip(&format!("address add {address} dev wan")).expect("ip address");
-            host.ip("link set wan up").expect("ip link");
-        }
-    };
-    make_device();
+    make_wan(&lab);
     let server = IpAddr::from([10, 99, 0, 1]);
     let folder = folder_of_nobody(bench);
     let path = |name: &str| folder.join(name).to_str().expect("a plain path").to_owned();
@@ -228,7 +222,7 @@ pub(crate) fn as_nobody(bench: &Bench<'_>) {
     }
     lab.online.ip("link delete wan").expect("ip link");
     logged(&folder.join("copy.log"), "it is opened again when the device is back");
-    make_device();
+    make_wan(&lab);
     logged(&folder.join("copy.log"), "capturing on `wan` again");
 
     copy.wait_until_copying(&lab, server, || target.requests());

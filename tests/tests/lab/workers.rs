@@ -110,20 +110,21 @@ fn load_plan(server: IpAddr, reuse: Reuse, first_id: u64) -> tcpcopy::demo::clie
     tcpcopy::demo::client::Plan { first_id, ..plan(at(server), 500.0, 1_000, 20, reuse) }
 }
 
+/// Makes a device `wan` between online and the client, which can go away without the rest of the lab.
+pub(crate) fn make_wan(lab: &Lab) {
+    lab.cable(&lab.online, &lab.client, "wan").expect("a cable");
+    for (host, address) in [(&lab.online, "10.99.0.1/24"), (&lab.client, "10.99.0.2/24")] {
+        host.ip(&format!("address add {address} dev wan")).expect("ip address");
+    }
+}
+
 /// A device is removed and made again: all workers lose their captures, and open them again, and each flow is still with
 /// one of them.
 pub(crate) fn a_device_goes_away(bench: &Bench<'_>) {
     let lab = Lab::new().expect("a lab");
     let online = Nginx::start(&lab.online, bench.folder);
     let target = Nginx::start(&lab.target, bench.folder);
-    let make_device = || {
-        lab.online.ip(&format!("link add wan type veth peer name wan netns {}", lab.client.path())).expect("ip link");
-        for (host, address) in [(&lab.online, "10.99.0.1/24"), (&lab.client, "10.99.0.2/24")] {
-            host.ip(&format!("address add {address} dev wan")).expect("ip address");
-            host.ip("link set wan up").expect("ip link");
-        }
-    };
-    make_device();
+    make_wan(&lab);
     let server: IpAddr = [10, 99, 0, 1].into();
     let mut setup = Setup::new(bench.programs, bench.folder, &lab);
     setup.set("-i", "wan");
@@ -141,7 +142,7 @@ pub(crate) fn a_device_goes_away(bench: &Bench<'_>) {
     };
     lab.online.ip("link delete wan").expect("ip link");
     both_say("it is opened again when the device is back");
-    make_device();
+    make_wan(&lab);
     both_say("capturing on `wan` again");
 
     copy.wait_until_copying(&lab, server, || target.requests());

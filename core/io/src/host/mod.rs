@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use crate::capture::device_names;
 use crate::device::{self, Hardware};
 use crate::netns::search_path;
+use crate::usage::memory_field;
 
 /// Of a kernel setting such as `net/ipv4/ip_forward`, what it is in the calling thread's network namespace.
 pub fn sysctl(name: &str) -> Option<String> {
@@ -192,8 +193,7 @@ impl Machine {
 /// Memory that programs can still get, in bytes.
 pub fn available_memory() -> Option<u64> {
     let table = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = table.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+    memory_field(&table, "MemAvailable:")
 }
 
 /// Whether NFQUEUE can be used: the kernel shows its table of queues.

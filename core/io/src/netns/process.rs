@@ -7,6 +7,7 @@ use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
 use super::wait_for;
+use crate::usage::memory_field;
 
 /// Processor time of a process since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -105,8 +106,7 @@ impl Process {
     /// Resident memory in bytes; `None` once it has ended.
     pub fn resident(&self) -> Option<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id())).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-        Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+        memory_field(&status, "VmRSS:")
     }
 
     /// Whether a TCP socket in its namespace listens on `port`.
