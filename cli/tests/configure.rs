@@ -12,10 +12,12 @@ impl Tree {
         let folder = std::env::temp_dir().join(format!("tcpcopy-configure-{name}-{}", std::process::id()));
         fs::create_dir_all(folder.join("my module")).expect("a directory for the test");
         fs::write(folder.join("my module/Cargo.toml"), "[package]\nname = 'mine'\n").expect("a file");
-        for file in ["configure", "Makefile"] {
-            let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file);
-            fs::copy(from, folder.join(file)).expect("a copy");
-        }
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        // By another process: what this one has open for writing, a child of another test's thread may hold open until
+        // it executes its program, and until then the copy is "text file busy".
+        let mut copy = Command::new("cp");
+        copy.arg("-p").args(["configure", "Makefile"].map(|file| from.join(file))).arg(&folder);
+        assert!(copy.status().expect("the program cp").success(), "{copy:?}");
         Self(folder.canonicalize().expect("it is there"))
     }
 

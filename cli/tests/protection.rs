@@ -268,9 +268,10 @@ fn with_capabilities_only_no_root_is_needed() {
     chown(&own, Some(NOBODY), Some(NOBODY)).unwrap();
     for (name, program) in [("tcpcopy", TCPCOPY), ("intercept", INTERCEPT)] {
         let log = own.join(name);
-        // A copy that another user may run, whatever folder this one was built in.
+        // A copy that another user may run, whatever folder this one was built in. Not by fs::copy: a child of another
+        // test, forked meanwhile, would hold it open for writing, and it would be "text file busy".
         let copy = own.join(format!("{name}-program"));
-        fs::copy(program[0], &copy).unwrap();
+        assert!(Command::new("cp").arg(program[0]).arg(&copy).status().unwrap().success());
         let mut setpriv = Command::new("setpriv");
         setpriv.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--no-new-privs"]);
         setpriv.args(["--inh-caps", "+net_raw,+net_admin", "--ambient-caps", "+net_raw,+net_admin"]);

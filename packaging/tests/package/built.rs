@@ -30,7 +30,7 @@ impl Built {
         let release = folder.path().join("release");
         fs::create_dir(&release).expect("a folder");
         for program in ["tcpcopy", "intercept", "pages"] {
-            fs::copy(pages.with_file_name(program), release.join(program)).expect(program);
+            copy_program(&pages.with_file_name(program), &release.join(program));
         }
         let built = Self(folder);
         // `build` without cargo: what is left of it are the pages.
@@ -49,6 +49,13 @@ impl Built {
         command.current_dir(repository()).env_remove("MAKEFLAGS").env_remove("MAKELEVEL");
         said(&mut command)
     }
+}
+
+/// Not by [`fs::copy`]: a child of another test, forked meanwhile, would hold the copy open for writing, and who executes
+/// it would hear "text file busy".
+pub(crate) fn copy_program(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("--dereference").arg(from).arg(to).status();
+    assert!(copied.is_ok_and(|status| status.success()), "a copy of {}", from.display());
 }
 
 /// What a command says; it must succeed.

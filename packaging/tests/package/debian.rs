@@ -7,7 +7,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::built::{Built, expect_all, files, has, repository, said};
+use crate::built::{Built, copy_program, expect_all, files, has, repository, said};
 
 /// A root with a shell for maintainer scripts, the libraries that programs link, and a dpkg database that knows the
 /// packages of this system that ours depends on. dpkg runs scripts in it by chroot, so that they reach nothing else.
@@ -62,7 +62,7 @@ impl Root {
 fn copy_into(root: &Path, from: &Path, to: &Path) {
     let to = root.join(to.strip_prefix("/").expect("an absolute path"));
     fs::create_dir_all(to.parent().expect("a folder")).expect("its folder");
-    fs::copy(from, to).expect("a copy");
+    copy_program(from, &to);
 }
 
 /// The shared libraries that a program loads, and the loader.

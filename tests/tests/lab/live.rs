@@ -405,7 +405,9 @@ pub(crate) fn who_and_whom(bench: &Bench<'_>) {
 
     if has_other_users() {
         let program = bench.folder.join("tcpcopy");
-        fs::copy(&bench.programs.tcpcopy, &program).expect("a copy of the program");
+        // Not by fs::copy: a child of another test, forked meanwhile, would hold it open for writing ("text file busy").
+        let copied = Command::new("cp").arg(&bench.programs.tcpcopy).arg(&program).status();
+        assert!(copied.is_ok_and(|status| status.success()), "a copy of the program");
         fs::set_permissions(bench.folder, Permissions::from_mode(0o755)).expect("the folder's mode");
         let as_nobody = || {
             let mut command = Command::new("setpriv");
