@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -87,15 +88,15 @@ fn parse_line(line: &str) -> Option<Query> {
 /// The types that are asked for in turn, with their numbers (RFC 1035, RFC 3596).
 const KINDS: [u16; 3] = [1, 28, 16];
 
-/// Asks a server `queries` times, each time for another name that begins with `prefix`, in turn from `ports` ports, one
-/// after the other. Returns the number of answers; a query without an answer is not asked again.
-pub fn ask(host: &Namespace, server: SocketAddr, prefix: &str, queries: u64, ports: usize) -> u64 {
+/// Asks a server for the names that are `prefix` and a number of `queries`, in turn from `ports` ports, one after the
+/// other. Returns the number of answers; a query without an answer is not asked again.
+pub fn ask(host: &Namespace, server: SocketAddr, prefix: &str, queries: Range<u64>, ports: usize) -> u64 {
     let any = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let sockets = host.run(|| (0..ports).map(|_| UdpSocket::bind(any)).collect::<io::Result<Vec<_>>>());
     let sockets = sockets.and_then(|sockets| sockets).expect("sockets");
     let mut answers = 0;
     let mut buffer = [0; 4096];
-    for n in 0..queries {
+    for n in queries {
         let socket = &sockets[(n % ports as u64) as usize];
         socket.set_read_timeout(Some(ANSWER_PATIENCE)).expect("a time-out");
         let id = n as u16;
