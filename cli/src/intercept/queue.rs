@@ -217,6 +217,8 @@ impl QueueSource {
             .register(&mut SourceFd(&queue.as_raw_fd()), token, Interest::READABLE)
             .map_err(|e| Failure::new(Exit::Failure, format!("cannot wait for packets of NFQUEUE {number}: {e}")))?;
         settle()?;
+        // Before our own rules are made: all that they take counts.
+        let counted = RuleCounter::new(number, queue.table().clone());
         let rules = if options.setup.is_empty() {
             tell_rules(number);
             None
@@ -224,7 +226,6 @@ impl QueueSource {
             Some(QueueRules::install(number, &options.setup).map_err(|e| rule_failure(&e))?)
         };
         let judge = Judge { passlist: options.passlist.clone(), control_port, passed: [0; 3] };
-        let counted = RuleCounter::new(number, queue.table().clone());
         // Packets may have come before the registration.
         Ok(Self { rules, queue, readable: true, judge, counted, told_unseen: 0, closing: false })
     }
