@@ -154,6 +154,7 @@ pub(super) fn start(options: &Options) -> Result<Option<Running>, Failure> {
         signals,
         workers: threads,
         reports,
+        _waker: waker,
         counters,
         replay_is_over: false,
         exporter,

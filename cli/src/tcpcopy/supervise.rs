@@ -1,11 +1,12 @@
 //! The running copy, seen from its main thread: signals, workers, statistics.
 
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use mio::{Events, Poll, Token};
+use mio::{Events, Poll, Token, Waker};
 use tcpcopy_io::process::{PidFile, SIGHUP, Signals};
 
 use super::exposition::Exposition;
@@ -33,6 +34,8 @@ pub(super) struct Running {
     pub(super) signals: Signals,
     pub(super) workers: Vec<(Handle, JoinHandle<io::Result<()>>)>,
     pub(super) reports: Receiver<Report>,
+    /// Kept open: with the last worker's end its last copy would be closed, and a wake-up that has not been seen yet be lost.
+    pub(super) _waker: Arc<Waker>,
     pub(super) counters: Vec<Snapshot>,
     /// The worker that replays has nothing more to do.
     pub(super) replay_is_over: bool,
