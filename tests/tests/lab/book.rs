@@ -334,7 +334,9 @@ impl<'a> Recipe<'a> {
                 let file = words.iter().skip_while(|word| *word != "-w").nth(1);
                 process.captures() > 0 && file.is_some_and(|file| self.folder.join(file).exists())
             }
-            _ => process.captures() > 0,
+            // It says so when the filter is there, and not only the socket. Requests of the first of several copies do not
+            // show that the others are up.
+            _ => fs::read_to_string(&log).is_ok_and(|log| log.contains("capturing on ")),
         };
         let up = wait_for(PATIENCE, || process.try_wait().map(Err).or_else(|| is_ready(&process).then_some(Ok(()))));
         let logged = fs::read_to_string(&log).unwrap_or_default();

@@ -67,6 +67,7 @@ fn main() -> ExitCode {
     suite.add("many: each connection three times over", Needs::Servers, many::three_times_over);
     suite.add("workers: keepalive", Needs::Servers, workers::keepalive);
     suite.add("workers: new connection per request", Needs::Servers, workers::new_connections);
+    suite.add("workers: a load that is too much for one", Needs::Servers, workers::too_much_for_one);
     suite.add("workers: packet sockets", Needs::Servers, workers::packet_sockets);
     suite.add("workers: the C programs' link", Needs::Servers, workers::legacy_link);
     suite.add("workers: IPv6", Needs::Servers, workers::ipv6);

@@ -3,6 +3,9 @@
 use std::collections::HashSet;
 use std::fs;
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use tcpcopy::demo::client::Reuse;
 use tcpcopy::demo::server::Received;
@@ -13,6 +16,7 @@ use tcpcopy_tests::nginx::Nginx;
 use tcpcopy_tests::settle;
 
 use crate::harness::Bench;
+use crate::own_modules::{assert_good, root};
 use crate::udp::row;
 use crate::workloads::{QUIET, assert_perfect, at, plan};
 
@@ -75,6 +79,56 @@ pub(crate) fn keepalive(bench: &Bench<'_>) {
 
 pub(crate) fn new_connections(bench: &Bench<'_>) {
     share(bench, Reuse::Close, 750.0, &[]);
+}
+
+/// What a look of the module in `slow_module.c` at a request takes.
+const LOOK: Duration = Duration::from_millis(3);
+
+/// Compiles that module into `folder`.
+fn slow_module(folder: &Path) -> PathBuf {
+    let library = folder.join("libtcpcopy_slow.so");
+    let mut cc = Command::new("cc");
+    cc.args(["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-I"]);
+    cc.arg(root().join("plugins/api/include"))
+        .arg("-o")
+        .arg(&library)
+        .arg(root().join("tests/tests/lab/slow_module.c"));
+    assert_good(&cc.output().expect("cc (package gcc)"));
+    library
+}
+
+/// Connections come half again as fast as one worker's module can look at their requests: one falls behind, two do not.
+pub(crate) fn too_much_for_one(bench: &Bench<'_>) {
+    const CONNECTIONS: u64 = 2_000;
+    let rate = 1.5 / LOOK.as_secs_f64();
+    let module = slow_module(bench.folder).display().to_string();
+    for workers in ["1", "2"] {
+        let folder = bench.folder.join(workers);
+        fs::create_dir(&folder).expect("a folder");
+        let lab = Lab::new().expect("a lab");
+        let online = Nginx::start(&lab.online, &folder);
+        let target = Nginx::start(&lab.target, &folder);
+        let mut setup = Setup::new(bench.programs, &folder, &lab);
+        setup.set_workers(workers);
+        setup.set("--proto", &module);
+        let mut copy = setup.start(&lab);
+        copy.wait_until_copying(&lab, lab.online.ipv4.into(), || target.requests());
+        let before = target.requests();
+        let start = Instant::now();
+        let outcome = load::run(&lab.client, &plan(at(lab.online.ipv4), rate, CONNECTIONS, 50, Reuse::Close));
+        assert_eq!(outcome.failures, [], "online did not answer");
+        let took = start.elapsed();
+        settle(before + CONNECTIONS, QUIET, || target.requests());
+        let took_all = start.elapsed();
+        println!("{workers} workers: {CONNECTIONS} connections in {took:.1?}, all of them copied after {took_all:.1?}");
+        assert_perfect(&online.received(), &target.received(), CONNECTIONS);
+        if workers == "1" {
+            assert!(took_all >= LOOK * CONNECTIONS as u32, "one worker was asked for each request");
+            copy.stop();
+        } else {
+            stop_and_judge(copy, &setup, &target.received(), true);
+        }
+    }
 }
 
 /// Packet sockets share packets as libpcap's rings do.
