@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use tcpcopy::demo::client::{Plan, Reuse};
@@ -20,6 +21,8 @@ pub const INTERCEPT_PORT: u16 = 36524;
 pub const PROBES: u64 = 1 << 40;
 
 const START_PATIENCE: Duration = Duration::from_secs(30);
+/// What a program gets to end when its test has failed already.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How the programs are started.
 pub struct Setup<'a> {
@@ -204,6 +207,17 @@ impl Copy {
         stop("tcpcopy", &mut self.tcpcopy);
         stop("intercept", &mut self.intercept);
         fs::read_to_string(&self.tcpcopy_log).expect("tcpcopy's log")
+    }
+}
+
+impl Drop for Copy {
+    /// A test that fails says what became of each packet: the counters that tcpcopy writes at its end.
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.tcpcopy.stop(STOP_PATIENCE);
+            self.intercept.stop(STOP_PATIENCE);
+            println!("{}", fs::read_to_string(&self.tcpcopy_log).unwrap_or_default());
+        }
     }
 }
 
