@@ -20,6 +20,8 @@ pub const INTERCEPT_PORT: u16 = 36524;
 /// Numbers of requests that only find out whether the copy works already; no verdict counts them.
 pub const PROBES: u64 = 1 << 40;
 
+/// In megabytes: half a second.
+const LARGE_BUFFER: [&str; 2] = ["-B", "128"];
 const START_PATIENCE: Duration = Duration::from_secs(30);
 /// What a program gets to end when its test has failed already.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
@@ -34,6 +36,9 @@ pub struct Setup<'a> {
     pub tcpcopy: Vec<String>,
     /// Everything behind `intercept`.
     pub intercept: Vec<String>,
+    /// Gives tcpcopy a larger buffer for captured packets than it takes by itself. That one holds an eighth of a second of
+    /// traffic: on a machine that is busy with other things a program may wait for its turn longer than that.
+    pub has_time: bool,
 }
 
 impl<'a> Setup<'a> {
@@ -80,6 +85,7 @@ impl<'a> Setup<'a> {
             folder,
             tcpcopy: ["-x", &map, "-i", "eth0"].map(str::to_owned).to_vec(),
             intercept: ["--nfqueue", "7", "--setup", &PORT.to_string()].map(str::to_owned).to_vec(),
+            has_time: true,
         }
     }
 
@@ -103,6 +109,7 @@ impl<'a> Setup<'a> {
             folder,
             tcpcopy: ["-x", map, "-s", intercept, "-c", sources, "-i", "eth0"].map(str::to_owned).to_vec(),
             intercept: ["-i", "eth0", "-F", &format!("tcp and src port {PORT}")].map(str::to_owned).to_vec(),
+            has_time: true,
         }
     }
 
@@ -133,8 +140,12 @@ impl<'a> Setup<'a> {
 
     /// Starts tcpcopy, and waits until it captures and is connected, if there is an intercept.
     pub fn start_tcpcopy(&self, host: &Host) -> Process {
-        let mut tcpcopy = start(host, &self.programs.tcpcopy, &self.tcpcopy, &self.tcpcopy_log());
         let has = |wanted: &dyn Fn(&str) -> bool| self.tcpcopy.iter().any(|word| wanted(word));
+        let mut arguments = self.tcpcopy.clone();
+        if self.has_time && !has(&|word| word == "-B") {
+            arguments.extend(LARGE_BUFFER.map(str::to_owned));
+        }
+        let mut tcpcopy = start(host, &self.programs.tcpcopy, &arguments, &self.tcpcopy_log());
         let is_alone = !has(&|word| word == "-s") && has(&|word| word.starts_with("udp:"));
         let is_alone = is_alone || self.tcpcopy.windows(2).any(|words| words[0] == "-s" && words[1] == "local");
         wait_until(&mut tcpcopy, "tcpcopy is connected", self.folder, |process| {

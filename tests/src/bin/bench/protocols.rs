@@ -50,7 +50,7 @@ impl Databases {
         }
         fill(&lab, &Self::login(&lab));
         fill(&lab, &Login { server: lab.target.ipv4.into(), password: TARGET, ..Self::login(&lab) });
-        let mut setup = Setup::sql(programs, folder.path(), &lab);
+        let mut setup = Setup { has_time: false, ..Setup::sql(programs, folder.path(), &lab) };
         setup.set("--proto", "mysql");
         setup.set("-u", &format!("load@{TARGET}"));
         let copy = setup.start(&lab);
@@ -158,7 +158,8 @@ pub(crate) fn large_datagrams(programs: &Programs) -> Vec<Row> {
             let _online = Receiver::start(&lab.online, server, origin, true);
             let receiver = Receiver::start(&lab.target, target, origin, true);
             let map = format!("udp:{server}-{target}");
-            let copy = Setup::udp(programs, folder.path(), &lab, &map, Some(UDP_PORT)).start(&lab);
+            let setup = Setup { has_time: false, ..Setup::udp(programs, folder.path(), &lab, &map, Some(UDP_PORT)) };
+            let copy = setup.start(&lab);
             wait_until_copying(&lab.client, server, &receiver);
             Traffic { len, rate: 100, ..Traffic::new(server, DATAGRAMS) }.send(&lab.client);
             settle(DATAGRAMS, PATIENCE, || receiver.count());

@@ -57,7 +57,7 @@ impl Scene {
         let lab = Lab::new().expect("a lab");
         let online = Nginx::start(&lab.online, folder.path());
         let target = Nginx::start(&lab.target, folder.path());
-        let mut setup = Setup::new(programs, folder.path(), &lab);
+        let mut setup = Setup { has_time: false, ..Setup::new(programs, folder.path(), &lab) };
         change(&mut setup);
         let mut copy = setup.start(&lab);
         copy.wait_until_copying(&lab, lab.online.ipv4.into(), || target.requests());

@@ -233,7 +233,8 @@ fn posts(programs: &Programs) -> Vec<Row> {
         Server::start(host, SocketAddr::new(host.ipv4.into(), PORT), origin).expect("a server")
     };
     let (online, target) = (start(&lab.online), start(&lab.target));
-    let mut copy = Setup::new(programs, folder.path(), &lab).start(&lab);
+    let setup = Setup { has_time: false, ..Setup::new(programs, folder.path(), &lab) };
+    let mut copy = setup.start(&lab);
     copy.wait_until_copying(&lab, lab.online.ipv4.into(), || target.requests());
     let plan = Plan {
         connections: 3,
