@@ -489,11 +489,11 @@ impl Session {
         }
         if heard.advanced > 0 {
             if let Some(time) = self.gate.take_response_time(cx.now) {
-                cx.ledger.response_time.record(time);
-                cx.ledger.of_map(self.map, |of_map| of_map.response_time.record(time));
+                cx.ledger.response_time.add(time);
+                cx.ledger.of_map(self.map, |of_map| of_map.response_time.add(time));
             }
             self.gate.on_target_data(cx.now, heard.advanced, heard.burst_end);
-            self.gate.allow_pause(self.target.two_round_trips().saturating_sub(gate::QUIET));
+            self.gate.allow_pause(self.target.two_round_trips());
         }
         if self.target.has_hole() {
             self.gate.expect_more();

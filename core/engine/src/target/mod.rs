@@ -305,10 +305,10 @@ impl TargetHalf {
         self.ahead.is_some()
     }
 
-    /// Twice the smoothed round-trip time; zero before the first measurement.
+    /// Twice the smoothed round-trip time, in microseconds; zero before the first measurement.
     #[inline]
-    pub(crate) fn two_round_trips(&self) -> Duration {
-        self.round_trip.twice()
+    pub(crate) fn two_round_trips(&self) -> u64 {
+        self.round_trip.twice_us()
     }
 
     /// How much of the target's payload is wanted from now on. What came ahead of its turn without it counts as lost: the
