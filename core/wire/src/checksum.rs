@@ -13,24 +13,31 @@ impl Sum {
     #[must_use]
     pub fn add_bytes(self, bytes: &[u8]) -> Self {
         // Eight bytes at a time into 64 bits with the carry added back: one's-complement sums may be taken in any
-        // word width and in either byte order and folded at the end (RFC 1071, section 2).
-        let mut sum = self.0;
-        let mut chunks = bytes.chunks_exact(8);
+        // word width and in either byte order and folded at the end (RFC 1071, section 2). In the machine's own order
+        // no word has to be turned round but the sum.
         let mut wide: u64 = 0;
-        for c in &mut chunks {
-            let word = u64::from_be_bytes([c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]]);
-            let (s, carry) = wide.overflowing_add(word);
-            wide = s + u64::from(carry);
+        let (blocks, rest) = bytes.as_chunks::<32>();
+        for block in blocks {
+            for word in block.as_chunks().0 {
+                wide = add_carry(wide, u64::from_ne_bytes(*word));
+            }
         }
-        let rest = chunks.remainder();
-        if !rest.is_empty() {
-            let mut last = [0u8; 8];
-            last[..rest.len()].copy_from_slice(rest);
-            let (s, carry) = wide.overflowing_add(u64::from_be_bytes(last));
-            wide = s + u64::from(carry);
+        let (words, mut rest) = rest.as_chunks();
+        for word in words {
+            wide = add_carry(wide, u64::from_ne_bytes(*word));
         }
-        sum += (wide >> 32) + (wide & 0xffff_ffff);
-        Self(sum)
+        if let Some((half, last)) = rest.split_first_chunk() {
+            wide = add_carry(wide, u32::from_ne_bytes(*half).into());
+            rest = last;
+        }
+        if let Some((pair, last)) = rest.split_first_chunk() {
+            wide = add_carry(wide, u16::from_ne_bytes(*pair).into());
+            rest = last;
+        }
+        if let [last] = rest {
+            wide = add_carry(wide, u16::from_ne_bytes([*last, 0]).into());
+        }
+        self.add_word(u16::from_be(Self(wide).folded()))
     }
 
     /// Adds one 16-bit word.
@@ -74,6 +81,13 @@ impl Sum {
     pub fn finish(self) -> u16 {
         !self.folded()
     }
+}
+
+/// The sum of two one's-complement numbers.
+#[inline]
+fn add_carry(a: u64, b: u64) -> u64 {
+    let (sum, carry) = a.overflowing_add(b);
+    sum + u64::from(carry)
 }
 
 /// New checksum after one 16-bit word under it changed from `old` to `new` (RFC 1624, equation 3).
