@@ -46,11 +46,18 @@ impl Timestamp {
         Duration::from_nanos(self.nanos_since(earlier))
     }
 
+    /// The moment so many nanoseconds later.
+    #[inline]
+    #[must_use]
+    pub const fn after_nanos(self, nanos: u64) -> Self {
+        Self(self.0.saturating_add(nanos))
+    }
+
     /// The moment so many microseconds later.
     #[inline]
     #[must_use]
     pub const fn after_micros(self, micros: u64) -> Self {
-        Self(self.0.saturating_add(micros.saturating_mul(1_000)))
+        self.after_nanos(micros.saturating_mul(1_000))
     }
 
     /// Time that has passed since `earlier`, in nanoseconds.
@@ -63,7 +70,6 @@ impl Timestamp {
 /// Nanoseconds of a duration; of one that is longer than any count of ours, as many as that can tell.
 #[inline]
 const fn nanos(d: Duration) -> u64 {
-    // In 64 bits, unlike `Duration::as_nanos`: each packet moves several deadlines.
     d.as_secs().saturating_mul(1_000_000_000).saturating_add(d.subsec_nanos() as u64)
 }
 

@@ -139,8 +139,11 @@ impl SessionTable {
     /// The newest session of a copy of a client's flow.
     #[inline]
     pub(crate) fn by_client(&self, flow: &Flow, copy: u32) -> Option<u32> {
-        let client = (*flow, copy);
-        self.by_client.find(hash_client(&self.hasher, &client), |&id| client_of(&self.slots, id) == client).copied()
+        let is_it = |id: &u32| {
+            let session = session(&self.slots, *id);
+            session.flow == *flow && session.copy == copy
+        };
+        self.by_client.find(hash_flow(&self.hasher, flow, copy), is_it).copied()
     }
 
     /// The session with an id, if it still lives.
@@ -189,6 +192,7 @@ impl std::ops::IndexMut<u32> for SessionTable {
     }
 }
 
+#[inline]
 fn session(slots: &Chunked<Slot>, id: u32) -> &Session {
     slots[id as usize].session.as_ref().expect("only live slots are indexed")
 }

@@ -31,7 +31,7 @@
 //! [`Session::enter`] is the only place where the phase changes.
 
 pub(crate) mod client;
-mod deadlines;
+pub(crate) mod deadlines;
 pub(crate) mod delay;
 mod ending;
 pub(crate) mod gate;

@@ -302,6 +302,7 @@ impl Session {
     }
 
     /// When a session that waits for the target connects again.
+    #[inline]
     pub(super) fn retry_deadline(&self) -> Timestamp {
         match &self.watch {
             Some(watch) if self.target.state == State::Closed && (watch.holds() || self.queue.is_some()) => {
