@@ -37,7 +37,9 @@ impl Sum {
         if let [last] = rest {
             wide = add_carry(wide, u16::from_ne_bytes([*last, 0]).into());
         }
-        self.add_word(u16::from_be(Self(wide).folded()))
+        // Turned round as a whole: that also turns the order of its words, which does not matter.
+        let wide = u64::from_be(wide);
+        Self(self.0 + (wide >> 32) + (wide & 0xffff_ffff))
     }
 
     /// Adds one 16-bit word.
@@ -69,11 +71,11 @@ impl Sum {
     /// The sum folded to 16 bits, not yet complemented: what a sender with checksum offload leaves in the field.
     #[inline]
     pub fn folded(self) -> u16 {
-        let mut s = (self.0 >> 32) + (self.0 & 0xffff_ffff);
-        s = (s >> 16) + (s & 0xffff);
-        s = (s >> 16) + (s & 0xffff);
-        s = (s >> 16) + (s & 0xffff);
-        s as u16
+        // Each half added to the other with the carry added back, which cannot carry once more.
+        let (sum, carry) = ((self.0 >> 32) as u32).overflowing_add(self.0 as u32);
+        let sum = sum + u32::from(carry);
+        let (sum, carry) = ((sum >> 16) as u16).overflowing_add(sum as u16);
+        sum + u16::from(carry)
     }
 
     /// The checksum to put into a header.

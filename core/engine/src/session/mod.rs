@@ -293,11 +293,10 @@ impl Session {
             ledger: cx.ledger,
             out: cx.out,
             ip_id: cx.ip_id,
-            source: self.source,
-            target: cx.config.maps[usize::from(self.map)].target,
+            source: &self.source,
+            target: &cx.config.maps[usize::from(self.map)].target,
             map: self.map,
-            mtu: cx.config.mtu,
-            timestamp_base: cx.config.timestamp_base,
+            config: cx.config,
         };
         (&mut self.target, self.queue.as_deref_mut(), wire)
     }

@@ -47,6 +47,7 @@ use tcpcopy_wire::{Endpoint, SeqNumber, Timestamp};
 
 use crate::Ledger;
 use crate::Outbox;
+use crate::copier::config::CopierConfig;
 use crate::ranges::RangeSet;
 use arrivals::Arrivals;
 use recovery::{Congestion, RoundTrip};
@@ -68,22 +69,19 @@ pub(crate) struct Wire<'a> {
     /// IPv4 identification of the next packet.
     pub(crate) ip_id: &'a mut u16,
     /// The replica.
-    pub(crate) source: Endpoint,
+    pub(crate) source: &'a Endpoint,
     /// The target.
-    pub(crate) target: Endpoint,
+    pub(crate) target: &'a Endpoint,
     /// The map that leads to it.
     pub(crate) map: u16,
-    /// Largest IP packet to send.
-    pub(crate) mtu: u16,
-    /// What our timestamps count from.
-    pub(crate) timestamp_base: u32,
+    pub(crate) config: &'a CopierConfig,
 }
 
 impl Wire<'_> {
     /// The timestamp value of what is sent now (RFC 7323). All replicas go by one clock: a tuple that is used again, by
     /// whatever client, then carries a later timestamp than before, and the target's TIME-WAIT lets it pass.
     fn timestamp_value(&self) -> u32 {
-        self.timestamp_base.wrapping_add(self.now.as_millis() as u32)
+        self.config.timestamp_base.wrapping_add(self.now.as_millis() as u32)
     }
 }
 
@@ -267,7 +265,7 @@ impl TargetHalf {
     fn agree(&mut self, wire: &Wire<'_>, options: &Options) {
         let headers = (ip_header_len(&wire.target.addr) + 20) as u16;
         let default = if wire.target.addr.is_ipv4() { 536 } else { 1220 };
-        let path = wire.mtu.saturating_sub(headers).max(64);
+        let path = wire.config.mtu.saturating_sub(headers).max(64);
         self.timestamps &= options.timestamps.is_some();
         self.sack &= options.sack_permitted;
         if let (Some(ours), Some(theirs)) = (self.offered_scale, options.window_scale) {

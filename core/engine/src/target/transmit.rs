@@ -229,8 +229,8 @@ impl TargetHalf {
         wire.ledger.packets_sent += 1;
         *wire.ip_id = wire.ip_id.wrapping_add(1);
         let repr = TcpRepr {
-            src: wire.source,
-            dst: wire.target,
+            src: *wire.source,
+            dst: *wire.target,
             seq,
             ack,
             flags,
