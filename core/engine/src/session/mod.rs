@@ -375,7 +375,9 @@ impl Session {
             let need = self.client.turn(ack);
             self.client.advance(intake.in_order.len());
             self.accept(cx, intake.in_order, need, flags.contains(Flags::PSH));
-            self.take_waiting(cx);
+            if self.client.waits() {
+                self.take_waiting(cx);
+            }
             news = true;
         }
         if let Some(end) = self.client.take_end(cx.now) {
@@ -524,9 +526,13 @@ impl Session {
     /// The gate looks, the target half sends. `drained`: there are no more responses to read for now.
     #[inline]
     pub(crate) fn pump(&mut self, cx: &mut Context<'_>, drained: bool) {
-        if self.phase != Phase::Live {
-            return;
+        // Most often a response finds nothing that waits for it, and its acknowledgement has time.
+        if self.phase == Phase::Live && (self.queue.is_some() || !self.target.rests(cx.now)) {
+            self.go_on(cx, drained);
         }
+    }
+
+    fn go_on(&mut self, cx: &mut Context<'_>, drained: bool) {
         match self.target.state {
             State::Unopened | State::SynSent => return,
             State::Closed => {

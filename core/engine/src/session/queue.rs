@@ -104,6 +104,12 @@ impl StreamQueue {
         if self.released > 0 { self.marks.front().copied() } else { None }
     }
 
+    /// Whether there is one.
+    #[inline]
+    pub(crate) fn has_released(&self) -> bool {
+        self.released > 0
+    }
+
     /// Whether a FIN comes directly after the next mark, and may go out with it.
     #[inline]
     pub(crate) fn fin_follows(&self) -> bool {
@@ -304,10 +310,14 @@ impl QueuePool {
         // Some are made elsewhere.
         self.in_use = self.in_use.saturating_sub(1);
         if self.idle.len() < POOL_LIMIT && queue.bytes.capacity() <= RING_LIMIT {
-            queue.bytes.clear();
-            queue.marks.clear();
+            if !queue.is_empty() {
+                queue.bytes.clear();
+                queue.marks.clear();
+            }
+            if !queue.units.is_empty() {
+                queue.units.clear();
+            }
             queue.released = 0;
-            queue.units.clear();
             queue.unit_gone = 0;
             self.idle.push(queue);
         }

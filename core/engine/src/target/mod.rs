@@ -292,6 +292,12 @@ impl TargetHalf {
         self.state == State::SynSent && ack == self.iss + 1
     }
 
+    /// Whether there is nothing to send on an open connection as long as the queue is empty.
+    #[inline]
+    pub(crate) fn rests(&self, now: Timestamp) -> bool {
+        self.state == State::Open && self.nxt == self.max && self.ack_at > now && !(self.fin_acked && self.peer_fin)
+    }
+
     /// Whether the target closed its direction.
     pub(crate) fn peer_closed(&self) -> bool {
         self.peer_fin

@@ -15,11 +15,13 @@ impl TargetHalf {
             return;
         }
         if let Some(queue) = queue {
-            self.resend_from_nxt(wire, queue);
+            if self.nxt != self.max {
+                self.resend_from_nxt(wire, queue);
+            }
             if self.nxt == self.max {
                 self.send_new(wire, queue);
             }
-            if self.flight() == 0 && self.retransmit_at == Timestamp::NEVER && queue.next_released().is_some() {
+            if self.flight() == 0 && self.retransmit_at == Timestamp::NEVER && queue.has_released() {
                 // The window is closed: probe it later.
                 self.arm_window_probe(wire.now);
             }
