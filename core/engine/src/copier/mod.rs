@@ -208,8 +208,8 @@ impl Copier {
         match input {
             Input::Frame { link, bytes, wire_len } => self.on_frame(now, link, bytes, wire_len, out),
             Input::CapturedAt(at) => self.captured_at = Some(at),
-            Input::Response(header) => self.on_response(now, &header, out),
-            Input::Datagram(response) => self.udp.on_response(&mut udp_context!(self, now, out), &response),
+            Input::Response(ref header) => self.on_response(now, header, out),
+            Input::Datagram(ref response) => self.udp.on_response(&mut udp_context!(self, now, out), response),
             Input::TargetFrame { link, bytes, wire_len } => self.on_target_frame(now, link, bytes, wire_len, out),
             Input::Drained => self.on_drained(now, out),
             Input::Timeout => self.on_timeout(now, out),
@@ -324,8 +324,8 @@ impl Copier {
     #[inline]
     fn on_plain_frame(&mut self, now: Timestamp, frame: Frame<'_>, out: &mut Outbox) {
         match Packet::from_frame(frame.link, frame.bytes, frame.wire_len) {
-            Ok(Packet::Tcp(segment)) => self.on_segment(now, &segment, out),
-            Ok(other) => self.on_other_packet(now, &other, out),
+            Ok(Packet::Tcp(ref segment)) => self.on_segment(now, segment, out),
+            Ok(ref other) => self.on_other_packet(now, other, out),
             Err(error) => {
                 self.ledger.drop_packet(match error {
                     ParseError::Truncated => PacketDrop::Truncated,

@@ -439,6 +439,16 @@ impl Session {
         self.queue.get_or_insert_with(|| cx.pool.take())
     }
 
+    /// An idle session holds no queue.
+    #[inline]
+    fn put_back_empty_queue(&mut self, cx: &mut Context<'_>) {
+        if self.queue.as_deref().is_some_and(StreamQueue::is_empty)
+            && let Some(queue) = self.queue.take()
+        {
+            cx.pool.put(queue);
+        }
+    }
+
     fn push_end(&mut self, cx: &mut Context<'_>, end: ClientEnd, need: u32) {
         let kind = match end {
             ClientEnd::Open => return,
@@ -526,8 +536,14 @@ impl Session {
     /// The gate looks, the target half sends. `drained`: there are no more responses to read for now.
     #[inline]
     pub(crate) fn pump(&mut self, cx: &mut Context<'_>, drained: bool) {
+        if self.phase != Phase::Live {
+            return;
+        }
         // Most often a response finds nothing that waits for it, and its acknowledgement has time.
-        if self.phase == Phase::Live && (self.queue.is_some() || !self.target.rests(cx.now)) {
+        if self.target.rests(cx.now) && self.queue.as_deref().is_none_or(StreamQueue::is_empty) {
+            self.gate.quiet_at = Timestamp::NEVER;
+            self.put_back_empty_queue(cx);
+        } else {
             self.go_on(cx, drained);
         }
     }
@@ -564,11 +580,7 @@ impl Session {
         }
         let (target, queue, mut wire) = self.halves(cx);
         target.transmit(&mut wire, queue);
-        if self.queue.as_deref().is_some_and(StreamQueue::is_empty)
-            && let Some(queue) = self.queue.take()
-        {
-            cx.pool.put(queue);
-        }
+        self.put_back_empty_queue(cx);
         let closed_both_ways = self.target.fin_acked() && self.target.peer_closed();
         if closed_both_ways || !self.target.is_open() {
             self.complete(cx);

@@ -436,11 +436,11 @@ impl Watch {
         !self.undecided.is_empty()
     }
 
-    /// Whether the module has no more wishes: the session can go on without it.
-    pub(crate) fn is_done(&self, sees_online: bool) -> bool {
+    /// Whether the module has no more wishes about what the session's own ends send: unless it sees online, the session
+    /// can go on without it.
+    pub(crate) fn is_done(&self) -> bool {
         self.state.bypassed
             && self.state.payload == Payload::Headers
-            && !sees_online
             && self.state.ahead.is_empty()
             && self.parked.is_none()
     }
