@@ -54,9 +54,9 @@ impl Sum {
     #[inline]
     #[must_use]
     pub fn add_pseudo_header(self, src: IpAddr, dst: IpAddr, protocol: u8, length: u32) -> Self {
-        let sum = match (src, dst) {
-            (IpAddr::V4(s), IpAddr::V4(d)) => Self(self.0 + u64::from(u32::from(s)) + u64::from(u32::from(d))),
-            (s, d) => self.add_address(s).add_address(d),
+        let sum = match (&src, &dst) {
+            (IpAddr::V4(s), IpAddr::V4(d)) => Self(self.0 + u64::from(u32::from(*s)) + u64::from(u32::from(*d))),
+            _ => self.add_address(src).add_address(dst),
         };
         Self(sum.0 + u64::from(protocol) + u64::from(length))
     }

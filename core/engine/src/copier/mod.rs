@@ -99,6 +99,8 @@ pub struct Copier {
     table: SessionTable,
     wheel: TimerWheel,
     patience: Patience,
+    /// See [`CopierConfig::most_waiting`].
+    most_waiting: u64,
     ledger: Ledger,
     counters: ModuleCounters,
     udp: UdpCopier,
@@ -185,6 +187,7 @@ impl Copier {
             sees_online: (0..config.maps.len()).any(|map| config.about(map as u16).sees_online),
             captured_at: None,
             patience: Patience::new(&config),
+            most_waiting: config.most_waiting(),
             config,
             wheel: TimerWheel::new(),
             ledger: Ledger { maps: vec![MapLedger::default(); maps], ..Ledger::default() },
@@ -378,7 +381,7 @@ impl Copier {
         }
         match known {
             Some(id) => {
-                if self.ledger.pending_bytes > self.config.most_waiting() && segment.payload_len > 0 {
+                if self.ledger.pending_bytes > self.most_waiting && segment.payload_len > 0 {
                     self.give_up_for_memory(now, id, out);
                 }
                 let session = &mut self.table[id];
@@ -524,7 +527,7 @@ impl Copier {
 
 /// Sees to a session's deadline and its place on the burst list. Tells whether it is over, and its successor has waited for
 /// that.
-#[inline]
+#[inline(always)]
 fn is_to_go(session: &mut Session, id: u32, burst: &mut Vec<u32>, wheel: &mut TimerWheel, patience: &Patience) -> bool {
     if session.queued {
         return false;

@@ -216,13 +216,13 @@ fn hash_client(hasher: &FixedState, (flow, copy): &(Flow, u32)) -> u64 {
 #[inline]
 fn hash_flow(hasher: &FixedState, flow: &Flow, copy: u32) -> u64 {
     let mut h = hasher.build_hasher();
-    match (flow.client.addr, flow.server.addr) {
-        (IpAddr::V4(a), IpAddr::V4(b)) => h.write_u64(u64::from(u32::from(a)) << 32 | u64::from(u32::from(b))),
+    match (&flow.client.addr, &flow.server.addr) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => h.write_u64(u64::from(u32::from(*a)) << 32 | u64::from(u32::from(*b))),
         (a, b) => {
             for addr in [a, b] {
                 match addr {
-                    IpAddr::V4(a) => h.write_u32(a.into()),
-                    IpAddr::V6(a) => h.write_u128(a.into()),
+                    IpAddr::V4(a) => h.write_u32((*a).into()),
+                    IpAddr::V6(a) => h.write_u128((*a).into()),
                 }
             }
         }

@@ -432,6 +432,7 @@ impl Session {
         }
     }
 
+    #[inline]
     fn queue_for(&mut self, cx: &mut Context<'_>) -> &mut StreamQueue {
         if self.queue.is_none() {
             self.stalled_since = cx.now;
