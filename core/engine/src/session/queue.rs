@@ -100,8 +100,8 @@ impl StreamQueue {
 
     /// The next mark to send.
     #[inline]
-    pub(crate) fn next_released(&self) -> Option<Mark> {
-        if self.released > 0 { self.marks.front().copied() } else { None }
+    pub(crate) fn next_released(&self) -> Option<&Mark> {
+        if self.released > 0 { self.marks.front() } else { None }
     }
 
     /// Whether there is one.

@@ -197,6 +197,7 @@ impl TargetHalf {
     }
 
     /// The target has everything before `ack`, which lies after `una`; returns how many bytes, FIN included, that adds.
+    #[inline]
     fn take_acknowledged(&mut self, wire: &mut Wire<'_>, ack: SeqNumber, queue: Option<&mut StreamQueue>) -> u32 {
         let acked = ack.distance_from(self.una) as u32;
         let fin_now = self.fin_sent && !self.fin_acked && ack == self.max;
