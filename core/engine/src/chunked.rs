@@ -8,7 +8,8 @@ const CHUNK: usize = 128;
 /// An array of `T`, grown by whole chunks of default values.
 #[derive(Debug, Default)]
 pub(crate) struct Chunked<T> {
-    chunks: Vec<Box<[T]>>,
+    // Of a length that is known, so that an index into one needs no check.
+    chunks: Vec<Box<[T; CHUNK]>>,
 }
 
 impl<T: Default> Chunked<T> {
@@ -19,13 +20,16 @@ impl<T: Default> Chunked<T> {
     /// Makes `index` valid.
     pub(crate) fn grow_to(&mut self, index: usize) {
         while self.chunks.len() * CHUNK <= index {
-            self.chunks.push((0..CHUNK).map(|_| T::default()).collect());
+            let chunk: Box<[T]> = (0..CHUNK).map(|_| T::default()).collect();
+            let Ok(chunk) = chunk.try_into() else { unreachable!("as many as a chunk has") };
+            self.chunks.push(chunk);
         }
     }
 
     /// The element, if the array has grown to it.
+    #[inline]
     pub(crate) fn get_mut(&mut self, index: usize) -> Option<&mut T> {
-        self.chunks.get_mut(index / CHUNK)?.get_mut(index % CHUNK)
+        Some(&mut self.chunks.get_mut(index / CHUNK)?[index % CHUNK])
     }
 
     /// Number of valid indices.

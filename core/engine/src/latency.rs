@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tcpcopy_wire::Timestamp;
+
 /// Buckets for each doubling of the time.
 const PER_OCTAVE: u32 = 8;
 /// From 1 microsecond to over an hour.
@@ -12,27 +14,57 @@ const BUCKETS: usize = 33 * PER_OCTAVE as usize;
 pub struct Latency {
     buckets: Box<[u64; BUCKETS]>,
     count: u64,
-    total: Duration,
+    /// Of all together; in 64 bits they would come to an end.
+    total_nanos: u128,
+}
+
+/// A time that was measured, and where it belongs in each histogram.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Measured {
+    bucket: usize,
+    nanos: u64,
+}
+
+impl Measured {
+    /// From one moment to another.
+    #[inline]
+    pub(crate) fn between(from: Timestamp, to: Timestamp) -> Self {
+        Self::of(to.nanos_since(from))
+    }
+
+    #[inline]
+    fn of(nanos: u64) -> Self {
+        Self { bucket: bucket(nanos / 1_000), nanos }
+    }
 }
 
 impl Default for Latency {
     fn default() -> Self {
-        Self { buckets: Box::new([0; BUCKETS]), count: 0, total: Duration::ZERO }
+        Self { buckets: Box::new([0; BUCKETS]), count: 0, total_nanos: 0 }
     }
 }
 
 impl Latency {
     /// Adds one duration.
-    #[inline]
     pub fn record(&mut self, time: Duration) {
-        self.buckets[bucket(time.as_micros() as u64)] += 1;
+        self.add(Measured::of(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)));
+    }
+
+    /// Adds one that was measured.
+    #[inline]
+    pub(crate) fn add(&mut self, time: Measured) {
+        if let Some(count) = self.buckets.get_mut(time.bucket) {
+            *count += 1;
+        }
         self.count += 1;
-        self.total = self.total.saturating_add(time);
+        self.total_nanos += u128::from(time.nanos);
     }
 
     /// All of them together.
     pub fn total(&self) -> Duration {
-        self.total
+        const SECOND: u128 = 1_000_000_000;
+        let seconds = u64::try_from(self.total_nanos / SECOND).unwrap_or(u64::MAX);
+        Duration::new(seconds, (self.total_nanos % SECOND) as u32)
     }
 
     /// How many lasted as long as this, and longer than the one before, for durations that double from 8 microseconds on.
@@ -71,7 +103,7 @@ impl Latency {
             *own = own.saturating_sub(*before);
         }
         since.count = self.count.saturating_sub(earlier.count);
-        since.total = self.total.saturating_sub(earlier.total);
+        since.total_nanos = self.total_nanos.saturating_sub(earlier.total_nanos);
         since
     }
 
@@ -81,11 +113,12 @@ impl Latency {
             *own += others;
         }
         self.count += other.count;
-        self.total = self.total.saturating_add(other.total);
+        self.total_nanos = self.total_nanos.saturating_add(other.total_nanos);
     }
 }
 
 /// Up to 8 us each value has a bucket; above, each octave has eight.
+#[inline]
 fn bucket(micros: u64) -> usize {
     let micros = micros.max(1);
     let octave = micros.ilog2();

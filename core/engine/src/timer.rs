@@ -39,8 +39,9 @@ pub(crate) struct TimerWheel {
 }
 
 /// The first tick at or after `at`.
+#[inline]
 fn tick_of(at: Timestamp) -> u64 {
-    (at.as_nanos() >> TICK_SHIFT) + u64::from(at.as_nanos() & ((1 << TICK_SHIFT) - 1) != 0)
+    at.after_nanos((1 << TICK_SHIFT) - 1).as_nanos() >> TICK_SHIFT
 }
 
 impl TimerWheel {
@@ -52,15 +53,20 @@ impl TimerWheel {
     /// woken too early, arms again. So a deadline that keeps moving away, as an idle timeout does, costs nothing.
     #[inline]
     pub(crate) fn arm(&mut self, id: u32, at: Timestamp) {
-        self.nodes.grow_to(id as usize);
         let tick = tick_of(at).max(self.now + 1);
-        let node = &self.nodes[id as usize];
-        if node.bucket != UNARMED {
-            if node.tick <= tick {
-                return;
+        match self.nodes.get_mut(id as usize) {
+            Some(node) if node.bucket != UNARMED && node.tick <= tick => {}
+            Some(_) => self.relink(id, tick),
+            None => {
+                self.nodes.grow_to(id as usize);
+                self.link(id, tick);
             }
-            self.unlink(id);
         }
+    }
+
+    /// To a deadline that is earlier than the one it has, or the first.
+    fn relink(&mut self, id: u32, tick: u64) {
+        self.disarm(id);
         self.link(id, tick);
     }
 

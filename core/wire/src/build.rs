@@ -44,12 +44,14 @@ impl TcpRepr {
     /// because it lies in a ring buffer; either may be empty.
     ///
     /// The payload must fit an IP packet (the caller cuts to the MSS), and both ends must be of one family.
+    #[inline]
     pub fn write(&self, payload: (&[u8], &[u8]), out: &mut Vec<u8>) {
         let options_len = self.options.encoded_len();
         let tcp_len = MIN_HEADER_LEN + options_len;
         let transport_len = tcp_len + payload.0.len() + payload.1.len();
         let start = out.len();
-        match (self.src.addr, self.dst.addr) {
+        out.reserve(40 + transport_len);
+        match (&self.src.addr, &self.dst.addr) {
             (IpAddr::V4(src), IpAddr::V4(dst)) => {
                 let mut h = [0u8; 20];
                 h[0] = 0x45;
@@ -70,8 +72,8 @@ impl TcpRepr {
                 h[4..6].copy_from_slice(&(transport_len as u16).to_be_bytes());
                 h[6] = PROTOCOL_TCP;
                 h[7] = TTL;
-                h[8..24].copy_from_slice(&as_v6(src));
-                h[24..40].copy_from_slice(&as_v6(dst));
+                h[8..24].copy_from_slice(&as_v6(*src));
+                h[24..40].copy_from_slice(&as_v6(*dst));
                 out.extend_from_slice(&h);
             }
         }
@@ -85,10 +87,14 @@ impl TcpRepr {
         h[13] = self.flags.0;
         h[14..16].copy_from_slice(&self.window.to_be_bytes());
         out.extend_from_slice(&h);
-        out.resize(tcp_at + tcp_len, 0);
-        self.options.encode(&mut out[tcp_at + MIN_HEADER_LEN..]);
+        if options_len > 0 {
+            out.resize(tcp_at + tcp_len, 0);
+            self.options.encode(&mut out[tcp_at + MIN_HEADER_LEN..]);
+        }
         out.extend_from_slice(payload.0);
-        out.extend_from_slice(payload.1);
+        if !payload.1.is_empty() {
+            out.extend_from_slice(payload.1);
+        }
         let sum = Sum::default()
             .add_pseudo_header(self.src.addr, self.dst.addr, PROTOCOL_TCP, transport_len as u32)
             .add_bytes(&out[tcp_at..])

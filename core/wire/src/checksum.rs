@@ -13,24 +13,33 @@ impl Sum {
     #[must_use]
     pub fn add_bytes(self, bytes: &[u8]) -> Self {
         // Eight bytes at a time into 64 bits with the carry added back: one's-complement sums may be taken in any
-        // word width and in either byte order and folded at the end (RFC 1071, section 2).
-        let mut sum = self.0;
-        let mut chunks = bytes.chunks_exact(8);
+        // word width and in either byte order and folded at the end (RFC 1071, section 2). In the machine's own order
+        // no word has to be turned round but the sum.
         let mut wide: u64 = 0;
-        for c in &mut chunks {
-            let word = u64::from_be_bytes([c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]]);
-            let (s, carry) = wide.overflowing_add(word);
-            wide = s + u64::from(carry);
+        let (blocks, rest) = bytes.as_chunks::<32>();
+        for block in blocks {
+            for word in block.as_chunks().0 {
+                wide = add_carry(wide, u64::from_ne_bytes(*word));
+            }
         }
-        let rest = chunks.remainder();
-        if !rest.is_empty() {
-            let mut last = [0u8; 8];
-            last[..rest.len()].copy_from_slice(rest);
-            let (s, carry) = wide.overflowing_add(u64::from_be_bytes(last));
-            wide = s + u64::from(carry);
+        let (words, mut rest) = rest.as_chunks();
+        for word in words {
+            wide = add_carry(wide, u64::from_ne_bytes(*word));
         }
-        sum += (wide >> 32) + (wide & 0xffff_ffff);
-        Self(sum)
+        if let Some((half, last)) = rest.split_first_chunk() {
+            wide = add_carry(wide, u32::from_ne_bytes(*half).into());
+            rest = last;
+        }
+        if let Some((pair, last)) = rest.split_first_chunk() {
+            wide = add_carry(wide, u16::from_ne_bytes(*pair).into());
+            rest = last;
+        }
+        if let [last] = rest {
+            wide = add_carry(wide, u16::from_ne_bytes([*last, 0]).into());
+        }
+        // Turned round as a whole: that also turns the order of its words, which does not matter.
+        let wide = u64::from_be(wide);
+        Self(self.0 + (wide >> 32) + (wide & 0xffff_ffff))
     }
 
     /// Adds one 16-bit word.
@@ -45,9 +54,9 @@ impl Sum {
     #[inline]
     #[must_use]
     pub fn add_pseudo_header(self, src: IpAddr, dst: IpAddr, protocol: u8, length: u32) -> Self {
-        let sum = match (src, dst) {
-            (IpAddr::V4(s), IpAddr::V4(d)) => Self(self.0 + u64::from(u32::from(s)) + u64::from(u32::from(d))),
-            (s, d) => self.add_address(s).add_address(d),
+        let sum = match (&src, &dst) {
+            (IpAddr::V4(s), IpAddr::V4(d)) => Self(self.0 + u64::from(u32::from(*s)) + u64::from(u32::from(*d))),
+            _ => self.add_address(src).add_address(dst),
         };
         Self(sum.0 + u64::from(protocol) + u64::from(length))
     }
@@ -62,11 +71,11 @@ impl Sum {
     /// The sum folded to 16 bits, not yet complemented: what a sender with checksum offload leaves in the field.
     #[inline]
     pub fn folded(self) -> u16 {
-        let mut s = (self.0 >> 32) + (self.0 & 0xffff_ffff);
-        s = (s >> 16) + (s & 0xffff);
-        s = (s >> 16) + (s & 0xffff);
-        s = (s >> 16) + (s & 0xffff);
-        s as u16
+        // Each half added to the other with the carry added back, which cannot carry once more.
+        let (sum, carry) = ((self.0 >> 32) as u32).overflowing_add(self.0 as u32);
+        let sum = sum + u32::from(carry);
+        let (sum, carry) = ((sum >> 16) as u16).overflowing_add(sum as u16);
+        sum + u16::from(carry)
     }
 
     /// The checksum to put into a header.
@@ -74,6 +83,13 @@ impl Sum {
     pub fn finish(self) -> u16 {
         !self.folded()
     }
+}
+
+/// The sum of two one's-complement numbers.
+#[inline]
+fn add_carry(a: u64, b: u64) -> u64 {
+    let (sum, carry) = a.overflowing_add(b);
+    sum + u64::from(carry)
 }
 
 /// New checksum after one 16-bit word under it changed from `old` to `new` (RFC 1624, equation 3).

@@ -31,10 +31,10 @@ impl<'a> Packet<'a> {
         let bytes = link.ip_packet(frame)?;
         let link_len = frame.len() - bytes.len();
         match IpPacket::parse(bytes, wire_len.saturating_sub(link_len)) {
-            Ok(ip) if ip.protocol == PROTOCOL_TCP => TcpSegment::parse(&ip).map(Self::Tcp),
-            Ok(ip) if ip.protocol == PROTOCOL_UDP => UdpDatagram::parse(&ip).map(Self::Udp),
+            Ok(ref ip) if ip.protocol == PROTOCOL_TCP => Ok(Self::Tcp(TcpSegment::parse(ip)?)),
+            Ok(ref ip) if ip.protocol == PROTOCOL_UDP => Ok(Self::Udp(UdpDatagram::parse(ip)?)),
             Ok(_) => Err(ParseError::OtherProtocol),
-            Err(ParseError::Fragment) => IpFragment::parse(bytes).map(Self::Fragment),
+            Err(ParseError::Fragment) => Ok(Self::Fragment(IpFragment::parse(bytes)?)),
             Err(e) => Err(e),
         }
     }

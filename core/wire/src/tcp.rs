@@ -257,6 +257,7 @@ impl Options {
 
     /// Bytes these options take in a header, padded to a multiple of four, at most [`MAX_OPTIONS_LEN`]: the SACK
     /// blocks that find no room are not counted.
+    #[inline]
     pub fn encoded_len(&self) -> usize {
         self.fixed_len()
             + match self.sack_that_fit() {
@@ -265,6 +266,7 @@ impl Options {
             }
     }
 
+    #[inline]
     fn fixed_len(&self) -> usize {
         let mut n = 0;
         if self.mss.is_some() {
@@ -281,7 +283,11 @@ impl Options {
         n
     }
 
+    #[inline]
     fn sack_that_fit(&self) -> usize {
+        if self.sack_count == 0 {
+            return 0;
+        }
         let room = (MAX_OPTIONS_LEN - self.fixed_len()).saturating_sub(4) / 8;
         usize::from(self.sack_count).min(room)
     }

@@ -20,6 +20,7 @@ use crate::counters::ModuleCounters;
 use crate::latency::Latency;
 use crate::ledger::{ByteDrop, Ledger, MapLedger, PacketDrop};
 use crate::outbox::{LinkId, Outbox};
+use crate::session::deadlines::Patience;
 use crate::session::delay::DelayLine;
 use crate::session::queue::QueuePool;
 use crate::session::{Context, NOBODY, Session};
@@ -97,6 +98,9 @@ pub struct Copier {
     config: CopierConfig,
     table: SessionTable,
     wheel: TimerWheel,
+    patience: Patience,
+    /// See [`CopierConfig::most_waiting`].
+    most_waiting: u64,
     ledger: Ledger,
     counters: ModuleCounters,
     udp: UdpCopier,
@@ -182,6 +186,8 @@ impl Copier {
             fragments: Reassembler::new(config.seed, MIN_HEADER_LEN),
             sees_online: (0..config.maps.len()).any(|map| config.about(map as u16).sees_online),
             captured_at: None,
+            patience: Patience::new(&config),
+            most_waiting: config.most_waiting(),
             config,
             wheel: TimerWheel::new(),
             ledger: Ledger { maps: vec![MapLedger::default(); maps], ..Ledger::default() },
@@ -205,8 +211,8 @@ impl Copier {
         match input {
             Input::Frame { link, bytes, wire_len } => self.on_frame(now, link, bytes, wire_len, out),
             Input::CapturedAt(at) => self.captured_at = Some(at),
-            Input::Response(header) => self.on_response(now, &header, out),
-            Input::Datagram(response) => self.udp.on_response(&mut udp_context!(self, now, out), &response),
+            Input::Response(ref header) => self.on_response(now, header, out),
+            Input::Datagram(ref response) => self.udp.on_response(&mut udp_context!(self, now, out), response),
             Input::TargetFrame { link, bytes, wire_len } => self.on_target_frame(now, link, bytes, wire_len, out),
             Input::Drained => self.on_drained(now, out),
             Input::Timeout => self.on_timeout(now, out),
@@ -321,8 +327,8 @@ impl Copier {
     #[inline]
     fn on_plain_frame(&mut self, now: Timestamp, frame: Frame<'_>, out: &mut Outbox) {
         match Packet::from_frame(frame.link, frame.bytes, frame.wire_len) {
-            Ok(Packet::Tcp(segment)) => self.on_segment(now, &segment, out),
-            Ok(other) => self.on_other_packet(now, &other, out),
+            Ok(Packet::Tcp(ref segment)) => self.on_segment(now, segment, out),
+            Ok(ref other) => self.on_other_packet(now, other, out),
             Err(error) => {
                 self.ledger.drop_packet(match error {
                     ParseError::Truncated => PacketDrop::Truncated,
@@ -375,17 +381,20 @@ impl Copier {
         }
         match known {
             Some(id) => {
-                if self.ledger.pending_bytes > self.config.most_waiting() && segment.payload_len > 0 {
+                if self.ledger.pending_bytes > self.most_waiting && segment.payload_len > 0 {
                     self.give_up_for_memory(now, id, out);
                 }
+                let session = &mut self.table[id];
                 if let Some(limit) = &mut self.limit
-                    && !self.table[id].is_over()
+                    && !session.is_over()
                 {
                     limit.carry(now, u64::from(segment.payload_len));
                 }
                 let mut cx = context!(self, now, out);
-                self.table[id].on_client_segment(&mut cx, segment);
-                self.settle(now, id, out);
+                session.on_client_segment(&mut cx, segment);
+                if is_to_go(session, id, &mut self.burst, &mut self.wheel, &self.patience) {
+                    self.remove(now, id, out);
+                }
             }
             None => self.join(now, segment, map, copy, out),
         }
@@ -426,7 +435,9 @@ impl Copier {
         let Some((id, session)) = self.table.by_id(header.id) else { return self.on_stale_response(now, header, out) };
         let mut cx = context!(self, now, out);
         session.on_response(&mut cx, header);
-        self.settle(now, id, out);
+        if is_to_go(session, id, &mut self.burst, &mut self.wheel, &self.patience) {
+            self.remove(now, id, out);
+        }
     }
 
     /// A response for a session that is gone. When a port is used again at once, the new connection's SYN may reach the
@@ -447,23 +458,9 @@ impl Copier {
     }
 
     /// After anything happened to a session: its successor, its deadline, its place on the burst list.
-    #[inline]
     fn settle(&mut self, now: Timestamp, id: u32, out: &mut Outbox) {
-        let session = &mut self.table[id];
-        if session.queued {
-            return;
-        }
-        if session.is_over() && session.successor != NOBODY {
+        if is_to_go(&mut self.table[id], id, &mut self.burst, &mut self.wheel, &self.patience) {
             self.remove(now, id, out);
-            return;
-        }
-        if session.waits_for_drain() && !session.in_burst {
-            session.in_burst = true;
-            self.burst.push(id);
-        }
-        let deadline = session.deadline(&self.config);
-        if deadline != Timestamp::NEVER {
-            self.wheel.arm(id, deadline);
         }
     }
 
@@ -526,4 +523,25 @@ impl Copier {
             self.settle(now, id, out);
         }
     }
+}
+
+/// Sees to a session's deadline and its place on the burst list. Tells whether it is over, and its successor has waited for
+/// that.
+#[inline(always)]
+fn is_to_go(session: &mut Session, id: u32, burst: &mut Vec<u32>, wheel: &mut TimerWheel, patience: &Patience) -> bool {
+    if session.queued {
+        return false;
+    }
+    if session.is_over() && session.successor != NOBODY {
+        return true;
+    }
+    if session.waits_for_drain() && !session.in_burst {
+        session.in_burst = true;
+        burst.push(id);
+    }
+    let deadline = session.deadline(patience);
+    if deadline != Timestamp::NEVER {
+        wheel.arm(id, deadline);
+    }
+    false
 }

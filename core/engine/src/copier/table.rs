@@ -139,8 +139,11 @@ impl SessionTable {
     /// The newest session of a copy of a client's flow.
     #[inline]
     pub(crate) fn by_client(&self, flow: &Flow, copy: u32) -> Option<u32> {
-        let client = (*flow, copy);
-        self.by_client.find(hash_client(&self.hasher, &client), |&id| client_of(&self.slots, id) == client).copied()
+        let is_it = |id: &u32| {
+            let session = session(&self.slots, *id);
+            session.flow == *flow && session.copy == copy
+        };
+        self.by_client.find(hash_flow(&self.hasher, flow, copy), is_it).copied()
     }
 
     /// The session with an id, if it still lives.
@@ -189,6 +192,7 @@ impl std::ops::IndexMut<u32> for SessionTable {
     }
 }
 
+#[inline]
 fn session(slots: &Chunked<Slot>, id: u32) -> &Session {
     slots[id as usize].session.as_ref().expect("only live slots are indexed")
 }
@@ -212,13 +216,13 @@ fn hash_client(hasher: &FixedState, (flow, copy): &(Flow, u32)) -> u64 {
 #[inline]
 fn hash_flow(hasher: &FixedState, flow: &Flow, copy: u32) -> u64 {
     let mut h = hasher.build_hasher();
-    match (flow.client.addr, flow.server.addr) {
-        (IpAddr::V4(a), IpAddr::V4(b)) => h.write_u64(u64::from(u32::from(a)) << 32 | u64::from(u32::from(b))),
+    match (&flow.client.addr, &flow.server.addr) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => h.write_u64(u64::from(u32::from(*a)) << 32 | u64::from(u32::from(*b))),
         (a, b) => {
             for addr in [a, b] {
                 match addr {
-                    IpAddr::V4(a) => h.write_u32(a.into()),
-                    IpAddr::V6(a) => h.write_u128(a.into()),
+                    IpAddr::V4(a) => h.write_u32((*a).into()),
+                    IpAddr::V6(a) => h.write_u128((*a).into()),
                 }
             }
         }

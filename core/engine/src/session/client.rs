@@ -208,8 +208,13 @@ impl ClientHalf {
         moved as u32
     }
 
-    /// What waited for the bytes just handed on: the next piece, and how many of the waiting bytes proved duplicates.
+    /// Whether anything waits for bytes that are to come before it.
     #[inline]
+    pub(crate) fn waits(&self) -> bool {
+        self.reassembly.is_some()
+    }
+
+    /// What waited for the bytes just handed on: the next piece, and how many of the waiting bytes proved duplicates.
     pub(crate) fn take_piece(&mut self) -> (Option<Piece>, usize) {
         let Some(reassembly) = &mut self.reassembly else { return (None, 0) };
         let duplicates = reassembly.trim(self.next);

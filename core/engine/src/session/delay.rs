@@ -123,6 +123,7 @@ impl DelayLine {
     }
 
     /// When the oldest response is to be taken up; [`Timestamp::NEVER`] while none waits.
+    #[inline]
     pub(crate) fn next_due(&self) -> Timestamp {
         self.responses.front().map_or(Timestamp::NEVER, |oldest| oldest.came + self.round_trip.unwrap_or(PATIENCE))
     }

@@ -22,10 +22,11 @@ use std::time::Duration;
 use tcpcopy_wire::Timestamp;
 
 use super::queue::StreamQueue;
+use crate::latency::Measured;
 use crate::ledger::Ledger;
 
 /// How long the target must have been quiet, after it began to answer, to count as done.
-pub(crate) const QUIET: Duration = Duration::from_millis(10);
+const QUIET: Duration = Duration::from_millis(10);
 
 /// The gate of one session.
 #[derive(Debug)]
@@ -78,15 +79,15 @@ impl GateState {
 
     /// How long the target took to begin to answer, if it does so now.
     #[inline]
-    pub(crate) fn take_response_time(&mut self, now: Timestamp) -> Option<Duration> {
+    pub(crate) fn take_response_time(&mut self, now: Timestamp) -> Option<Measured> {
         let asked_at = std::mem::replace(&mut self.asked_at, Timestamp::NEVER);
-        (asked_at != Timestamp::NEVER).then(|| now.since(asked_at))
+        (asked_at != Timestamp::NEVER).then(|| Measured::between(asked_at, now))
     }
 
-    /// The quiet time that has begun is longer than [`QUIET`] by this much.
+    /// The quiet time that has begun lasts so many microseconds if that is longer than [`QUIET`].
     #[inline]
-    pub(crate) fn allow_pause(&mut self, beyond: Duration) {
-        self.last_data = self.last_data + beyond;
+    pub(crate) fn allow_pause(&mut self, micros: u64) {
+        self.last_data = self.last_data.after_micros(micros.saturating_sub(QUIET.as_micros() as u64));
     }
 
     /// Something of the response is missing, so more will come, however long that takes.
@@ -172,7 +173,7 @@ impl GateState {
             }
             if let Some(since) = queue.release() {
                 ledger.requests_copied += 1;
-                ledger.lag.record(now.since(since));
+                ledger.lag.add(Measured::between(since, now));
                 self.asked_at = self.asked_at.min(now);
             }
             released = true;

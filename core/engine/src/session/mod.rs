@@ -31,6 +31,7 @@
 //! [`Session::enter`] is the only place where the phase changes.
 
 pub(crate) mod client;
+pub(crate) mod deadlines;
 pub(crate) mod delay;
 mod ending;
 pub(crate) mod gate;
@@ -292,11 +293,10 @@ impl Session {
             ledger: cx.ledger,
             out: cx.out,
             ip_id: cx.ip_id,
-            source: self.source,
-            target: cx.config.maps[usize::from(self.map)].target,
+            source: &self.source,
+            target: &cx.config.maps[usize::from(self.map)].target,
             map: self.map,
-            mtu: cx.config.mtu,
-            timestamp_base: cx.config.timestamp_base,
+            config: cx.config,
         };
         (&mut self.target, self.queue.as_deref_mut(), wire)
     }
@@ -375,7 +375,9 @@ impl Session {
             let need = self.client.turn(ack);
             self.client.advance(intake.in_order.len());
             self.accept(cx, intake.in_order, need, flags.contains(Flags::PSH));
-            self.take_waiting(cx);
+            if self.client.waits() {
+                self.take_waiting(cx);
+            }
             news = true;
         }
         if let Some(end) = self.client.take_end(cx.now) {
@@ -430,11 +432,22 @@ impl Session {
         }
     }
 
+    #[inline]
     fn queue_for(&mut self, cx: &mut Context<'_>) -> &mut StreamQueue {
         if self.queue.is_none() {
             self.stalled_since = cx.now;
         }
         self.queue.get_or_insert_with(|| cx.pool.take())
+    }
+
+    /// An idle session holds no queue.
+    #[inline]
+    fn put_back_empty_queue(&mut self, cx: &mut Context<'_>) {
+        if self.queue.as_deref().is_some_and(StreamQueue::is_empty)
+            && let Some(queue) = self.queue.take()
+        {
+            cx.pool.put(queue);
+        }
     }
 
     fn push_end(&mut self, cx: &mut Context<'_>, end: ClientEnd, need: u32) {
@@ -488,11 +501,11 @@ impl Session {
         }
         if heard.advanced > 0 {
             if let Some(time) = self.gate.take_response_time(cx.now) {
-                cx.ledger.response_time.record(time);
-                cx.ledger.of_map(self.map, |of_map| of_map.response_time.record(time));
+                cx.ledger.response_time.add(time);
+                cx.ledger.of_map(self.map, |of_map| of_map.response_time.add(time));
             }
             self.gate.on_target_data(cx.now, heard.advanced, heard.burst_end);
-            self.gate.allow_pause(self.target.two_round_trips().saturating_sub(gate::QUIET));
+            self.gate.allow_pause(self.target.two_round_trips());
         }
         if self.target.has_hole() {
             self.gate.expect_more();
@@ -527,6 +540,16 @@ impl Session {
         if self.phase != Phase::Live {
             return;
         }
+        // Most often a response finds nothing that waits for it, and its acknowledgement has time.
+        if self.target.rests(cx.now) && self.queue.as_deref().is_none_or(StreamQueue::is_empty) {
+            self.gate.quiet_at = Timestamp::NEVER;
+            self.put_back_empty_queue(cx);
+        } else {
+            self.go_on(cx, drained);
+        }
+    }
+
+    fn go_on(&mut self, cx: &mut Context<'_>, drained: bool) {
         match self.target.state {
             State::Unopened | State::SynSent => return,
             State::Closed => {
@@ -558,87 +581,10 @@ impl Session {
         }
         let (target, queue, mut wire) = self.halves(cx);
         target.transmit(&mut wire, queue);
-        if self.queue.as_deref().is_some_and(StreamQueue::is_empty)
-            && let Some(queue) = self.queue.take()
-        {
-            cx.pool.put(queue);
-        }
+        self.put_back_empty_queue(cx);
         let closed_both_ways = self.target.fin_acked() && self.target.peer_closed();
         if closed_both_ways || !self.target.is_open() {
             self.complete(cx);
-        }
-    }
-
-    /// The deadline has come. Returns whether the session can be forgotten.
-    pub(crate) fn on_timeout(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.phase != Phase::Live {
-            if cx.now >= self.forget_at {
-                return true;
-            }
-            if self.phase == Phase::Lingering && cx.now >= self.target.ack_at {
-                let (target, _, mut wire) = self.halves(cx);
-                target.transmit(&mut wire, None);
-            }
-            return false;
-        }
-        self.take_delayed_responses(cx);
-        if self.phase != Phase::Live {
-            return false;
-        }
-        if cx.now >= self.target.retransmit_at {
-            let (target, queue, mut wire) = self.halves(cx);
-            if let Some(closure) = target.on_timeout(&mut wire, queue) {
-                self.on_closure(cx, closure);
-                return false;
-            }
-        }
-        if cx.now >= self.hole_deadline(cx.config) {
-            self.end_early(cx, SessionEnd::CaptureHole);
-        } else if cx.now >= self.response_deadline(cx.config) {
-            self.end_early(cx, SessionEnd::TargetSilent);
-        } else if cx.now >= self.last_activity + cx.config.idle_timeout {
-            if self.target.fin_acked() {
-                // The target has everything and keeps its direction open for nobody.
-                let (target, _, mut wire) = self.halves(cx);
-                target.reset(&mut wire);
-                self.complete(cx);
-            } else {
-                self.end_early(cx, SessionEnd::Idle);
-            }
-        } else {
-            self.pump(cx, false);
-        }
-        false
-    }
-
-    fn hole_deadline(&self, config: &CopierConfig) -> Timestamp {
-        self.client.hole_since + config.hole_timeout
-    }
-
-    fn response_deadline(&self, config: &CopierConfig) -> Timestamp {
-        if self.queue.is_none() {
-            return Timestamp::NEVER;
-        }
-        self.target.heard_at.max(self.stalled_since) + config.response_timeout
-    }
-
-    /// When [`on_timeout`](Self::on_timeout) is due.
-    #[inline]
-    pub(crate) fn deadline(&self, config: &CopierConfig) -> Timestamp {
-        match self.phase {
-            Phase::Waiting => Timestamp::NEVER,
-            Phase::Lingering => self.forget_at.min(self.target.ack_at),
-            Phase::Ended => self.forget_at,
-            Phase::Live => self
-                .target
-                .retransmit_at
-                .min(self.target.ack_at)
-                .min(self.gate.quiet_at)
-                .min(self.hole_deadline(config))
-                .min(self.response_deadline(config))
-                .min(self.retry_deadline())
-                .min(self.delay.as_ref().map_or(Timestamp::NEVER, |delay| delay.next_due()))
-                .min(self.last_activity + config.idle_timeout),
         }
     }
 }

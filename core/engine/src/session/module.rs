@@ -19,7 +19,7 @@ use tcpcopy_wire::control::{ResponseHeader, RouteChange};
 use tcpcopy_wire::{TcpSegment, Timestamp};
 
 use super::online::OnlineHalf;
-use super::queue::{MarkKind, StreamQueue};
+use super::queue::MarkKind;
 use super::watch::{Hook, Stage, Verdict, guarded};
 use super::{Context, Phase, Session};
 use crate::copier::config::Gate;
@@ -59,15 +59,6 @@ impl Session {
         }
     }
 
-    /// An idle session holds no queue.
-    fn put_back_empty_queue(&mut self, cx: &mut Context<'_>) {
-        if self.queue.as_deref().is_some_and(StreamQueue::is_empty)
-            && let Some(queue) = self.queue.take()
-        {
-            cx.pool.put(queue);
-        }
-    }
-
     /// Asks the module, and does what it says.
     pub(super) fn consult(&mut self, cx: &mut Context<'_>, hook: Hook<'_>) {
         let Some(mut watch) = self.watch.take() else { return };
@@ -78,7 +69,6 @@ impl Session {
     }
 
     fn carry_out(&mut self, cx: &mut Context<'_>, hook: Hook<'_>, verdict: Verdict) {
-        let module = cx.config.about(self.map).name;
         if let Some(message) = verdict.panicked {
             return self.on_panic(cx, message);
         }
@@ -99,6 +89,7 @@ impl Session {
             }
         }
         if let Some(reason) = verdict.aborted {
+            let module = cx.config.about(self.map).name;
             cx.counters.add(module, &reason, 1);
             cx.out.notices.push(Notice::ModuleAborted { module, flow: self.flow, reason });
             return self.end_unless_over(cx, SessionEnd::Module);
@@ -119,8 +110,7 @@ impl Session {
             }
         }
         self.close_behind_module();
-        let sees_online = cx.config.about(self.map).sees_online;
-        if self.watch.as_ref().is_some_and(|watch| watch.is_done(sees_online)) {
+        if self.watch.as_ref().is_some_and(|watch| watch.is_done() && !cx.config.about(self.map).sees_online) {
             self.watch = None;
             self.gate.stop_counting();
         }
@@ -162,11 +152,13 @@ impl Session {
     /// Bytes of the client, in order.
     pub(super) fn show_client_data(&mut self, cx: &mut Context<'_>, data: &[u8], need: u32, push: bool) {
         let Some(mut watch) = self.watch.take() else { return };
-        let shown = watch.take_client_data(data, need, push, &mut self.stage(cx));
+        let stage = &mut self.stage(cx);
+        let shown = watch.take_client_data(data, need, push, stage);
+        let verdict = shown.then(|| watch.call(Hook::ClientData, stage));
         self.watch = Some(watch);
         self.put_back_empty_queue(cx);
-        if shown {
-            self.consult(cx, Hook::ClientData);
+        if let Some(verdict) = verdict {
+            self.carry_out(cx, Hook::ClientData, verdict);
         }
     }
 
@@ -302,6 +294,7 @@ impl Session {
     }
 
     /// When a session that waits for the target connects again.
+    #[inline]
     pub(super) fn retry_deadline(&self) -> Timestamp {
         match &self.watch {
             Some(watch) if self.target.state == State::Closed && (watch.holds() || self.queue.is_some()) => {

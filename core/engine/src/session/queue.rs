@@ -100,8 +100,14 @@ impl StreamQueue {
 
     /// The next mark to send.
     #[inline]
-    pub(crate) fn next_released(&self) -> Option<Mark> {
-        if self.released > 0 { self.marks.front().copied() } else { None }
+    pub(crate) fn next_released(&self) -> Option<&Mark> {
+        if self.released > 0 { self.marks.front() } else { None }
+    }
+
+    /// Whether there is one.
+    #[inline]
+    pub(crate) fn has_released(&self) -> bool {
+        self.released > 0
     }
 
     /// Whether a FIN comes directly after the next mark, and may go out with it.
@@ -304,10 +310,14 @@ impl QueuePool {
         // Some are made elsewhere.
         self.in_use = self.in_use.saturating_sub(1);
         if self.idle.len() < POOL_LIMIT && queue.bytes.capacity() <= RING_LIMIT {
-            queue.bytes.clear();
-            queue.marks.clear();
+            if !queue.is_empty() {
+                queue.bytes.clear();
+                queue.marks.clear();
+            }
+            if !queue.units.is_empty() {
+                queue.units.clear();
+            }
             queue.released = 0;
-            queue.units.clear();
             queue.unit_gone = 0;
             self.idle.push(queue);
         }

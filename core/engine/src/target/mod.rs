@@ -47,6 +47,7 @@ use tcpcopy_wire::{Endpoint, SeqNumber, Timestamp};
 
 use crate::Ledger;
 use crate::Outbox;
+use crate::copier::config::CopierConfig;
 use crate::ranges::RangeSet;
 use arrivals::Arrivals;
 use recovery::{Congestion, RoundTrip};
@@ -68,22 +69,19 @@ pub(crate) struct Wire<'a> {
     /// IPv4 identification of the next packet.
     pub(crate) ip_id: &'a mut u16,
     /// The replica.
-    pub(crate) source: Endpoint,
+    pub(crate) source: &'a Endpoint,
     /// The target.
-    pub(crate) target: Endpoint,
+    pub(crate) target: &'a Endpoint,
     /// The map that leads to it.
     pub(crate) map: u16,
-    /// Largest IP packet to send.
-    pub(crate) mtu: u16,
-    /// What our timestamps count from.
-    pub(crate) timestamp_base: u32,
+    pub(crate) config: &'a CopierConfig,
 }
 
 impl Wire<'_> {
     /// The timestamp value of what is sent now (RFC 7323). All replicas go by one clock: a tuple that is used again, by
     /// whatever client, then carries a later timestamp than before, and the target's TIME-WAIT lets it pass.
     fn timestamp_value(&self) -> u32 {
-        self.timestamp_base.wrapping_add(self.now.as_millis() as u32)
+        self.config.timestamp_base.wrapping_add(self.now.as_millis() as u32)
     }
 }
 
@@ -267,7 +265,7 @@ impl TargetHalf {
     fn agree(&mut self, wire: &Wire<'_>, options: &Options) {
         let headers = (ip_header_len(&wire.target.addr) + 20) as u16;
         let default = if wire.target.addr.is_ipv4() { 536 } else { 1220 };
-        let path = wire.mtu.saturating_sub(headers).max(64);
+        let path = wire.config.mtu.saturating_sub(headers).max(64);
         self.timestamps &= options.timestamps.is_some();
         self.sack &= options.sack_permitted;
         if let (Some(ours), Some(theirs)) = (self.offered_scale, options.window_scale) {
@@ -294,6 +292,12 @@ impl TargetHalf {
         self.state == State::SynSent && ack == self.iss + 1
     }
 
+    /// Whether there is nothing to send on an open connection as long as the queue is empty.
+    #[inline]
+    pub(crate) fn rests(&self, now: Timestamp) -> bool {
+        self.state == State::Open && self.nxt == self.max && self.ack_at > now && !(self.fin_acked && self.peer_fin)
+    }
+
     /// Whether the target closed its direction.
     pub(crate) fn peer_closed(&self) -> bool {
         self.peer_fin
@@ -305,10 +309,10 @@ impl TargetHalf {
         self.ahead.is_some()
     }
 
-    /// Twice the smoothed round-trip time; zero before the first measurement.
+    /// Twice the smoothed round-trip time, in microseconds; zero before the first measurement.
     #[inline]
-    pub(crate) fn two_round_trips(&self) -> Duration {
-        self.round_trip.twice()
+    pub(crate) fn two_round_trips(&self) -> u64 {
+        self.round_trip.twice_us()
     }
 
     /// How much of the target's payload is wanted from now on. What came ahead of its turn without it counts as lost: the

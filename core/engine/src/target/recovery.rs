@@ -10,19 +10,20 @@ use tcpcopy_wire::{SeqNumber, Timestamp};
 use super::{Closure, SYN_RETRIES, SYN_TIMEOUT, State, TargetHalf, Wire};
 use crate::session::queue::StreamQueue;
 
-const MIN_RTO: Duration = Duration::from_millis(200);
+const MIN_RTO_US: u64 = 200_000;
 const MAX_RTO: Duration = Duration::from_secs(8);
+const MAX_RTO_US: u64 = MAX_RTO.as_micros() as u64;
 /// Before the first measurement (RFC 6298, section 2.1).
-const INITIAL_RTO: Duration = Duration::from_secs(1);
+const INITIAL_RTO_US: u64 = 1_000_000;
 /// Time-outs in a row after which the target counts as gone: about 70 s.
 const MAX_RETRIES: u8 = 12;
 /// A receiver may keep an acknowledgement back this long; a tail probe allows for it.
-const PEER_DELAYED_ACK: Duration = Duration::from_millis(50);
+const PEER_DELAYED_ACK_US: u64 = 50_000;
 /// Segments that may be in flight before anything is known of the path.
 const INITIAL_WINDOW: u32 = 64;
 const DUPLICATE_ACKS: u8 = 3;
 
-/// The round-trip estimator: one segment is timed at a time, and none that was sent again (Karn's rule).
+/// The round-trip estimator, in microseconds: one segment is timed at a time, and none that was sent again (Karn's rule).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RoundTrip {
     smoothed_us: u32,
@@ -56,7 +57,7 @@ impl RoundTrip {
         if self.timed_at == Timestamp::NEVER || ack.is_before(self.timed_end) {
             return;
         }
-        let rtt = now.since(self.timed_at).as_micros().clamp(1, 60_000_000) as u32;
+        let rtt = (now.nanos_since(self.timed_at) / 1_000).clamp(1, 60_000_000) as u32;
         self.timed_at = Timestamp::NEVER;
         if self.smoothed_us == 0 {
             self.smoothed_us = rtt;
@@ -67,22 +68,24 @@ impl RoundTrip {
         }
     }
 
-    fn timeout(&self, backoff: u8) -> Duration {
+    #[inline]
+    fn timeout_us(&self, backoff: u8) -> u64 {
         let base = if self.smoothed_us == 0 {
-            INITIAL_RTO
+            INITIAL_RTO_US
         } else {
-            Duration::from_micros(u64::from(self.smoothed_us) + 4 * u64::from(self.variance_us)).max(MIN_RTO)
+            (u64::from(self.smoothed_us) + 4 * u64::from(self.variance_us)).max(MIN_RTO_US)
         };
-        (base * (1 << backoff.min(10))).min(MAX_RTO)
+        (base << backoff.min(10)).min(MAX_RTO_US)
     }
 
     #[inline]
-    pub(super) fn twice(&self) -> Duration {
-        Duration::from_micros(2 * u64::from(self.smoothed_us))
+    pub(super) fn twice_us(&self) -> u64 {
+        2 * u64::from(self.smoothed_us)
     }
 
-    fn tail_probe(&self) -> Duration {
-        self.twice() + PEER_DELAYED_ACK
+    #[inline]
+    fn tail_probe_us(&self) -> u64 {
+        self.twice_us() + PEER_DELAYED_ACK_US
     }
 
     fn is_measured(&self) -> bool {
@@ -194,6 +197,7 @@ impl TargetHalf {
     }
 
     /// The target has everything before `ack`, which lies after `una`; returns how many bytes, FIN included, that adds.
+    #[inline]
     fn take_acknowledged(&mut self, wire: &mut Wire<'_>, ack: SeqNumber, queue: Option<&mut StreamQueue>) -> u32 {
         let acked = ack.distance_from(self.una) as u32;
         let fin_now = self.fin_sent && !self.fin_acked && ack == self.max;
@@ -261,7 +265,7 @@ impl TargetHalf {
             self.congestion.recover = Some(self.max);
             self.congestion.resent = self.una;
             self.resend_hole(wire, queue, true);
-            self.retransmit_at = wire.now + self.round_trip.timeout(0);
+            self.retransmit_at = wire.now.after_micros(self.round_trip.timeout_us(0));
         }
     }
 
@@ -295,15 +299,15 @@ impl TargetHalf {
         self.retransmit_at = if self.flight() == 0 {
             Timestamp::NEVER
         } else if self.may_probe_tail() {
-            now + self.round_trip.tail_probe().min(self.round_trip.timeout(0))
+            now.after_micros(self.round_trip.tail_probe_us().min(self.round_trip.timeout_us(0)))
         } else {
-            now + self.round_trip.timeout(self.retries)
+            now.after_micros(self.round_trip.timeout_us(self.retries))
         };
     }
 
     /// The window is closed and nothing is in flight: when to look whether it has opened.
     pub(super) fn arm_window_probe(&mut self, now: Timestamp) {
-        self.retransmit_at = now + self.round_trip.timeout(self.retries);
+        self.retransmit_at = now.after_micros(self.round_trip.timeout_us(self.retries));
     }
 
     fn may_probe_tail(&self) -> bool {
@@ -345,7 +349,7 @@ impl TargetHalf {
             State::Open if self.may_probe_tail() => {
                 self.tail_probed = true;
                 self.resend_tail(wire, queue.as_deref());
-                self.retransmit_at = wire.now + self.round_trip.timeout(0);
+                self.retransmit_at = wire.now.after_micros(self.round_trip.timeout_us(0));
                 None
             }
             State::Open => {
@@ -368,7 +372,7 @@ impl TargetHalf {
                 self.round_trip.stop();
                 // At least the first segment goes, whatever the windows say; `transmit` goes on from there.
                 self.nxt = self.resend_at(wire, queue.as_deref(), self.una);
-                self.retransmit_at = wire.now + self.round_trip.timeout(self.retries);
+                self.retransmit_at = wire.now.after_micros(self.round_trip.timeout_us(self.retries));
                 None
             }
         }

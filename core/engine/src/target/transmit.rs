@@ -5,7 +5,7 @@ use tcpcopy_wire::tcp::{Flags, MAX_SACK_BLOCKS, Options};
 use tcpcopy_wire::{SeqNumber, Timestamp};
 
 use super::{State, TargetHalf, WINDOW, Wire};
-use crate::session::queue::{MarkKind, StreamQueue};
+use crate::session::queue::{Mark, MarkKind, StreamQueue};
 
 impl TargetHalf {
     /// Sends what the queue has released, as far as the windows allow, and the acknowledgement that is due.
@@ -15,11 +15,13 @@ impl TargetHalf {
             return;
         }
         if let Some(queue) = queue {
-            self.resend_from_nxt(wire, queue);
+            if self.nxt != self.max {
+                self.resend_from_nxt(wire, queue);
+            }
             if self.nxt == self.max {
                 self.send_new(wire, queue);
             }
-            if self.flight() == 0 && self.retransmit_at == Timestamp::NEVER && queue.next_released().is_some() {
+            if self.flight() == 0 && self.retransmit_at == Timestamp::NEVER && queue.has_released() {
                 // The window is closed: probe it later.
                 self.arm_window_probe(wire.now);
             }
@@ -61,10 +63,10 @@ impl TargetHalf {
 
     #[inline]
     fn send_new(&mut self, wire: &mut Wire<'_>, queue: &mut StreamQueue) {
-        while let Some(mark) = queue.next_released() {
-            match mark.kind {
+        while let Some(&Mark { kind, len: waiting, push, .. }) = queue.next_released() {
+            match kind {
                 MarkKind::Data => {
-                    let whole = mark.len.min(u32::from(self.mss));
+                    let whole = waiting.min(u32::from(self.mss));
                     let room = self.room();
                     // Less than a whole segment goes only when nothing is on its way that would open the window
                     // (silly-window avoidance, RFC 9293, section 3.8.6.2).
@@ -72,10 +74,10 @@ impl TargetHalf {
                         return;
                     }
                     let len = whole.min(room);
-                    let last = len == mark.len;
+                    let last = len == waiting;
                     let fin = last && queue.fin_follows();
                     let mut flags = Flags::ACK;
-                    if last && mark.push {
+                    if last && push {
                         flags |= Flags::PSH;
                     }
                     if fin {
@@ -178,7 +180,8 @@ impl TargetHalf {
     }
 
     pub(super) fn emit_syn(&mut self, wire: &mut Wire<'_>, options: Options) {
-        Self::write(wire, self.iss, SeqNumber(0), Flags::SYN, options, (&[], &[]));
+        let repr = Self::repr(wire, self.iss, SeqNumber(0), Flags::SYN, options);
+        Self::write(wire, &repr, (&[], &[]));
     }
 
     /// A RST at `seq`. It acknowledges what we have, as the RST of a client does that closes with data unread.
@@ -187,16 +190,17 @@ impl TargetHalf {
         if self.state == State::Open {
             self.emit(wire, seq, Flags::RST | Flags::ACK, (&[], &[]));
         } else {
-            Self::write(wire, seq, SeqNumber(0), Flags::RST, Options::default(), (&[], &[]));
+            let repr = Self::repr(wire, seq, SeqNumber(0), Flags::RST, Options::default());
+            Self::write(wire, &repr, (&[], &[]));
         }
     }
 
     /// Sends a segment of an open connection, with the acknowledgement of all that has come.
     #[inline]
     fn emit(&mut self, wire: &mut Wire<'_>, seq: SeqNumber, flags: Flags, payload: (&[u8], &[u8])) {
-        let mut options = Options::default();
+        let mut repr = Self::repr(wire, seq, self.rcv_nxt, flags, Options::default());
         if self.timestamps {
-            options.timestamps = Some((wire.timestamp_value(), self.timestamp_recent));
+            repr.options.timestamps = Some((wire.timestamp_value(), self.timestamp_recent));
         }
         let len = payload.0.len() + payload.1.len();
         if self.sack
@@ -205,7 +209,7 @@ impl TargetHalf {
             // As many blocks as the segment has room for: one that is full has none.
             let room = (usize::from(self.mss).saturating_sub(len).saturating_sub(4) / 8).min(MAX_SACK_BLOCKS);
             for (left, right) in ahead.iter().take(room) {
-                options.push_sack(left, right);
+                repr.options.push_sack(left, right);
             }
         }
         wire.ledger.data_packets_sent += u64::from(len > 0);
@@ -214,30 +218,19 @@ impl TargetHalf {
         if len == 0 || self.ahead.is_none() {
             self.ack_at = Timestamp::NEVER;
         }
-        Self::write(wire, seq, self.rcv_nxt, flags, options, payload);
+        Self::write(wire, &repr, payload);
     }
 
+    /// The next packet.
     #[inline]
-    fn write(
-        wire: &mut Wire<'_>,
-        seq: SeqNumber,
-        ack: SeqNumber,
-        flags: Flags,
-        options: Options,
-        payload: (&[u8], &[u8]),
-    ) {
-        wire.ledger.packets_sent += 1;
+    fn repr(wire: &mut Wire<'_>, seq: SeqNumber, ack: SeqNumber, flags: Flags, options: Options) -> TcpRepr {
         *wire.ip_id = wire.ip_id.wrapping_add(1);
-        let repr = TcpRepr {
-            src: wire.source,
-            dst: wire.target,
-            seq,
-            ack,
-            flags,
-            window: WINDOW,
-            options,
-            ip_id: *wire.ip_id,
-        };
+        let (src, dst, ip_id) = (*wire.source, *wire.target, *wire.ip_id);
+        TcpRepr { src, dst, seq, ack, flags, window: WINDOW, options, ip_id }
+    }
+
+    fn write(wire: &mut Wire<'_>, repr: &TcpRepr, payload: (&[u8], &[u8])) {
+        wire.ledger.packets_sent += 1;
         wire.out.push_packet(wire.target.addr, |bytes| repr.write(payload, bytes));
     }
 }

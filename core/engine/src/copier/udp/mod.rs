@@ -361,7 +361,7 @@ impl UdpCopier {
             cx.out.routes.extend(links(cx.config, id).map(|link| (link, RouteChange::Payload { id, payload })));
         }
         let flow = self.flows.get_mut(slot);
-        if flow.watch.as_ref().is_some_and(|watch| watch.is_done(false)) {
+        if flow.watch.as_ref().is_some_and(|watch| watch.is_done()) {
             flow.watch = None;
         }
     }
