@@ -6,18 +6,19 @@ mod examine;
 mod exposition;
 mod hands;
 mod legacy;
-mod live;
 pub mod options;
 pub mod passlist;
 pub mod queue;
 mod report;
 mod run;
-#[cfg(test)]
-pub(crate) use exposition::Exposition;
+mod steering;
 #[cfg(test)]
 mod tests;
 mod told;
 mod worker;
+
+#[cfg(test)]
+pub(crate) use exposition::Exposition;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

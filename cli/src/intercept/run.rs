@@ -24,10 +24,10 @@ use super::crew::Total;
 use super::examine::{Captured, Examiner};
 use super::exposition::Exposition;
 use super::hands::{Device, Hands};
-use super::live::Steering;
 use super::options::Options;
 use super::queue::QueueSource;
 use super::report;
+use super::steering::Steering;
 use super::told::{Told, on_peer, tell};
 use super::worker::DRAIN_BUDGET;
 use crate::exit::{Exit, Failure};
@@ -337,12 +337,12 @@ impl Intercept {
             self.next_peer_stats = now + STATS_FOR_PEERS;
             self.due.peers = self.server.stats().up > 0;
         }
-        let stats_interval = self.steering.stats_interval;
+        let stats_interval = self.steering.log.stats_interval;
         let asked = self.steering.take_questions(log);
-        if self.steering.stats_interval != stats_interval {
-            self.next_stats = self.steering.stats_interval.map_or(Timestamp::NEVER, |interval| now + interval);
+        if self.steering.log.stats_interval != stats_interval {
+            self.next_stats = self.steering.log.stats_interval.map_or(Timestamp::NEVER, |interval| now + interval);
         }
-        if let Some(interval) = self.steering.stats_interval
+        if let Some(interval) = self.steering.log.stats_interval
             && now >= self.next_stats
         {
             self.next_stats = now + interval;

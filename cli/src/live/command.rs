@@ -169,7 +169,7 @@ fn as_json(object: &impl serde::Serialize) -> String {
 fn in_words(in_force: &InForce) -> String {
     let mut text = String::from(if in_force.paused { "paused\n" } else { "running\n" });
     for (key, value) in &in_force.settings {
-        text += &crate::tcpcopy::report::one_line(&format!("{key}={value}"));
+        text += &crate::logging::one_line(&format!("{key}={value}"));
         text.push('\n');
     }
     text

@@ -1,6 +1,5 @@
 //! What tcpcopy says of itself: the statistics in the log, and the table at the end.
 
-use std::borrow::Cow;
 use std::fmt::{self, Write};
 use std::net::SocketAddr;
 use std::ops::AddAssign;
@@ -14,6 +13,7 @@ use tcpcopy_io::transmit::{SendError, TransmitStats};
 use tcpcopy_wire::control::LinkStats;
 
 use super::replay::Progress;
+use crate::logging::one_line;
 
 mod workers;
 
@@ -99,14 +99,6 @@ pub(super) fn send_errors(stats: &TransmitStats) -> impl Iterator<Item = (&'stat
 fn with_reasons(counts: impl Iterator<Item = (&'static str, u64)> + Clone) -> String {
     let total: u64 = counts.clone().map(|(_, count)| count).sum();
     if total == 0 { "0".to_owned() } else { format!("{total} ({})", NonZero(counts)) }
-}
-
-/// A text of a module or of a client, fit for one line of the log: control characters do not get through.
-pub fn one_line(text: &str) -> Cow<'_, str> {
-    if text.contains(char::is_control) {
-        return text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect::<String>().into();
-    }
-    text.into()
 }
 
 /// Whether there is anything to say of UDP.

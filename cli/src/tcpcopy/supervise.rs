@@ -67,7 +67,7 @@ impl Running {
 
     fn watch(&mut self, options: &Options, log: &Log) -> Result<(), Failure> {
         let mut events = Events::with_capacity(16);
-        let mut looks = Looks::new(options, self.steering.stats_interval);
+        let mut looks = Looks::new(options, self.steering.log.stats_interval);
         let mut guard = Guard::new(options);
         guard.service.ready(&guard::status(&self.total().ledger));
         let reason = loop {
@@ -111,7 +111,7 @@ impl Running {
             self.answer_questions(options, log);
             let now = Instant::now();
             self.record(now);
-            looks.set_interval(now, self.steering.stats_interval);
+            looks.set_interval(now, self.steering.log.stats_interval);
             if now >= looks.next_due() {
                 self.collect(Order::Report);
                 let total = self.total();

@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use super::scaffold::{self, Source};
 use super::{BuiltIn, Catalogue, Found};
 use crate::exit::{self, Exit, Failure};
-use crate::tcpcopy::report::one_line;
+use crate::logging::one_line;
 
 /// Lists the protocol modules that -x and --proto can name: their versions, what they do, which options they take, and
 /// where they come from; and the files that look like modules and cannot be used.
