@@ -17,7 +17,7 @@ use super::recording::{Ended, Recorder};
 use super::report::{self, Snapshot};
 use super::steering::Steering;
 use super::worker::{Handle, Order, Report};
-use crate::exit::{Exit, Failure};
+use crate::exit::{Exit, Failure, failure_of_worker};
 use crate::live::server::Live;
 use crate::logging::Log;
 use crate::metrics::{Exporter, Scrape};
@@ -28,11 +28,14 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 pub(super) const SIGNALS: Token = Token(0);
 pub(super) const WAKER: Token = Token(1);
 
+/// A worker and its thread.
+pub(super) type RunningWorker = (Handle, JoinHandle<io::Result<()>>);
+
 /// The running program, seen from its main thread.
 pub(super) struct Running {
     pub(super) poll: Poll,
     pub(super) signals: Signals,
-    pub(super) workers: Vec<(Handle, JoinHandle<io::Result<()>>)>,
+    pub(super) workers: Vec<RunningWorker>,
     pub(super) reports: Receiver<Report>,
     /// Kept open: with the last worker's end its last copy would be closed, and a wake-up that has not been seen yet be lost.
     pub(super) _waker: Arc<Waker>,
@@ -75,7 +78,7 @@ impl Running {
             let next = others.into_iter().flatten().fold(looks.next_due(), Instant::min);
             match self.poll.poll(&mut events, Some(next.saturating_duration_since(Instant::now()))) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => events.clear(),
-                Err(e) => return Err(Failure::new(Exit::Failure, format!("cannot wait for events: {e}"))),
+                Err(e) => return Err(Failure::cannot("wait for events")(e)),
                 Ok(()) => {}
             }
             let signals: Vec<i32> = self.signals.pending().collect();
@@ -237,15 +240,9 @@ impl Running {
             std::mem::take(&mut self.workers).into_iter().partition(|(_, thread)| thread.is_finished());
         self.workers = rest;
         for (_, thread) in ended {
-            reason = match thread.join() {
-                Ok(Err(e)) => format!("a worker cannot wait for events: {e}"),
-                Ok(Ok(())) => continue,
-                Err(panic) => {
-                    let text = panic.downcast_ref::<String>().map(String::as_str);
-                    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-                    format!("a worker failed by a mistake in the program: {text}")
-                }
-            };
+            if let Some(failure) = failure_of_worker(thread.join()) {
+                reason = failure;
+            }
         }
         self.collect(Order::Stop);
         self.print_table(options);
