@@ -91,12 +91,13 @@ impl Log {
         self.handle.set_new_spec(LogSpecification::builder().default(level).build());
     }
 
-    /// Opens the file again by its name, after it was moved away (log rotation).
-    ///
-    /// # Errors
-    /// When it cannot be created; lines then still go to the old file.
-    pub fn reopen(&self) -> Result<(), LogError> {
-        self.handle.reopen_output().map_err(|source| LogError { file: self.file.clone(), source })
+    /// Opens the file again by its name, after it was moved away (log rotation). When it cannot be created, the old file has that
+    /// as a line, and lines still go there.
+    pub fn reopen(&self) {
+        match self.handle.reopen_output() {
+            Ok(()) => log::info!("log opened again"),
+            Err(source) => log::error!("{}", LogError { file: self.file.clone(), source }),
+        }
     }
 }
 

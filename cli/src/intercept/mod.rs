@@ -11,6 +11,7 @@ pub mod passlist;
 pub mod queue;
 mod report;
 mod run;
+mod start;
 mod steering;
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,7 @@ use crate::logging::Log;
 use arguments::Arguments;
 use options::Options;
 use run::Intercept;
+use start::start;
 
 /// Runs intercept with the words of its command line, the program's name first.
 pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -88,7 +90,7 @@ fn set_up(options: &Options) -> Result<(Log, Option<PidFile>, Intercept), Failur
     let present = options.identity.begin()?;
     let pid_file =
         options.pid.as_deref().map(PidFile::create).transpose().map_err(|e| Failure::new(Exit::Failure, e))?;
-    Ok((log, pid_file, Intercept::open(options, present)?))
+    Ok((log, pid_file, start(options, present)?))
 }
 
 /// Whether a command line is taken; otherwise why not.
