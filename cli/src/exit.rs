@@ -1,10 +1,12 @@
 //! How the programs end: every exit code, in one place.
 
+use std::any::Any;
 use std::error::Error as _;
 use std::fmt;
 use std::io::{self, Write};
 use std::num::{IntErrorKind, ParseIntError};
 use std::process::ExitCode;
+use std::thread;
 
 use clap::error::{ContextKind, ContextValue};
 
@@ -35,6 +37,39 @@ impl From<Exit> for ExitCode {
 /// Tells the person at the terminal. Where nobody listens any more, nothing is said, and nothing fails for it.
 pub(crate) fn say(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// Tells why a program or command ends, and so how.
+pub(crate) fn complain(program: &str, failure: &Failure) -> ExitCode {
+    say(&format!("{program}: {failure}"));
+    failure.exit.into()
+}
+
+/// Ends a command that has a text to print, or a reason why there is none.
+pub(crate) fn answer(program: &str, answer: Result<String, Failure>) -> ExitCode {
+    match answer {
+        Ok(text) => {
+            // A reader that has gone away, such as `head`, is no reason to fail.
+            let _ = io::stdout().write_all(text.as_bytes());
+            Exit::Done.into()
+        }
+        Err(failure) => complain(program, &failure),
+    }
+}
+
+/// What a panic says.
+pub(crate) fn words_of_panic(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
+}
+
+/// Why a worker's thread has failed, if it has.
+pub(crate) fn failure_of_worker(ended: thread::Result<io::Result<()>>) -> Option<String> {
+    match ended {
+        Ok(Ok(())) => None,
+        Ok(Err(e)) => Some(format!("a worker cannot wait for events: {e}")),
+        Err(panic) => Some(format!("a worker failed by a mistake in the program: {}", words_of_panic(&*panic))),
+    }
 }
 
 /// Help and version that were asked for, or what is wrong with the words of a command line: says it, and how the program ends.
@@ -76,6 +111,11 @@ impl Failure {
     /// A failure of this kind.
     pub fn new(exit: Exit, message: impl fmt::Display) -> Self {
         Self { exit, message: message.to_string() }
+    }
+
+    /// What the system does not let us do, for `map_err`: `cannot start a thread: …`.
+    pub fn cannot<E: fmt::Display>(doing: &str) -> impl FnOnce(E) -> Self {
+        move |e| Self::new(Exit::Failure, format!("cannot {doing}: {e}"))
     }
 
     /// A wrong option or configuration.

@@ -1,5 +1,6 @@
 //! What the two programs are made of: options, configuration file, wiring, exit codes.
 
+mod background;
 pub mod config;
 pub mod demo;
 mod desk;

@@ -2,6 +2,7 @@
 //! is systemd's journal, which has the time and the program's name by itself, lines are `<4>text`, with syslog's number for
 //! the level.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::fs;
 use std::io::{self, Write};
@@ -90,12 +91,13 @@ impl Log {
         self.handle.set_new_spec(LogSpecification::builder().default(level).build());
     }
 
-    /// Opens the file again by its name, after it was moved away (log rotation).
-    ///
-    /// # Errors
-    /// When it cannot be created; lines then still go to the old file.
-    pub fn reopen(&self) -> Result<(), LogError> {
-        self.handle.reopen_output().map_err(|source| LogError { file: self.file.clone(), source })
+    /// Opens the file again by its name, after it was moved away (log rotation). When it cannot be created, the old file has that
+    /// as a line, and lines still go there.
+    pub fn reopen(&self) {
+        match self.handle.reopen_output() {
+            Ok(()) => log::info!("log opened again"),
+            Err(source) => log::error!("{}", LogError { file: self.file.clone(), source }),
+        }
     }
 }
 
@@ -140,6 +142,14 @@ fn write_json(out: &mut dyn Write, now: &mut DeferredNow, record: &Record<'_>) -
     write!(out, "{{\"time\":\"{time}\",\"level\":\"{level}\",\"message\":{message}}}")
 }
 
+/// A text of a module or of a client, fit for one line of the log: control characters do not get through.
+pub fn one_line(text: &str) -> Cow<'_, str> {
+    if text.contains(char::is_control) {
+        return text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect::<String>().into();
+    }
+    text.into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,5 +192,11 @@ mod tests {
         for (c, p) in line.chars().zip(pattern.chars()) {
             assert!(if p == 'd' && !c.is_alphabetic() { c.is_ascii_digit() } else { c == p }, "{line}");
         }
+    }
+
+    #[test]
+    fn what_a_module_or_client_says_stays_on_its_line() {
+        assert_eq!(one_line("a plain text"), "a plain text");
+        assert_eq!(one_line("two\nlines\r\u{1b}[31m"), "two\u{fffd}lines\u{fffd}\u{fffd}[31m");
     }
 }

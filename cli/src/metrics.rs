@@ -212,6 +212,27 @@ impl<'a> Metrics<'a> {
         ConstGauge::new(value).encode(encoder)
     }
 
+    /// A program's plain counters: name, meaning and value of each. `gauges` names those that also shrink.
+    ///
+    /// # Errors
+    /// See [`counter`](Self::counter).
+    pub fn plain<'b>(
+        &mut self,
+        program: &str,
+        counters: impl Iterator<Item = (&'b str, &'b str, u64)>,
+        gauges: &[&str],
+    ) -> fmt::Result {
+        for (name, help, value) in counters {
+            let metric = format!("{program}_{name}");
+            if gauges.contains(&name) {
+                self.gauge(&metric, help, value as f64)?;
+            } else {
+                self.counter(&metric, help, value)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Durations, in seconds.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use log::LevelFilter;
 
@@ -11,6 +12,8 @@ use crate::exit::Failure;
 
 /// Workers at most; more than a host has processors help nobody.
 pub(crate) const MAX_WORKERS: u16 = 64;
+/// A year: longer waits are mistakes.
+pub(crate) const MAX_SECONDS: u32 = 365 * 86_400;
 
 /// What `--workers` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +72,15 @@ pub(crate) fn absolute(option: &str, path: &Path) -> Result<PathBuf, Failure> {
 pub(crate) fn log_level(text: Option<&str>) -> Result<LevelFilter, Failure> {
     let text = text.unwrap_or("info");
     text.parse().map_err(|_| Failure::usage(format!("in --log-level: `{text}` is none of error, warn, info, debug")))
+}
+
+/// The time between statistics, of so many seconds; nothing of none.
+///
+/// # Errors
+/// Wrong usage, when it is too long.
+pub(crate) fn stats_interval(seconds: u32) -> Result<Option<Duration>, Failure> {
+    let seconds = in_range("--stats-interval", seconds, 0..=MAX_SECONDS)?;
+    Ok((seconds > 0).then(|| Duration::from_secs(seconds.into())))
 }
 
 /// Devices to capture on, out of comma-separated lists; `any` when none is given.

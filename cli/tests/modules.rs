@@ -1,15 +1,16 @@
 //! Protocol modules in files, as their users meet them: found, listed, given options, refused, and at work.
 
 mod scratch;
+mod waiting;
 
 use std::fs;
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use scratch::{Running, Scratch};
-use tcpcopy_io::process::{Capability, has_capability};
+use scratch::{Running, Scratch, run, tcpcopy};
+use waiting::{may_run, until, until_file_has};
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -36,18 +37,6 @@ fn compile(source: &Path, flags: &[&str], file: &Path) -> bool {
 fn drop_lines(folder: &Path) -> bool {
     let source = repository().join("docs/examples/c-drop-lines/drop_lines.c");
     compile(&source, &[], &folder.join("libtcpcopy_drop-lines.so"))
-}
-
-fn tcpcopy(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tcpcopy"));
-    command.args(arguments).stdin(Stdio::null());
-    command
-}
-
-fn run(arguments: &[&str]) -> (i32, String, String) {
-    let Output { status, stdout, stderr } = tcpcopy(arguments).output().expect("the program starts");
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("the output is UTF-8");
-    (status.code().expect("no signal ends it"), text(stdout), text(stderr))
 }
 
 #[test]
@@ -88,9 +77,9 @@ fn the_command_explains_itself() {
     let (code, out, _) = run(&["modules", "-h"]);
     assert_eq!(code, 0);
     assert!(out.contains("--module-dir"), "{out}");
-    let (code, out, err) = run(&["modules", "--module-dir", "/nonexistent"]);
+    let (code, out, err) = run(&["modules", "--module-dir", "/nonexistent/modules"]);
     assert_eq!((code, out.as_str()), (2, ""));
-    assert!(err.contains("there is no folder `/nonexistent`"), "{err}");
+    assert!(err.contains("there is no folder `/nonexistent/modules`"), "{err}");
     let (code, _, err) = run(&["modules", "--nonsense"]);
     assert_eq!(code, 2);
     assert!(err.contains("--nonsense"), "{err}");
@@ -183,8 +172,7 @@ fn what_cannot_be_used_is_refused_with_its_reason() {
 
 #[test]
 fn a_module_from_a_file_copies() {
-    if !has_capability(Capability::NetRaw) {
-        eprintln!("SKIPPED: raw sockets need CAP_NET_RAW");
+    if !may_run() {
         return;
     }
     let scratch = Scratch::new("copy");
@@ -205,20 +193,12 @@ fn a_module_from_a_file_copies() {
     let log = scratch.file("log");
     let arguments = ["-x", &map, "-c", "127.1.2.6", "-i", "lo", "-l", log.to_str().unwrap()];
     let _child = Running(tcpcopy(&arguments).stdout(Stdio::null()).spawn().unwrap());
-    let give_up = Instant::now() + Duration::from_secs(20);
-    while !fs::read_to_string(&log).is_ok_and(|text| text.contains("capturing on lo")) {
-        assert!(Instant::now() < give_up, "tcpcopy does not start");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    let text = fs::read_to_string(&log).unwrap();
+    let text = until_file_has(&log, "capturing on lo");
     assert!(text.contains("over udp, by module first-byte") && text.contains("first.so"), "{text}");
     let mut buffer = [0; 64];
-    let copied = loop {
-        assert!(Instant::now() < give_up, "nothing is copied");
+    let copied = until("a copy", || {
         client.send_to(b"-whole", online.local_addr().unwrap()).expect("it is sent");
-        if let Ok((len, _)) = target.recv_from(&mut buffer) {
-            break &buffer[..len];
-        }
-    };
-    assert_eq!(copied, b"whole");
+        target.recv_from(&mut buffer).ok().map(|(len, _)| len)
+    });
+    assert_eq!(&buffer[..copied], b"whole");
 }

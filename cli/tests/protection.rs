@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use scratch::{Running, Scratch};
+use scratch::{Running, Scratch, signal};
 use waiting::{may_run, until, until_file_has};
 
 /// A copy on `lo` that has nothing to do, and no intercept.
@@ -41,11 +41,6 @@ fn is_root() -> bool {
         eprintln!("SKIPPED: only root becomes somebody else");
     }
     all && root && may_run()
-}
-
-fn signal(child: &Child, name: &str) {
-    let status = Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status().expect("kill runs");
-    assert!(status.success());
 }
 
 /// Everything that a program tells its manager.
@@ -75,11 +70,11 @@ fn tells_its_manager(program: &[&str], address: &str, manager: &Manager) {
         manager.hears("WATCHDOG=1");
     }
     manager.hears("STATUS=");
-    signal(&child.0, "HUP");
+    signal(child.0.id(), "HUP");
     manager.hears("RELOADING=1\nMONOTONIC_USEC=");
     manager.hears("READY=1");
     manager.hears("WATCHDOG=1");
-    signal(&child.0, "TERM");
+    signal(child.0.id(), "TERM");
     manager.hears("STOPPING=1\nSTATUS=");
     assert_eq!(child.0.wait().unwrap().code(), Some(0));
 }
@@ -221,7 +216,7 @@ fn as_another_user_the_pid_file_names_nobody_at_the_end() {
             assert_eq!(text.contains("may not write to the folder of"), !is_own, "{text}");
             // Ready, so that signals are taken.
             until_file_has(&log, if program == TCPCOPY { "capturing on lo" } else { "listening on" });
-            signal(&child.0, "TERM");
+            signal(child.0.id(), "TERM");
             assert_eq!(child.0.wait().unwrap().code(), Some(0));
             if is_own {
                 assert!(!pid.exists());
@@ -247,7 +242,7 @@ fn as_another_user_statistics_and_report_are_written_in_a_folder_of_root() {
     let mut child = Running(command(TCPCOPY, &files).spawn().unwrap());
     until_file_has(&statistics, "\"kind\":\"begin\"");
     until_file_has(&log, "capturing on lo");
-    signal(&child.0, "TERM");
+    signal(child.0.id(), "TERM");
     assert_eq!(child.0.wait().unwrap().code(), Some(0), "{}", fs::read_to_string(&log).unwrap());
     assert!(fs::read_to_string(&statistics).unwrap().contains("\"kind\":\"end\""));
     let text = fs::read_to_string(&page).unwrap();
@@ -285,7 +280,7 @@ fn with_capabilities_only_no_root_is_needed() {
         until_file_has(&log, "running with CAP_NET_RAW; all others are dropped");
         until("only CAP_NET_RAW", || sets(&child.0, "CapEff").iter().all(|set| set & !NET_RAW == 0).then_some(()));
         until_file_has(&log, if name == "tcpcopy" { "capturing on lo" } else { "listening on" });
-        signal(&child.0, "TERM");
+        signal(child.0.id(), "TERM");
         assert_eq!(child.0.wait().unwrap().code(), Some(0));
     }
 }

@@ -8,31 +8,14 @@ use std::fs;
 use std::io::Read;
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use scratch::{Running, Scratch};
+use scratch::{Running, Scratch, run, signal, tcpcopy};
 use waiting::{may_run, until, until_file_has};
 
 /// Options of a copy on `lo` that has nothing to do, and no intercept.
 const IDLE: &[&str] = &["-x", "9-127.0.0.1:10", "-s", "127.0.0.1:1", "-c", "127.1.2.3", "-i", "lo"];
-
-fn tcpcopy(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tcpcopy"));
-    command.args(arguments).stdin(Stdio::null());
-    command
-}
-
-fn run(arguments: &[&str]) -> (i32, String, String) {
-    let Output { status, stdout, stderr } = tcpcopy(arguments).output().expect("the program starts");
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("the output is UTF-8");
-    (status.code().expect("no signal ends it"), text(stdout), text(stderr))
-}
-
-fn signal(pid: &str, name: &str) {
-    let status = Command::new("kill").args([&format!("-{name}"), pid]).status().expect("kill runs");
-    assert!(status.success());
-}
 
 #[test]
 fn usage_errors_end_with_2_and_help_with_0() {
@@ -135,10 +118,10 @@ fn a_daemon_is_ready_when_its_starter_returns() {
 
     let moved = scratch.file("log.1");
     fs::rename(&log, &moved).unwrap();
-    signal(&pid, "HUP");
+    signal(pid.parse().unwrap(), "HUP");
     until_file_has(&log, "log opened again");
 
-    signal(&pid, "TERM");
+    signal(pid.parse().unwrap(), "TERM");
     until("the daemon's end", || (!process.exists()).then_some(()));
     assert!(!pid_file.exists());
     let text = fs::read_to_string(&log).unwrap();
@@ -163,7 +146,7 @@ fn an_interrupt_prints_the_table_and_ends_with_0() {
     ] {
         assert!(text.contains(word) || until_file_has(&log, word).contains(word), "{text}");
     }
-    signal(&child.0.id().to_string(), "INT");
+    signal(child.0.id(), "INT");
     let mut table = String::new();
     child.0.stdout.take().unwrap().read_to_string(&mut table).unwrap();
     assert_eq!(child.0.wait().unwrap().code(), Some(0));
@@ -206,7 +189,7 @@ fn datagrams_are_copied_without_an_intercept() {
     assert_eq!(sources.len(), 2, "each copy has a source of its own: {sources:?}");
     assert!(sources.iter().all(|source| source.ip().to_string() == "127.1.2.5"), "{sources:?}");
     assert!(sources.iter().any(|source| source.port() == port(&client)), "{sources:?}");
-    signal(&child.0.id().to_string(), "INT");
+    signal(child.0.id(), "INT");
     let mut table = String::new();
     child.0.stdout.take().unwrap().read_to_string(&mut table).unwrap();
     assert_eq!(child.0.wait().unwrap().code(), Some(0));

@@ -16,8 +16,6 @@ use crate::copy::PROBES;
 
 /// Bytes of the shortest datagram: its number.
 pub const SHORTEST: usize = 8;
-/// Most of an Ethernet MTU, over IPv4 and IPv6.
-pub const IN_ONE_PACKET: usize = 1_400;
 
 const START_PATIENCE: Duration = Duration::from_secs(30);
 /// Receive buffer of a receiver, in bytes; the kernel gives less to who may not go beyond its limit.

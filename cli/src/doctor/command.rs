@@ -93,7 +93,7 @@ pub fn of_intercept(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(code) => return code,
     };
     diagnose("intercept", wanted, |watch, emit| {
-        at_intercept::run(&intercept::options_of(arguments)?, watch, emit);
+        at_intercept::run(&intercept::check_arguments(arguments)?, watch, emit);
         Ok(())
     })
 }
@@ -122,8 +122,7 @@ fn diagnose(
         })
     });
     if let Err(failure) = checked {
-        exit::say(&format!("{program}: {failure}"));
-        return failure.exit.into();
+        return exit::complain(program, &failure);
     }
     let summary = Summary::of(program, &findings);
     print(&if wanted.json { summary.json() } else { summary.line() });

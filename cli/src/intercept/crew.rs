@@ -48,7 +48,7 @@ use tcpcopy_wire::control::{LinkStats, Payload};
 use thread::MainThread;
 
 use super::worker::{Counters, Deliver};
-use crate::exit::{Exit, Failure};
+use crate::exit::{Exit, Failure, failure_of_worker};
 
 /// Messages for which the channel to the main thread has room; most are of some kilobytes.
 const FROM_WORKERS: usize = 256;
@@ -340,17 +340,11 @@ impl Crew {
             }
             FromWorker::Ended(number) => {
                 let Some(thread) = self.members[number].thread.take() else { return };
-                let reason = match thread.join() {
-                    Ok(Ok(())) if self.stopping => return,
-                    Ok(Ok(())) => "a worker ended".to_owned(),
-                    Ok(Err(e)) => format!("a worker cannot wait for events: {e}"),
-                    Err(panic) => {
-                        let text = panic.downcast_ref::<String>().map(String::as_str);
-                        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-                        format!("a worker failed by a mistake in the program: {text}")
-                    }
-                };
-                self.failure = Some(Failure::new(Exit::Failure, reason));
+                let reason = failure_of_worker(thread.join());
+                if reason.is_some() || !self.stopping {
+                    let reason = reason.as_deref().unwrap_or("a worker ended");
+                    self.failure = Some(Failure::new(Exit::Failure, reason));
+                }
             }
         }
     }

@@ -25,14 +25,7 @@ impl Collector for Exposition {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut metrics = Metrics::new(encoder);
         let Self { relay, captures, server } = self;
-        for (name, help, value) in relay.counters() {
-            let metric = format!("intercept_{name}");
-            if GAUGES.contains(&name) {
-                metrics.gauge(&metric, help, value as f64)?;
-            } else {
-                metrics.counter(&metric, help, value)?;
-            }
-        }
+        metrics.plain("intercept", relay.counters(), GAUGES)?;
         let dropped = RelayDrop::ALL.iter().map(|reason| reason.text()).zip(relay.dropped);
         metrics.counters("intercept_dropped", "Frames that reached no tcpcopy.", "reason", dropped)?;
         metrics.counter("intercept_capture_received", "Packets that passed the capture filter.", captures.received)?;

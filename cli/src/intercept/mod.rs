@@ -6,31 +6,35 @@ mod examine;
 mod exposition;
 mod hands;
 mod legacy;
-mod live;
 pub mod options;
 pub mod passlist;
 pub mod queue;
 mod report;
 mod run;
-#[cfg(test)]
-pub(crate) use exposition::Exposition;
+mod start;
+mod steering;
 #[cfg(test)]
 mod tests;
 mod told;
 mod worker;
 
+#[cfg(test)]
+pub(crate) use exposition::Exposition;
+
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Parser;
-use tcpcopy_io::process::{self, Daemonized, PidFile, Readiness, StartReport};
+use tcpcopy_io::process::{PidFile, Readiness};
 
+use crate::background;
 use crate::config;
 use crate::exit::{self, Exit, Failure};
 use crate::logging::Log;
 use arguments::Arguments;
 use options::Options;
 use run::Intercept;
+use start::start;
 
 /// Runs intercept with the words of its command line, the program's name first.
 pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -41,17 +45,18 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(arguments) => arguments,
         Err(e) => return exit::parsed("intercept", &e),
     };
-    match options_of(arguments).and_then(|options| start(&options)) {
-        Ok(exit) => exit.into(),
-        Err(failure) => {
-            exit::say(&format!("intercept: {failure}"));
-            failure.exit.into()
-        }
+    let options = match check_arguments(arguments) {
+        Ok(options) => options,
+        Err(failure) => return exit::complain("intercept", &failure),
+    };
+    match background::leave_terminal("intercept", options.daemon) {
+        Ok(readiness) => run(&options, readiness).map_or_else(|failure| failure.exit, |()| Exit::Done).into(),
+        Err(ended) => ended,
     }
 }
 
 /// Arguments of a command line, with those of the configuration file that they name, made into checked options.
-pub(crate) fn options_of(arguments: Arguments) -> Result<Options, Failure> {
+pub(crate) fn check_arguments(arguments: Arguments) -> Result<Options, Failure> {
     let merged = match &arguments.config {
         None => arguments,
         Some(path) => config::merge(&arguments, &config::read(path).map_err(Failure::usage)?),
@@ -59,39 +64,24 @@ pub(crate) fn options_of(arguments: Arguments) -> Result<Options, Failure> {
     Options::check(merged)
 }
 
-/// Goes into the background if that is wanted, and runs.
-fn start(options: &Options) -> Result<Exit, Failure> {
-    let readiness = if options.daemon {
-        match process::daemonize().map_err(|e| Failure::new(Exit::Failure, format!("cannot become a daemon: {e}")))? {
-            Daemonized::Child(readiness) => readiness,
-            Daemonized::Parent(StartReport::Ready) => return Ok(Exit::Done),
-            Daemonized::Parent(StartReport::Failed { code, message }) => {
-                exit::say(&message);
-                std::process::exit(code.into());
-            }
-            Daemonized::Parent(StartReport::Died) => {
-                return Err(Failure::new(Exit::Failure, "the daemon ended without a word; its log may say more"));
-            }
-        }
-    } else {
-        Readiness::foreground()
-    };
-    match set_up(options) {
-        Ok((log, pid_file, intercept)) => {
-            readiness.ready().map_err(|e| Failure::new(Exit::Failure, format!("cannot leave the terminal: {e}")))?;
-            let result = intercept.run(&log);
-            if let (Err(failure), true) = (&result, options.log.is_some()) {
-                log::error!("{failure}");
-            }
-            drop(pid_file);
-            result.map(|()| Exit::Done)
-        }
+/// Everything from the first system call to the last. A failure has been told to whoever waits when this returns.
+fn run(options: &Options, readiness: Readiness) -> Result<(), Failure> {
+    let (log, _pid_file, intercept) = match set_up(options) {
+        Ok(all) => all,
         Err(failure) => {
             // In the terminal of the person who started it, daemon or not.
             readiness.failed(failure.exit as u8, &format!("intercept: {failure}"));
-            std::process::exit(failure.exit as i32);
+            return Err(failure);
         }
+    };
+    let result = readiness.ready().map_err(Failure::cannot("leave the terminal")).and_then(|()| intercept.run(&log));
+    if let Err(failure) = &result {
+        if options.log.is_some() {
+            log::error!("{failure}");
+        }
+        exit::say(&format!("intercept: {failure}"));
     }
+    result
 }
 
 fn set_up(options: &Options) -> Result<(Log, Option<PidFile>, Intercept), Failure> {
@@ -100,7 +90,7 @@ fn set_up(options: &Options) -> Result<(Log, Option<PidFile>, Intercept), Failur
     let present = options.identity.begin()?;
     let pid_file =
         options.pid.as_deref().map(PidFile::create).transpose().map_err(|e| Failure::new(Exit::Failure, e))?;
-    Ok((log, pid_file, Intercept::open(options, present)?))
+    Ok((log, pid_file, start(options, present)?))
 }
 
 /// Whether a command line is taken; otherwise why not.

@@ -21,11 +21,9 @@ use crate::logging::LogFormat;
 use crate::metrics;
 use crate::protect::identity::Identity;
 use crate::security::{self, SecurityFiles};
-use crate::values::{self, Workers, absolute, devices, in_range, log_level};
+use crate::values::{self, Workers, absolute, devices, in_range, log_level, stats_interval};
 
 const MB: usize = 1 << 20;
-/// A year: longer waits are mistakes.
-const MAX_SECONDS: u32 = 365 * 86_400;
 /// The form of a filter, for messages.
 const FILTER_EXAMPLE: &str = "-F 'tcp and src host 10.0.0.2 and src port 8080'";
 
@@ -151,15 +149,6 @@ impl Options {
             daemon: arguments.daemon,
         })
     }
-}
-
-/// The time between statistics, of so many seconds; nothing of none.
-///
-/// # Errors
-/// When it is too long.
-pub(super) fn stats_interval(seconds: u32) -> Result<Option<Duration>, Failure> {
-    let seconds = in_range("--stats-interval", seconds, 0..=MAX_SECONDS)?;
-    Ok((seconds > 0).then(|| Duration::from_secs(seconds.into())))
 }
 
 /// How many threads there are to be. `queue`: the queue that is read, if one is.

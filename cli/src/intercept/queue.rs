@@ -215,7 +215,7 @@ impl QueueSource {
         })?;
         registry
             .register(&mut SourceFd(&queue.as_raw_fd()), token, Interest::READABLE)
-            .map_err(|e| Failure::new(Exit::Failure, format!("cannot wait for packets of NFQUEUE {number}: {e}")))?;
+            .map_err(Failure::cannot(&format!("wait for packets of NFQUEUE {number}")))?;
         settle()?;
         // Before our own rules are made: all that they take counts.
         let counted = RuleCounter::new(number, queue.table().clone());

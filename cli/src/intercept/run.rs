@@ -7,168 +7,78 @@
 //! does that with its captures, and the main thread writes.
 
 use std::io;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Poll, Token};
 use tcpcopy_engine::PeerId;
-use tcpcopy_io::capture::{CaptureConfig, CaptureError};
 use tcpcopy_io::clock::MonotonicClock;
-use tcpcopy_io::control::{BindError, ControlServer, ServerConfig};
-use tcpcopy_io::process::{self, Capability, SIGHUP, Signals};
+use tcpcopy_io::control::ControlServer;
+use tcpcopy_io::process::{SIGHUP, Signals};
 use tcpcopy_wire::Timestamp;
 use tcpcopy_wire::control::Payload;
 use tcpcopy_wire::link::LinkType;
 
 use super::crew::Total;
-use super::examine::{Captured, Examiner};
+use super::examine::Captured;
 use super::exposition::Exposition;
 use super::hands::{Device, Hands};
-use super::live::Steering;
-use super::options::Options;
 use super::queue::QueueSource;
 use super::report;
+use super::steering::Steering;
 use super::told::{Told, on_peer, tell};
 use super::worker::DRAIN_BUDGET;
-use crate::exit::{Exit, Failure};
-use crate::live::server::Live;
+use crate::exit::Failure;
 use crate::logging::Log;
 use crate::metrics::{Exporter, Scrape};
-use crate::protect::identity::{Needs, Present};
 use crate::protect::service::Service;
 
 /// Bytes kept of each packet: link header with VLAN tags, IPv6 header with some extensions, longest TCP header.
-const SNAPLEN: usize = 192;
+pub(super) const SNAPLEN: usize = 192;
 /// The same from the moment that a tcpcopy wants payload: merged segments whole.
 const WHOLE_SNAPLEN: usize = 262_144;
 /// Time until a capture whose device went away is opened again.
 const REOPEN_AFTER: Duration = Duration::from_secs(2);
 /// Time between counters for the tcpcopys.
-const STATS_FOR_PEERS: Duration = Duration::from_secs(10);
+pub(super) const STATS_FOR_PEERS: Duration = Duration::from_secs(10);
 
 // Captures have the tokens between.
-const SIGNALS: Token = Token(0);
-const WAKER: Token = Token(FIRST_PEER.0 - 2);
-const QUEUE: Token = Token(FIRST_PEER.0 - 1);
-const FIRST_PEER: Token = Token(1 << 16);
+pub(super) const SIGNALS: Token = Token(0);
+pub(super) const WAKER: Token = Token(FIRST_PEER.0 - 2);
+pub(super) const QUEUE: Token = Token(FIRST_PEER.0 - 1);
+pub(super) const FIRST_PEER: Token = Token(1 << 16);
 
 /// Whom counters are due for.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-struct Due {
+pub(super) struct Due {
     peers: bool,
     log: bool,
     questions: bool,
 }
 
-/// intercept, ready to run.
+/// intercept, ready to run. `start` makes it.
 pub(super) struct Intercept {
-    poll: Poll,
-    signals: Signals,
-    clock: MonotonicClock,
-    devices: Vec<Device>,
+    pub(super) poll: Poll,
+    pub(super) signals: Signals,
+    pub(super) clock: MonotonicClock,
+    pub(super) devices: Vec<Device>,
     /// Where responses come from in the traditional set-up; there are no devices then.
-    queue: Option<QueueSource>,
-    server: ControlServer,
-    hands: Hands,
-    told: Told,
+    pub(super) queue: Option<QueueSource>,
+    pub(super) server: ControlServer,
+    pub(super) hands: Hands,
+    pub(super) told: Told,
     /// How much of each packet's payload the captures take.
-    captured_payload: Payload,
-    next_stats: Timestamp,
-    next_peer_stats: Timestamp,
-    due: Due,
-    exporter: Option<Exporter>,
+    pub(super) captured_payload: Payload,
+    pub(super) next_stats: Timestamp,
+    pub(super) next_peer_stats: Timestamp,
+    pub(super) due: Due,
+    pub(super) exporter: Option<Exporter>,
     /// Scrapes that wait for counters.
-    scrapes: Vec<Scrape>,
-    service: Service,
-    steering: Steering,
+    pub(super) scrapes: Vec<Scrape>,
+    pub(super) service: Service,
+    pub(super) steering: Steering,
 }
 
 impl Intercept {
-    /// Opens everything that can fail.
-    ///
-    /// # Errors
-    /// What cannot be opened, with the exit code that belongs to it.
-    pub(super) fn open(options: &Options, present: Present<'_>) -> Result<Self, Failure> {
-        let failed = |what: &'static str| move |e: io::Error| Failure::new(Exit::Failure, format!("{what}: {e}"));
-        let poll = Poll::new().map_err(failed("cannot wait for events"))?;
-        let mut signals = process::signals().map_err(failed("cannot take signals"))?;
-        poll.registry().register(&mut signals, SIGNALS, Interest::READABLE).map_err(failed("cannot take signals"))?;
-        let clock = MonotonicClock::start();
-        let waker = Waker::new(poll.registry(), WAKER).map_err(failed("cannot wait for workers"))?;
-        let waker = Arc::new(waker);
-        let mut hands = Hands::open(options, clock, poll.registry(), Arc::clone(&waker))
-            .map_err(failed("cannot start a worker"))?;
-        let mut devices = Vec::new();
-        for name in &options.devices {
-            let config = CaptureConfig {
-                device: name.clone(),
-                filter: options.filter.clone(),
-                buffer_bytes: options.buffer_bytes,
-                snaplen: SNAPLEN,
-                immediate: true,
-                ..CaptureConfig::default()
-            };
-            let device = Device { config, reopen_at: None };
-            hands.capture(devices.len(), &device, clock.now()).map_err(|e| Failure::new(capture_exit(&e), e))?;
-            devices.push(device);
-        }
-        let config = ServerConfig {
-            address: options.bind,
-            port: options.port,
-            allow: options.allow.clone(),
-            secret: options.security.read_secret()?,
-            tls: options.security.server()?,
-            single: options.single,
-            ..ServerConfig::default()
-        };
-        let server = ControlServer::bind(config, poll.registry(), FIRST_PEER).map_err(bind_failure)?;
-        let control_port = server.local_addr().map_or(options.port, |address| address.port());
-        let exporter = match options.metrics {
-            None => None,
-            Some(address) => Some(Exporter::open(address, Arc::clone(&waker))?),
-        };
-        let live = Live::open("intercept", &options.socket, waker)?;
-        let settle = || present.settle(&needs(options, live.as_ref()));
-        let queue = if let Some(queue) = &options.queue {
-            let events = (poll.registry(), QUEUE);
-            Some(QueueSource::open(queue, control_port, SNAPLEN, options.buffer_bytes, events, settle)?)
-        } else {
-            settle()?;
-            None
-        };
-        if let Ok(address) = server.local_addr() {
-            let source = match &options.queue {
-                Some(queue) => format!("reading NFQUEUE {}", queue.number),
-                None => format!("capturing on {} with the filter `{}`", options.devices.join(", "), options.filter),
-            };
-            let workers = if options.workers > 1 { format!(", {} workers", options.workers) } else { String::new() };
-            log::info!("intercept {}: listening on {address}, {source}{workers}", env!("CARGO_PKG_VERSION"));
-        }
-        let open_warning = server.config().lets_everyone_in().then(|| ServerConfig::open_warning(options.port));
-        if let Some(conditions) = options.conditions() {
-            log::info!("tcpcopys must {conditions}");
-        }
-        let now = clock.now();
-        Ok(Self {
-            poll,
-            signals,
-            clock,
-            devices,
-            queue,
-            server,
-            hands,
-            told: Told { next_rejection: now, open_warning, examiner: Examiner::new(options) },
-            captured_payload: Payload::Headers,
-            next_stats: options.stats_interval.map_or(Timestamp::NEVER, |interval| now + interval),
-            next_peer_stats: now + STATS_FOR_PEERS,
-            due: Due::default(),
-            exporter,
-            scrapes: Vec::new(),
-            service: Service::default(),
-            steering: Steering::new(options, live),
-        })
-    }
-
     /// Runs until INT or TERM.
     ///
     /// # Errors
@@ -183,31 +93,10 @@ impl Intercept {
             if let Err(e) = self.poll.poll(&mut events, patience)
                 && e.kind() != io::ErrorKind::Interrupted
             {
-                return Err(Failure::new(Exit::Failure, format!("cannot wait for events: {e}")));
+                return Err(Failure::cannot("wait for events")(e));
             }
             let now = self.clock.now();
-            let mut signalled = false;
-            for event in &events {
-                match event.token() {
-                    SIGNALS => signalled = true,
-                    // What they tell is looked for in every turn.
-                    WAKER => {}
-                    QUEUE => {
-                        if let Some(queue) = &mut self.queue {
-                            queue.readable = true;
-                        }
-                    }
-                    token if self.server.owns(token) => {
-                        let Self { server, hands, told, .. } = &mut self;
-                        server.handle_event(event, now, &mut |e| on_peer(&e, now, hands, told));
-                    }
-                    token => {
-                        if let Hands::Own(worker) = &mut self.hands {
-                            worker.readable(token);
-                        }
-                    }
-                }
-            }
+            let signalled = self.take_events(&events, now);
             if signalled && self.take_signals(log) {
                 self.stop();
                 return Ok(());
@@ -221,6 +110,27 @@ impl Intercept {
                 worker.notices().for_each(|notice| tell(&notice));
             }
         }
+    }
+
+    /// Does what the tcpcopys ask for, and notes where there is something to read. Whether there are signals.
+    fn take_events(&mut self, events: &Events, now: Timestamp) -> bool {
+        let Self { queue, server, hands, told, .. } = self;
+        let mut signalled = false;
+        for event in events {
+            match event.token() {
+                SIGNALS => signalled = true,
+                // What they tell is looked for in every turn.
+                WAKER => {}
+                QUEUE => queue.iter_mut().for_each(|queue| queue.readable = true),
+                token if server.owns(token) => server.handle_event(event, now, &mut |e| on_peer(&e, now, hands, told)),
+                token => {
+                    if let Hands::Own(worker) = hands {
+                        worker.readable(token);
+                    }
+                }
+            }
+        }
+        signalled
     }
 
     /// How long to wait for events.
@@ -321,28 +231,18 @@ impl Intercept {
             }
             Hands::Crew(crew) => crew.pass_on(),
         }
-        for (number, device) in self.devices.iter_mut().enumerate() {
-            if device.reopen_at.is_some_and(|at| at <= now) {
-                match self.hands.capture(number, device, now) {
-                    Ok(()) => {
-                        log::info!("capturing on {} again", device.config.device);
-                        device.reopen_at = None;
-                    }
-                    Err(_) => device.reopen_at = Some(now + REOPEN_AFTER),
-                }
-            }
-        }
+        self.reopen_captures(now);
         let before = self.due;
         if now >= self.next_peer_stats {
             self.next_peer_stats = now + STATS_FOR_PEERS;
             self.due.peers = self.server.stats().up > 0;
         }
-        let stats_interval = self.steering.stats_interval;
+        let stats_interval = self.steering.log.stats_interval;
         let asked = self.steering.take_questions(log);
-        if self.steering.stats_interval != stats_interval {
-            self.next_stats = self.steering.stats_interval.map_or(Timestamp::NEVER, |interval| now + interval);
+        if self.steering.log.stats_interval != stats_interval {
+            self.next_stats = self.steering.log.stats_interval.map_or(Timestamp::NEVER, |interval| now + interval);
         }
-        if let Some(interval) = self.steering.stats_interval
+        if let Some(interval) = self.steering.log.stats_interval
             && now >= self.next_stats
         {
             self.next_stats = now + interval;
@@ -358,6 +258,21 @@ impl Intercept {
         match &mut self.hands {
             Hands::Own(_) => self.use_counters(now),
             Hands::Crew(crew) => crew.ask(self.server.peers()),
+        }
+    }
+
+    /// Captures again on devices that were away.
+    fn reopen_captures(&mut self, now: Timestamp) {
+        for (number, device) in self.devices.iter_mut().enumerate() {
+            if device.reopen_at.is_some_and(|at| at <= now) {
+                match self.hands.capture(number, device, now) {
+                    Ok(()) => {
+                        log::info!("capturing on {} again", device.config.device);
+                        device.reopen_at = None;
+                    }
+                    Err(_) => device.reopen_at = Some(now + REOPEN_AFTER),
+                }
+            }
         }
     }
 
@@ -452,10 +367,7 @@ impl Intercept {
         for signal in self.signals.pending() {
             if signal == SIGHUP {
                 self.service.reloading();
-                match log.reopen() {
-                    Ok(()) => log::info!("log opened again"),
-                    Err(e) => log::error!("{e}"),
-                }
+                log.reopen();
                 self.service.ready("the log is open again");
             } else {
                 stop = true;
@@ -488,40 +400,4 @@ impl Intercept {
         }
         log::info!("stopped");
     }
-}
-
-/// What is needed after the start.
-fn needs(options: &Options, live: Option<&Live>) -> Needs {
-    let capabilities = match &options.queue {
-        // A device that went away is captured on again when it is back, and each may be opened with more room.
-        None => vec![Capability::NetRaw],
-        // Each verdict is checked for the first. iptables of the older kind reads its tables through a raw socket.
-        Some(_) => vec![Capability::NetAdmin, Capability::NetRaw],
-    };
-    let for_children = options.queue.is_some();
-    Needs {
-        capabilities,
-        for_children,
-        files: [&options.log, &options.pid].into_iter().flatten().cloned().collect(),
-        sockets: live.map(|live| live.path().to_owned()).into_iter().collect(),
-    }
-}
-
-fn capture_exit(e: &CaptureError) -> Exit {
-    match e {
-        CaptureError::NoPermission { .. } => Exit::Permission,
-        CaptureError::NoSuchDevice { .. } | CaptureError::BadFilter { .. } | CaptureError::UnsupportedLink { .. } => {
-            Exit::Usage
-        }
-        _ => Exit::Failure,
-    }
-}
-
-fn bind_failure(e: BindError) -> Failure {
-    let exit = match e.source.kind() {
-        io::ErrorKind::PermissionDenied => Exit::Permission,
-        io::ErrorKind::AddrNotAvailable => Exit::Usage,
-        _ => Exit::Failure,
-    };
-    Failure::new(exit, e)
 }

@@ -187,7 +187,7 @@ fn denied(program: &str, paths: &[PathBuf]) -> Failure {
 fn in_short(status: &Status) -> String {
     let maps: Vec<String> = status.maps.iter().map(|map| format!("{} to {}", map.online, map.target)).collect();
     let paused = if status.in_force.paused { ", paused" } else { "" };
-    crate::tcpcopy::report::one_line(&format!("{}{paused}", maps.join(", "))).into_owned()
+    crate::logging::one_line(&format!("{}{paused}", maps.join(", "))).into_owned()
 }
 
 #[cfg(test)]

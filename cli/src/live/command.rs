@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -11,7 +10,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use super::client::{Choice, find};
 use super::protocol::{Command as Order, InForce};
 use super::{text, top};
-use crate::exit::{self, Exit, Failure};
+use crate::exit::{self, Failure};
 
 /// Commands for a program that runs.
 #[derive(Clone, Debug, Parser)]
@@ -118,17 +117,7 @@ pub fn run(program: &'static str, words: impl IntoIterator<Item = OsString>) -> 
         Ok(arguments) => arguments,
         Err(error) => return exit::parsed(program, &error),
     };
-    match carry_out(program, arguments.command) {
-        Ok(text) => {
-            // A reader that has gone away, such as `head`, is no reason to fail.
-            let _ = io::stdout().write_all(text.as_bytes());
-            Exit::Done.into()
-        }
-        Err(failure) => {
-            exit::say(&format!("{program}: {failure}"));
-            failure.exit.into()
-        }
-    }
+    exit::answer(program, carry_out(program, arguments.command))
 }
 
 fn carry_out(program: &str, command: Command) -> Result<String, Failure> {
@@ -169,7 +158,7 @@ fn as_json(object: &impl serde::Serialize) -> String {
 fn in_words(in_force: &InForce) -> String {
     let mut text = String::from(if in_force.paused { "paused\n" } else { "running\n" });
     for (key, value) in &in_force.settings {
-        text += &crate::tcpcopy::report::one_line(&format!("{key}={value}"));
+        text += &crate::logging::one_line(&format!("{key}={value}"));
         text.push('\n');
     }
     text

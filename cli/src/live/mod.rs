@@ -12,6 +12,7 @@ pub mod durations;
 mod place;
 pub mod protocol;
 pub(crate) mod server;
+pub(crate) mod settings;
 mod text;
 mod top;
 

@@ -68,10 +68,7 @@ impl Live {
             privileges::renounce();
             serve(&listener, &asker);
         };
-        thread::Builder::new()
-            .name("live".to_owned())
-            .spawn(accept)
-            .map_err(|e| Failure::new(Exit::Failure, format!("cannot start a thread: {e}")))?;
+        thread::Builder::new().name("live".to_owned()).spawn(accept).map_err(Failure::cannot("start a thread"))?;
         log::info!("{program} status and its like are answered on {}", name.path().display());
         Ok(Some(Self { desk, name }))
     }

@@ -4,7 +4,7 @@ use std::fmt::{self, Write};
 
 use super::durations::{Durations, time_in_words};
 use super::protocol::{Counters, MapStatus, Numbers, Status};
-use crate::tcpcopy::report::one_line;
+use crate::logging::one_line;
 
 /// The whole of it.
 pub(super) fn status(status: &Status) -> String {

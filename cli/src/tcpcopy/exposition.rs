@@ -4,10 +4,8 @@ use std::fmt;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
-use tcpcopy_engine::ledger::{ByteDrop, PacketDrop, SessionEnd};
-use tcpcopy_io::transmit::SendError;
 
-use super::report::Snapshot;
+use super::report::{self, Snapshot};
 use crate::metrics::Metrics;
 
 /// Those of the ledger's counters that also shrink.
@@ -21,21 +19,14 @@ impl Collector for Exposition {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut metrics = Metrics::new(encoder);
         let Snapshot { ledger, capture, transmit, .. } = &self.0;
-        for (name, help, value) in ledger.counters() {
-            let metric = format!("tcpcopy_{name}");
-            if GAUGES.contains(&name) {
-                metrics.gauge(&metric, help, value as f64)?;
-            } else {
-                metrics.counter(&metric, help, value)?;
-            }
-        }
-        let packets = PacketDrop::ALL.iter().map(|reason| reason.text()).zip(ledger.packets_dropped);
+        metrics.plain("tcpcopy", ledger.counters(), GAUGES)?;
+        let packets = report::packet_drops(ledger);
         metrics.counters("tcpcopy_packets_dropped", "Captured packets that were not used.", "reason", packets)?;
-        let bytes = ByteDrop::ALL.iter().map(|reason| reason.text()).zip(ledger.bytes_dropped);
+        let bytes = report::byte_drops(ledger);
         metrics.counters("tcpcopy_bytes_dropped", "Clients' bytes that were not copied.", "reason", bytes)?;
-        let sessions = SessionEnd::ALL.iter().map(|reason| reason.text()).zip(ledger.sessions_ended);
+        let sessions = report::session_ends(ledger);
         metrics.counters("tcpcopy_sessions_ended_early", "Sessions not copied to their end.", "reason", sessions)?;
-        let unsent = SendError::ALL.map(SendError::text).into_iter().zip(transmit.failed);
+        let unsent = report::send_errors(transmit);
         metrics.counters("tcpcopy_packets_not_sent", "Packets that the system did not take.", "reason", unsent)?;
         let lag = "Time from the capture of a request until it was let through to the target.";
         metrics.durations("tcpcopy_lag", lag, &ledger.lag)?;
@@ -73,6 +64,7 @@ mod tests {
 
     use prometheus_client::encoding::text::encode;
     use prometheus_client::registry::Registry;
+    use tcpcopy_engine::ledger::PacketDrop;
 
     use super::*;
 

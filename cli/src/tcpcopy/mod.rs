@@ -29,8 +29,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 use tcpcopy_io::capture;
-use tcpcopy_io::process::{self, Daemonized, Readiness, StartReport};
+use tcpcopy_io::process::Readiness;
 
+use crate::background;
 use crate::config;
 use crate::exit::{self, Exit, Failure};
 use crate::logging::Log;
@@ -44,34 +45,12 @@ pub fn main(arguments: impl IntoIterator<Item = String>, built_in: BuiltIn) -> E
     let options = match read_options(arguments, built_in) {
         Ok(options) => options,
         Err(Early::Clap(e)) => return exit::parsed("tcpcopy", &e),
-        Err(Early::Failure(e)) => return complain(&e),
+        Err(Early::Failure(e)) => return exit::complain("tcpcopy", &e),
     };
-    if !options.daemon {
-        return match run(&options, Readiness::foreground()) {
-            Ok(()) => Exit::Done.into(),
-            Err(e) => ExitCode::from(e.exit as u8),
-        };
+    match background::leave_terminal("tcpcopy", options.daemon) {
+        Ok(readiness) => run(&options, readiness).map_or_else(|failure| failure.exit, |()| Exit::Done).into(),
+        Err(ended) => ended,
     }
-    match process::daemonize() {
-        Err(e) => complain(&Failure::new(Exit::Failure, format!("cannot become a daemon: {e}"))),
-        Ok(Daemonized::Parent(StartReport::Ready)) => Exit::Done.into(),
-        Ok(Daemonized::Parent(StartReport::Failed { code, message })) => {
-            exit::say(&message);
-            ExitCode::from(code)
-        }
-        Ok(Daemonized::Parent(StartReport::Died)) => {
-            complain(&Failure::new(Exit::Failure, "the daemon ended before it was ready; its log may say why"))
-        }
-        Ok(Daemonized::Child(readiness)) => match run(&options, readiness) {
-            Ok(()) => Exit::Done.into(),
-            Err(e) => ExitCode::from(e.exit as u8),
-        },
-    }
-}
-
-fn complain(failure: &Failure) -> ExitCode {
-    exit::say(&format!("tcpcopy: {failure}"));
-    failure.exit.into()
 }
 
 /// Why the program ends before it has begun.

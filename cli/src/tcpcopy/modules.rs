@@ -13,7 +13,7 @@ use tcpcopy_io::modules::{self as libraries, LoadedModule, ModuleError};
 use tcpcopy_module_api::{About, ModuleEntry, ModuleHandle, Options};
 
 use super::grammar::WrittenMap;
-use crate::exit::Failure;
+use crate::exit::{Failure, words_of_panic};
 use settings::{Settings, Tables};
 
 /// The modules of this project, and the cargo features that build them in.
@@ -117,11 +117,8 @@ impl Found {
             Self::BuiltIn(entry) => entry,
             Self::Loaded(module) => return module.create(options),
         };
-        catch_unwind(AssertUnwindSafe(|| entry.create(options))).unwrap_or_else(|panic| {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-            Err(format!("it failed by a mistake in it: {text}"))
-        })
+        catch_unwind(AssertUnwindSafe(|| entry.create(options)))
+            .unwrap_or_else(|panic| Err(format!("it failed by a mistake in it: {}", words_of_panic(&*panic))))
     }
 }
 

@@ -34,7 +34,7 @@ use crate::protect::cpu::CpuLimit;
 use crate::protect::identity::Identity;
 use crate::protect::stop_if::Condition;
 use crate::security::SecurityFiles;
-use crate::values::{absolute, in_range, log_level};
+use crate::values::{MAX_SECONDS, absolute, in_range, log_level, stats_interval};
 
 /// Where the target's responses are captured, if tcpcopy does that itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -321,18 +321,6 @@ impl Options {
 }
 
 const MB: usize = 1 << 20;
-
-/// The time between statistics, of so many seconds; nothing of none.
-///
-/// # Errors
-/// When it is too long.
-pub(super) fn stats_interval(seconds: u32) -> Result<Option<Duration>, Failure> {
-    let seconds = in_range("--stats-interval", seconds, 0..=MAX_SECONDS)?;
-    Ok((seconds > 0).then(|| Duration::from_secs(seconds.into())))
-}
-
-/// A year: longer waits are mistakes.
-const MAX_SECONDS: u32 = 365 * 86_400;
 
 fn missing(what: &str, option: &crate::grammar::OptionName) -> Failure {
     Failure::usage(format!(

@@ -1,6 +1,5 @@
-//! What tcpcopy says of itself: the statistics in the log, and the table at the end.
+//! What tcpcopy says of itself: the statistics in the log, and at the end the table and what became of a replay.
 
-use std::borrow::Cow;
 use std::fmt::{self, Write};
 use std::net::SocketAddr;
 use std::ops::AddAssign;
@@ -14,10 +13,11 @@ use tcpcopy_io::transmit::{SendError, TransmitStats};
 use tcpcopy_wire::control::LinkStats;
 
 use super::replay::Progress;
+use crate::logging::one_line;
 
-mod workers;
+mod table;
 
-pub use workers::worker_rows;
+pub use table::{table, worker_rows};
 
 /// The counters of a worker, or of all of them together.
 #[derive(Clone, Debug, Default)]
@@ -88,7 +88,13 @@ pub(super) fn byte_drops(ledger: &Ledger) -> impl Iterator<Item = (&'static str,
 }
 
 pub(super) fn session_ends(ledger: &Ledger) -> impl Iterator<Item = (&'static str, u64)> + Clone {
-    SessionEnd::ALL.iter().map(|reason| reason.text()).zip(ledger.sessions_ended)
+    named_ends(ledger.sessions_ended)
+}
+
+pub(super) fn named_ends(
+    counts: [u64; SessionEnd::ALL.len()],
+) -> impl Iterator<Item = (&'static str, u64)> + Clone + use<> {
+    SessionEnd::ALL.iter().map(|reason| reason.text()).zip(counts)
 }
 
 pub(super) fn send_errors(stats: &TransmitStats) -> impl Iterator<Item = (&'static str, u64)> + Clone {
@@ -99,14 +105,6 @@ pub(super) fn send_errors(stats: &TransmitStats) -> impl Iterator<Item = (&'stat
 fn with_reasons(counts: impl Iterator<Item = (&'static str, u64)> + Clone) -> String {
     let total: u64 = counts.clone().map(|(_, count)| count).sum();
     if total == 0 { "0".to_owned() } else { format!("{total} ({})", NonZero(counts)) }
-}
-
-/// A text of a module or of a client, fit for one line of the log: control characters do not get through.
-pub fn one_line(text: &str) -> Cow<'_, str> {
-    if text.contains(char::is_control) {
-        return text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect::<String>().into();
-    }
-    text.into()
 }
 
 /// Whether there is anything to say of UDP.
@@ -207,6 +205,14 @@ fn tunnel_line(ledger: &Ledger) -> Option<String> {
     })
 }
 
+/// What modules counted, each count and each number of bytes that is not zero, by module and name.
+pub(super) fn module_counts(modules: &ModuleCounters) -> impl Iterator<Item = (String, u64)> {
+    let counts =
+        modules.iter().flat_map(|counter| [(counter, counter.count, ""), (counter, counter.bytes, " (bytes dropped)")]);
+    let counts = counts.filter(|(_, count, _)| *count > 0);
+    counts.map(|(counter, count, what)| (format!("{}: {}{what}", counter.module, counter.name), count))
+}
+
 /// What each module counted: `module words: lines 3, not a word 20 bytes dropped`.
 fn module_lines(modules: &ModuleCounters) -> Vec<String> {
     let mut lines: Vec<(&str, String)> = Vec::new();
@@ -231,10 +237,27 @@ fn module_lines(modules: &ModuleCounters) -> Vec<String> {
 
 /// The block of lines that the log gets every `--stats-interval`, in the words of the C programs where they have one.
 pub fn statistics(snapshot: &Snapshot) -> Vec<String> {
-    let Snapshot { ledger: l, capture, transmit, .. } = snapshot;
+    let l = &snapshot.ledger;
+    let mut lines = lines_of_the_c_programs(l);
+    lines.extend(balance_lines(snapshot));
+    lines.extend(tunnel_line(l));
+    lines.extend(request_lines(l));
+    if let Some(multiplier) = multiplier(l) {
+        lines.push(format!("multiplier: {multiplier}"));
+    }
+    if let Some(progress) = &snapshot.replay {
+        lines.push(format!("replay: {progress}"));
+    }
+    lines.extend(udp_lines(snapshot));
+    lines.extend(module_lines(&snapshot.modules));
+    lines.extend(relay_lines(&snapshot.relays));
+    lines
+}
+
+fn lines_of_the_c_programs(l: &Ledger) -> Vec<String> {
     let ended: u64 = l.sessions_ended.iter().sum();
     let obsolete = l.sessions_ended[SessionEnd::Idle as usize] + l.sessions_ended[SessionEnd::TargetSilent as usize];
-    let mut lines = vec![
+    vec![
         format!(
             "active:{},rel:{},obs del:{obsolete},tw:{}",
             l.sessions_alive,
@@ -262,6 +285,13 @@ pub fn statistics(snapshot: &Snapshot) -> Vec<String> {
             l.packets_dropped[PacketDrop::Fragment as usize],
             l.packets_captured
         ),
+    ]
+}
+
+/// Both sides of each balance, and what is on neither.
+fn balance_lines(snapshot: &Snapshot) -> [String; 5] {
+    let Snapshot { ledger: l, capture, transmit, .. } = snapshot;
+    [
         format!(
             "packets: captured {} + multiplied {} = used {} + dropped {}",
             l.packets_captured,
@@ -300,19 +330,7 @@ pub fn statistics(snapshot: &Snapshot) -> Vec<String> {
             snapshot.links_up,
             snapshot.links
         ),
-    ];
-    lines.extend(tunnel_line(l));
-    lines.extend(request_lines(l));
-    if let Some(multiplier) = multiplier(l) {
-        lines.push(format!("multiplier: {multiplier}"));
-    }
-    if let Some(progress) = &snapshot.replay {
-        lines.push(format!("replay: {progress}"));
-    }
-    lines.extend(udp_lines(snapshot));
-    lines.extend(module_lines(&snapshot.modules));
-    lines.extend(relay_lines(&snapshot.relays));
-    lines
+    ]
 }
 
 /// One line for each intercept. Its counters of frames and drops are its own, so that each of its links says the same;
@@ -447,134 +465,6 @@ pub fn warnings(before: &Snapshot, now: &Snapshot) -> Vec<String> {
         warnings.push(format!("{} of {} links to intercept are down", now.links - now.links_up, now.links));
     }
     warnings
-}
-
-/// Rows of the table: a total, its parts, and of these the reasons that are not zero.
-fn rows(text: &mut String, title: &str, total: (&str, u64), parts: &[(&str, u64)], reasons: Vec<(&str, u64)>) {
-    writeln!(text, "{title:<10} {:<64} {:>14}", total.0, total.1).expect("strings take all");
-    for (name, count) in parts {
-        writeln!(text, "{:<10}   {name:<62} {count:>14}", "").expect("strings take all");
-    }
-    for (name, count) in reasons.into_iter().filter(|(_, count)| *count > 0) {
-        writeln!(text, "{:<10}     {name:<60} {count:>14}", "").expect("strings take all");
-    }
-}
-
-/// The table that is printed at the end.
-pub fn table(snapshot: &Snapshot) -> String {
-    let Snapshot { ledger: l, capture, transmit, .. } = snapshot;
-    let mut text = String::new();
-    let dropped = |counts: &[u64]| counts.iter().sum::<u64>();
-    let mut packet_parts = vec![
-        ("multiplied: taken for further copies", l.packets_multiplied),
-        ("used", l.packets_used),
-        ("dropped", dropped(&l.packets_dropped)),
-    ];
-    if l.packets_decapsulated > 0 {
-        packet_parts.insert(0, ("taken out of tunnels", l.packets_decapsulated));
-        packet_parts.insert(1, ("fragments of tunnels' packets", l.tunnel_fragments));
-    }
-    rows(&mut text, "packets", ("captured", l.packets_captured), &packet_parts, packet_drops(l).collect());
-    rows(
-        &mut text,
-        "bytes",
-        ("captured", l.bytes_captured),
-        &[
-            ("inserted by the module", l.bytes_inserted),
-            ("multiplied: sent to more targets, or from more sources", l.bytes_multiplied),
-            ("copied", l.bytes_copied),
-            ("pending", l.pending_bytes),
-            ("dropped", dropped(&l.bytes_dropped)),
-        ],
-        byte_drops(l).collect(),
-    );
-    rows(
-        &mut text,
-        "sessions",
-        ("seen", l.sessions_seen),
-        &[
-            ("completed", l.sessions_completed),
-            ("alive", l.sessions_alive),
-            ("ended early", dropped(&l.sessions_ended)),
-        ],
-        session_ends(l).collect(),
-    );
-    rows(
-        &mut text,
-        "target",
-        ("packets sent", l.packets_sent),
-        &[
-            ("segments sent again", l.retransmits),
-            ("connections accepted", l.connections),
-            ("responses received", l.responses),
-            ("packets that could not be sent", dropped(&transmit.failed)),
-        ],
-        send_errors(transmit).collect(),
-    );
-    rows(
-        &mut text,
-        "kernel",
-        ("packets that passed the filter", capture.received),
-        &[
-            ("lost: the capture buffer was full", capture.dropped),
-            ("lost: the device could not take them", capture.interface_dropped),
-        ],
-        Vec::new(),
-    );
-    if l.requests > 0 {
-        let parts = [("let through to the target", l.requests_copied), ("answers begun", l.response_time.count())];
-        let online = ("answers begun by online", l.online_response_time.count());
-        // Of a measurement that nobody asked for nothing is said.
-        let measured = usize::from(online.1 > 0);
-        let parts: Vec<_> = parts.into_iter().chain([online]).take(2 + measured).collect();
-        rows(&mut text, "requests", ("captured", l.requests), &parts, Vec::new());
-        let times = [("let through", &l.lag), ("answers begun", &l.response_time), (online.0, &l.online_response_time)];
-        for (what, latency) in times.into_iter().take(2 + measured) {
-            for (name, milliseconds) in latencies(latency) {
-                let name = format!("{name} of those {what}, within (ms)");
-                writeln!(text, "{:<10}     {name:<60} {milliseconds:>14.3}", "").expect("strings take all");
-            }
-        }
-    }
-    if has_udp(l) {
-        let responses = [
-            ("responses received", l.udp_responses),
-            ("datagrams answered", l.udp_answered),
-            ("datagrams not answered", l.udp_unanswered),
-            ("responses to nothing that was sent", l.udp_unsolicited),
-        ];
-        let mut parts = vec![
-            ("sent to targets, all copies", l.udp_sent),
-            ("fragments of these", l.udp_fragments_sent),
-            ("copies left out", l.udp_copies_left_out),
-            ("fragments captured", l.udp_fragments),
-            ("datagrams put together from them", l.udp_reassembled),
-            ("datagrams of which fragments are missing", l.udp_incomplete),
-            ("clients, by target and copy", l.udp_flows),
-        ];
-        parts.extend(if snapshot.links > 0 { &responses[..] } else { &[] });
-        rows(&mut text, "udp", ("datagrams captured", l.udp_datagrams), &parts, Vec::new());
-        for (name, milliseconds) in latencies(&snapshot.udp_latency) {
-            let name = format!("{name} of the answers within (ms)");
-            writeln!(text, "{:<10}   {name:<62} {milliseconds:>14.3}", "").expect("strings take all");
-        }
-    }
-    for counter in snapshot.modules.iter() {
-        for (count, what) in [(counter.count, ""), (counter.bytes, " (bytes dropped)")] {
-            if count > 0 {
-                let name = format!("{}: {}{what}", counter.module, one_line(&counter.name));
-                writeln!(text, "{:<10} {name:<64} {count:>14}", "module").expect("strings take all");
-            }
-        }
-    }
-    if let Some(multiplier) = multiplier(l) {
-        writeln!(text, "multiplier: {multiplier}").expect("strings take all");
-    }
-    if let Err(imbalance) = l.check() {
-        text.push_str(&imbalance);
-        text.push('\n');
-    }
-    text
 }
 
 #[cfg(test)]

@@ -1,9 +1,8 @@
 //! Opens everything a copy needs, and starts its workers.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io;
 use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -13,7 +12,7 @@ use tcpcopy_io::capture::file::FileError;
 use tcpcopy_io::capture::{CaptureConfig, CaptureError, CaptureGroup, Method};
 use tcpcopy_io::clock::MonotonicClock;
 use tcpcopy_io::control::LinksConfig;
-use tcpcopy_io::process::{self, Capability, PidFile, SIGHUP};
+use tcpcopy_io::process::{self, Capability, PidFile, SIGHUP, Signals};
 use tcpcopy_io::transmit::link::LinkPaths;
 use tcpcopy_io::transmit::{TransmitError, Transmitter};
 use tcpcopy_module_api::ModuleHandle;
@@ -21,10 +20,11 @@ use tcpcopy_wire::control::{FEATURE_PAYLOAD, FEATURE_UDP, Hello};
 
 use super::options::{Options, Responses};
 use super::recording::{Files, Recorder};
+use super::replay::Plan;
 use super::report::Snapshot;
 use super::steering::Steering;
-use super::supervise::{Running, SIGNALS, WAKER};
-use super::worker::{Handle, Side, StartError, Worker};
+use super::supervise::{Running, RunningWorker, SIGNALS, WAKER};
+use super::worker::{Handle, Report, Side, StartError, Worker};
 use crate::exit::{Exit, Failure};
 use crate::live::server::Live;
 use crate::metrics::Exporter;
@@ -35,86 +35,29 @@ const SEND_BUFFER: usize = 8 << 20;
 /// Bytes kept of each captured packet: all of it, merged segments included.
 const SNAPLEN: usize = 262_144;
 
+/// Workers that do not run yet, with the main thread's ends of them.
+type Workers = Vec<(Worker, Handle)>;
+
 /// Opens everything and starts the workers. `None`: a signal ended the start.
 pub(super) fn start(options: &Options) -> Result<Option<Running>, Failure> {
-    let failed = |what: &str| {
-        let what = what.to_owned();
-        move |e: io::Error| Failure::new(Exit::Failure, format!("cannot {what}: {e}"))
-    };
     let identity = options.identity.begin()?;
     let pid_file =
         options.pid.as_deref().map(PidFile::create).transpose().map_err(|e| Failure::new(Exit::Failure, e))?;
-    if let Some(plan) = &options.replay {
-        plan.check().map_err(|e| {
-            let usage =
-                matches!(e, FileError::Open { .. } | FileError::NotACapture { .. } | FileError::BadFilter { .. });
-            Failure::new(if usage { Exit::Usage } else { Exit::Failure }, format!("in -i (--device): {e}"))
-        })?;
-    }
-    let poll = Poll::new().map_err(failed("wait for events"))?;
-    let mut signals = process::signals().map_err(failed("handle signals"))?;
-    poll.registry().register(&mut signals, SIGNALS, Interest::READABLE).map_err(failed("wait for signals"))?;
-    let waker = Arc::new(Waker::new(poll.registry(), WAKER).map_err(failed("wait for workers"))?);
+    options.replay.as_ref().map_or(Ok(()), check_files)?;
+    let poll = Poll::new().map_err(Failure::cannot("wait for events"))?;
+    let mut signals = process::signals().map_err(Failure::cannot("handle signals"))?;
+    let registered = poll.registry().register(&mut signals, SIGNALS, Interest::READABLE);
+    registered.map_err(Failure::cannot("wait for signals"))?;
+    let waker = Arc::new(Waker::new(poll.registry(), WAKER).map_err(Failure::cannot("wait for workers"))?);
 
     for warning in &options.warnings {
         log::warn!("{warning}");
     }
-    let exporter = match options.metrics {
-        None => None,
-        Some(address) => Some(Exporter::open(address, Arc::clone(&waker))?),
-    };
+    let exporter = options.metrics.map(|address| Exporter::open(address, Arc::clone(&waker))).transpose()?;
     let live = Live::open("tcpcopy", &options.socket, Arc::clone(&waker))?;
-    let (secret, tls) = (options.security.read_secret()?, options.security.client()?);
-    let clock = MonotonicClock::start();
-    let mut workers = Vec::new();
-    let paths = options
-        .output
-        .as_ref()
-        .map(|output| LinkPaths::find(&output.devices, &output.targets))
-        .transpose()
-        .map_err(transmit_failure)?;
-    for number in 0..usize::from(options.workers) {
-        let ipv6 = |map: &tcpcopy_engine::Map| map.target.addr.is_ipv6();
-        let transmitter = match &paths {
-            Some(paths) => Transmitter::open_link(paths, SEND_BUFFER),
-            None => Transmitter::open(!options.maps.iter().all(ipv6), options.maps.iter().any(ipv6), SEND_BUFFER),
-        };
-        let transmitter = transmitter.map_err(transmit_failure)?;
-        let features = FEATURE_PAYLOAD | FEATURE_UDP;
-        let hello = Hello { features, route_ttl: options.idle_timeout, ..Hello::default() };
-        let mut links = LinksConfig::new(options.intercepts.clone(), options.links_per_intercept, hello);
-        (links.secret, links.tls) = (secret.clone(), tls.clone());
-        links.protocol = options.intercept_protocol;
-        let engine = engine_config(options, number);
-        let captures =
-            options.devices.len() + options.responses.as_ref().map_or(0, |responses| responses.devices.len());
-        let made = Worker::new(number, clock, engine, links, transmitter, captures).map_err(failed("make a worker"))?;
-        workers.push(made);
-    }
-    if !options.keep_trying {
-        for (worker, _) in &mut workers {
-            let interrupted = || signals.pending().any(|signal| signal != SIGHUP);
-            match worker.connect(interrupted) {
-                Ok(()) => {}
-                Err(StartError::Interrupted) => return Ok(None),
-                Err(StartError::Refused { intercept, reason }) => {
-                    return Err(Failure::new(
-                        Exit::Unreachable,
-                        format!("no link to intercept at {intercept}: {reason}"),
-                    ));
-                }
-                Err(StartError::Unreachable { intercept, attempts, reason }) => {
-                    return Err(Failure::new(
-                        Exit::Unreachable,
-                        format!(
-                            "intercept at {intercept} cannot be reached: {reason} (attempt {attempts}); start it first, \
-                             or let tcpcopy keep trying with -L"
-                        ),
-                    ));
-                }
-                Err(StartError::Io(e)) => return Err(failed("wait for the links")(e)),
-            }
-        }
+    let mut workers = make_workers(options)?;
+    if !options.keep_trying && !connect(&mut workers, &mut signals)? {
+        return Ok(None);
     }
     open_captures(options, &mut workers)?;
     let changes = identity.will_change();
@@ -127,7 +70,7 @@ pub(super) fn start(options: &Options) -> Result<Option<Running>, Failure> {
             plan.check().map_err(|e| Failure::new(Exit::Permission, unreadable(e)))?;
         }
         for (worker, _) in &mut workers {
-            worker.add_replay(plan).map_err(failed("start a thread"))?;
+            worker.add_replay(plan).map_err(Failure::cannot("start a thread"))?;
         }
     }
 
@@ -135,27 +78,14 @@ pub(super) fn start(options: &Options) -> Result<Option<Running>, Failure> {
     // The last thing that may fail: from here on there are sessions at the target.
     let recorder = Recorder::start(options, files)?;
     let (sender, reports) = mpsc::channel();
-    let mut threads = Vec::new();
-    for (number, (worker, handle)) in workers.into_iter().enumerate() {
-        let (sender, waker) = (sender.clone(), Arc::clone(&waker));
-        let thread = thread::Builder::new()
-            .name(format!("worker-{number}"))
-            .spawn(move || {
-                // Also when the worker panics, the main thread must look at it.
-                let _wake = WakeAtEnd(&waker);
-                worker.run(&sender, &waker)
-            })
-            .map_err(failed("start a thread"))?;
-        threads.push((handle, thread));
-    }
-    let counters = vec![Snapshot::default(); threads.len()];
+    let workers = run(workers, &sender, &waker)?;
     Ok(Some(Running {
         poll,
         signals,
-        workers: threads,
+        counters: vec![Snapshot::default(); workers.len()],
+        workers,
         reports,
         _waker: waker,
-        counters,
         replay_is_over: false,
         exporter,
         recorder,
@@ -163,6 +93,78 @@ pub(super) fn start(options: &Options) -> Result<Option<Running>, Failure> {
         steering: Steering::new(options),
         _pid_file: pid_file,
     }))
+}
+
+/// Finds out what is wrong with the files to replay before anything is begun.
+fn check_files(plan: &Plan) -> Result<(), Failure> {
+    plan.check().map_err(|e| {
+        let usage = matches!(e, FileError::Open { .. } | FileError::NotACapture { .. } | FileError::BadFilter { .. });
+        Failure::new(if usage { Exit::Usage } else { Exit::Failure }, format!("in -i (--device): {e}"))
+    })
+}
+
+/// Workers with what they send by and what they speak to intercept by, the links not connected yet.
+fn make_workers(options: &Options) -> Result<Workers, Failure> {
+    let (secret, tls) = (options.security.read_secret()?, options.security.client()?);
+    let hello = Hello { features: FEATURE_PAYLOAD | FEATURE_UDP, route_ttl: options.idle_timeout, ..Hello::default() };
+    let links = LinksConfig {
+        secret,
+        tls,
+        protocol: options.intercept_protocol,
+        ..LinksConfig::new(options.intercepts.clone(), options.links_per_intercept, hello)
+    };
+    let paths = options.output.as_ref().map(|output| LinkPaths::find(&output.devices, &output.targets));
+    let paths = paths.transpose().map_err(transmit_failure)?;
+    let ipv6 = |map: &tcpcopy_engine::Map| map.target.addr.is_ipv6();
+    let captures = options.devices.len() + options.responses.as_ref().map_or(0, |responses| responses.devices.len());
+    let clock = MonotonicClock::start();
+    let make = |number| {
+        let transmitter = match &paths {
+            Some(paths) => Transmitter::open_link(paths, SEND_BUFFER),
+            None => Transmitter::open(!options.maps.iter().all(ipv6), options.maps.iter().any(ipv6), SEND_BUFFER),
+        };
+        let transmitter = transmitter.map_err(transmit_failure)?;
+        Worker::new(number, clock, engine_config(options, number), links.clone(), transmitter, captures)
+            .map_err(Failure::cannot("make a worker"))
+    };
+    (0..usize::from(options.workers)).map(make).collect()
+}
+
+/// Connects all workers' links. False: a signal came before they were up.
+fn connect(workers: &mut Workers, signals: &mut Signals) -> Result<bool, Failure> {
+    for (worker, _) in workers {
+        match worker.connect(|| signals.pending().any(|signal| signal != SIGHUP)) {
+            Ok(()) => {}
+            Err(StartError::Interrupted) => return Ok(false),
+            Err(StartError::Refused { intercept, reason }) => {
+                let message = format!("no link to intercept at {intercept}: {reason}");
+                return Err(Failure::new(Exit::Unreachable, message));
+            }
+            Err(StartError::Unreachable { intercept, attempts, reason }) => {
+                let message = format!(
+                    "intercept at {intercept} cannot be reached: {reason} (attempt {attempts}); start it first, or let \
+                     tcpcopy keep trying with -L"
+                );
+                return Err(Failure::new(Exit::Unreachable, message));
+            }
+            Err(StartError::Io(e)) => return Err(Failure::cannot("wait for the links")(e)),
+        }
+    }
+    Ok(true)
+}
+
+/// Gives each worker a thread.
+fn run(workers: Workers, reports: &Sender<Report>, wake_main: &Arc<Waker>) -> Result<Vec<RunningWorker>, Failure> {
+    let run = |(number, (worker, handle)): (usize, (Worker, Handle))| {
+        let (reports, wake_main) = (reports.clone(), Arc::clone(wake_main));
+        let thread = thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+            // Also when the worker panics, the main thread must look at it.
+            let _wake = WakeAtEnd(&wake_main);
+            worker.run(&reports, &wake_main)
+        });
+        Ok((handle, thread.map_err(Failure::cannot("start a thread"))?))
+    };
+    workers.into_iter().enumerate().map(run).collect()
 }
 
 fn transmit_failure(e: TransmitError) -> Failure {
@@ -257,7 +259,7 @@ pub(crate) fn capture_config(options: &Options, device: &str, side: Side, filter
 
 /// Opens each device once for every worker. Several workers share clients' packets by flow; of the target's packets, whose
 /// flows are others, each looks for its own.
-fn open_captures(options: &Options, workers: &mut [(Worker, Handle)]) -> Result<(), Failure> {
+fn open_captures(options: &Options, workers: &mut Workers) -> Result<(), Failure> {
     let of_clients = options.devices.iter().map(|device| (device, Side::Clients, &options.filter));
     let responses = options.responses.iter();
     let of_target = responses.flat_map(|r| r.devices.iter().map(move |device| (device, Side::Target, &r.filter)));
@@ -271,18 +273,17 @@ fn open_captures(options: &Options, workers: &mut [(Worker, Handle)]) -> Result<
             };
             Failure::new(exit, e)
         };
-        let not_waiting =
-            |e: io::Error| Failure::new(Exit::Failure, format!("cannot wait for packets on `{device}`: {e}"));
+        let waiting = format!("wait for packets on `{device}`");
         if side == Side::Target {
             for (worker, _) in workers.iter_mut() {
                 let alone = CaptureGroup::open(config.clone(), 1).map_err(failure)?;
-                worker.add_capture(Arc::new(alone), 0, side).map_err(not_waiting)?;
+                worker.add_capture(Arc::new(alone), 0, side).map_err(Failure::cannot(&waiting))?;
             }
             continue;
         }
         let group = Arc::new(CaptureGroup::open(config, workers.len()).map_err(failure)?);
         for (member, (worker, _)) in workers.iter_mut().enumerate() {
-            worker.add_capture(Arc::clone(&group), member, side).map_err(not_waiting)?;
+            worker.add_capture(Arc::clone(&group), member, side).map_err(Failure::cannot(&waiting))?;
         }
     }
     Ok(())

@@ -1,15 +1,12 @@
 //! What a running copy tells of itself on its socket.
 
-use std::collections::BTreeMap;
-
 use serde_json::{Map as JsonMap, Value};
-use tcpcopy_engine::ledger::{ByteDrop, PacketDrop, SessionEnd};
+use tcpcopy_engine::ledger::SessionEnd;
 use tcpcopy_engine::{Map, MapLedger};
-use tcpcopy_io::transmit::SendError;
 use tcpcopy_wire::Endpoint;
 
 use super::options::Options;
-use super::report::Snapshot;
+use super::report::{self, Snapshot};
 use crate::live::protocol::{Counters, InForce, Kernel, Link, MapStatus, Numbers, Status};
 
 /// Everything, from the counters of each worker.
@@ -46,21 +43,15 @@ fn given(options: &Options) -> JsonMap<String, Value> {
 
 fn numbers(snapshot: &Snapshot) -> Numbers {
     let ledger = &snapshot.ledger;
-    let mut counters: Counters = ledger.counters().map(|(name, _, count)| (name.to_owned(), count)).collect();
+    let mut counters = named(ledger.counters().map(|(name, _, count)| (name, count)));
     counters.insert("routes_unsent".to_owned(), snapshot.routes_unsent);
-    for counter in snapshot.modules.iter() {
-        for (count, what) in [(counter.count, ""), (counter.bytes, " (bytes dropped)")] {
-            if count > 0 {
-                counters.insert(format!("module {}: {}{what}", counter.module, counter.name), count);
-            }
-        }
-    }
+    counters.extend(report::module_counts(&snapshot.modules).map(|(name, count)| (format!("module {name}"), count)));
     Numbers {
         counters,
-        packets_dropped: named(PacketDrop::ALL.iter().map(|reason| reason.text()), &ledger.packets_dropped),
-        bytes_dropped: named(ByteDrop::ALL.iter().map(|reason| reason.text()), &ledger.bytes_dropped),
-        sessions_ended_early: named(SessionEnd::ALL.iter().map(|reason| reason.text()), &ledger.sessions_ended),
-        packets_not_sent: named(SendError::ALL.map(SendError::text), &snapshot.transmit.failed),
+        packets_dropped: named(report::packet_drops(ledger)),
+        bytes_dropped: named(report::byte_drops(ledger)),
+        sessions_ended_early: named(report::session_ends(ledger)),
+        packets_not_sent: named(report::send_errors(&snapshot.transmit)),
         kernel: Kernel {
             received: snapshot.capture.received,
             dropped: snapshot.capture.dropped,
@@ -76,8 +67,8 @@ fn numbers(snapshot: &Snapshot) -> Numbers {
     }
 }
 
-fn named<'a>(names: impl IntoIterator<Item = &'a str>, counts: &[u64]) -> BTreeMap<String, u64> {
-    names.into_iter().map(str::to_owned).zip(counts.iter().copied()).collect()
+fn named(counts: impl Iterator<Item = (&'static str, u64)>) -> Counters {
+    counts.map(|(name, count)| (name.to_owned(), count)).collect()
 }
 
 fn map_status(options: &Options, map: &Map, counted: &MapLedger) -> MapStatus {
@@ -100,7 +91,7 @@ fn map_status(options: &Options, map: &Map, counted: &MapLedger) -> MapStatus {
         refused: ended(&[SessionEnd::TargetRefused]),
         unanswered: ended(&[SessionEnd::TargetUnreachable, SessionEnd::GaveUp, SessionEnd::TargetSilent]),
         reset: ended(&[SessionEnd::TargetReset, SessionEnd::TargetClosed]),
-        sessions_ended_early: named(SessionEnd::ALL.iter().map(|reason| reason.text()), &counted.sessions_ended),
+        sessions_ended_early: named(report::named_ends(counted.sessions_ended)),
         response_time: (&counted.response_time).into(),
     }
 }
@@ -124,6 +115,7 @@ mod tests {
     use std::time::Duration;
 
     use clap::Parser;
+    use tcpcopy_engine::ledger::PacketDrop;
     use tcpcopy_wire::control::LinkStats;
 
     use super::*;

@@ -1,20 +1,19 @@
 //! What can be changed while a copy runs: whether it is paused, and some options.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use log::LevelFilter;
 use tcpcopy_engine::{Input, Rate};
 use tcpcopy_io::local::Peer;
 
 use super::grammar;
 use super::options::{self, Options};
+use super::status;
 use super::supervise::Running;
 use super::worker::Order;
-use super::{report, status};
 use crate::live::protocol::{Answer, Command, InForce, Refusal, RefusalKind};
+use crate::live::settings::{LogChange, LogSettings, log_changes};
 use crate::logging::Log;
-use crate::values;
 
 /// An order that concerns a worker's engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,9 +46,7 @@ pub(super) struct Steering {
     paused: bool,
     percentage: u8,
     max_rate: Option<Rate>,
-    log_level: LevelFilter,
-    /// Time between statistics in the log.
-    pub(super) stats_interval: Option<Duration>,
+    pub(super) log: LogSettings,
 }
 
 /// One thing to change.
@@ -57,16 +54,15 @@ pub(super) struct Steering {
 enum Change {
     Percentage(u8),
     MaxRate(Option<Rate>),
-    LogLevel(LevelFilter),
-    StatsInterval(Option<Duration>),
+    Log(LogChange),
 }
 
 /// What `set` takes, and what it looks like.
-const KEYS: &[(&str, &str)] = &[
+const KEYS: [(&str, &str); 4] = [
     ("rate", "20% (of the connections that begin from now on; 1% to 100%)"),
     ("max-rate", "1000 or 50MB (a second), or none"),
-    ("log-level", "error, warn, info or debug"),
-    ("stats-interval", "seconds between statistics in the log, 0 for none"),
+    LogSettings::KEYS[0],
+    LogSettings::KEYS[1],
 ];
 
 impl Steering {
@@ -77,21 +73,15 @@ impl Steering {
             paused: false,
             percentage: options.traffic.percentage,
             max_rate: options.max_rate,
-            log_level: options.log_level,
-            stats_interval: options.stats_interval,
+            log: LogSettings { level: options.log_level, stats_interval: options.stats_interval },
         }
     }
 
     /// In the words that `set` takes.
     fn in_force(&self) -> InForce {
-        let seconds = self.stats_interval.map_or(0, |interval| interval.as_secs());
-        let settings = [
-            ("rate", format!("{}%", self.percentage)),
-            ("max-rate", rate_in_words(self.max_rate)),
-            ("log-level", self.log_level.to_string().to_lowercase()),
-            ("stats-interval", seconds.to_string()),
-        ];
-        InForce { paused: self.paused, settings: settings.map(|(key, value)| (key.to_owned(), value)).into() }
+        let of_copy = [("rate", format!("{}%", self.percentage)), ("max-rate", rate_in_words(self.max_rate))];
+        let settings = of_copy.into_iter().chain(self.log.in_words());
+        InForce { paused: self.paused, settings: settings.map(|(key, value)| (key.to_owned(), value)).collect() }
     }
 }
 
@@ -120,15 +110,7 @@ fn change(key: &str, value: &str) -> Result<Change, String> {
         }
         "max-rate" if value == "none" => Ok(Change::MaxRate(None)),
         "max-rate" => grammar::rate(value).map(|rate| Change::MaxRate(Some(rate))).map_err(|e| e.to_string()),
-        "log-level" => values::log_level(Some(value)).map(Change::LogLevel).map_err(|failure| failure.message),
-        "stats-interval" => {
-            let seconds = value.parse().map_err(|_| format!("stats-interval: `{value}` is no number of seconds"))?;
-            options::stats_interval(seconds).map(Change::StatsInterval).map_err(|failure| failure.message)
-        }
-        _ => {
-            let keys: Vec<String> = KEYS.iter().map(|(key, form)| format!("  {key}={form}")).collect();
-            Err(format!("`{key}` cannot be set while the program runs; these can:\n{}", keys.join("\n")))
-        }
+        _ => LogChange::parse(key, value, &KEYS).map(Change::Log),
     }
 }
 
@@ -173,7 +155,7 @@ impl Running {
     }
 
     fn set(&mut self, changes: &[Change], options: &Options, log: &Log, from: Peer) -> Answer {
-        let before = self.steering.in_force().settings;
+        let before = self.steering.in_force();
         for change in changes {
             match *change {
                 Change::Percentage(percentage) => {
@@ -185,26 +167,21 @@ impl Running {
                     let part = rate.map(|rate| options::part_of_rate(rate, options.workers));
                     self.collect(Order::Steer(Steer::MaxRate(part)));
                 }
-                Change::LogLevel(level) => {
-                    self.steering.log_level = level;
-                    log.set_level(level);
-                }
-                Change::StatsInterval(interval) => self.steering.stats_interval = interval,
+                Change::Log(change) => self.steering.log.set(change, log),
             }
         }
         let in_force = self.steering.in_force();
-        for (key, value) in &in_force.settings {
-            if before.get(key) != Some(value) {
-                let old = before.get(key).map_or("", String::as_str);
-                log::warn!("{key} was {old}, and is {} from now on, by {from}", report::one_line(value));
-            }
-        }
+        log_changes(&before, &in_force, from);
         Answer::InForce(in_force)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use log::LevelFilter;
+
     use super::*;
 
     #[test]
@@ -213,8 +190,8 @@ mod tests {
         assert_eq!(change("rate", "100"), Ok(Change::Percentage(100)));
         assert_eq!(change("max-rate", "none"), Ok(Change::MaxRate(None)));
         assert_eq!(change("max-rate", "50MB"), Ok(Change::MaxRate(Some(Rate::Bytes(50_000_000)))));
-        assert_eq!(change("log-level", "debug"), Ok(Change::LogLevel(LevelFilter::Debug)));
-        assert_eq!(change("stats-interval", "0"), Ok(Change::StatsInterval(None)));
+        assert_eq!(change("log-level", "debug"), Ok(Change::Log(LogChange::Level(LevelFilter::Debug))));
+        assert_eq!(change("stats-interval", "0"), Ok(Change::Log(LogChange::StatsInterval(None))));
         for (key, value, word) in [
             ("rate", "0", "pause"),
             ("rate", "101%", "1% to 100%"),
@@ -243,8 +220,7 @@ mod tests {
             paused: false,
             percentage: 37,
             max_rate: Some(Rate::Bytes(5_000_000)),
-            log_level: LevelFilter::Warn,
-            stats_interval: Some(Duration::from_secs(90)),
+            log: LogSettings { level: LevelFilter::Warn, stats_interval: Some(Duration::from_secs(90)) },
         };
         let settings = steering.in_force().settings;
         assert!(settings.keys().map(String::as_str).all(|key| KEYS.iter().any(|(known, _)| *known == key)));
@@ -254,10 +230,10 @@ mod tests {
         assert_eq!(
             read,
             [
-                Change::LogLevel(LevelFilter::Warn),
+                Change::Log(LogChange::Level(LevelFilter::Warn)),
+                Change::Log(LogChange::StatsInterval(Some(Duration::from_secs(90)))),
                 Change::MaxRate(Some(Rate::Bytes(5_000_000))),
                 Change::Percentage(37),
-                Change::StatsInterval(Some(Duration::from_secs(90))),
             ]
         );
     }

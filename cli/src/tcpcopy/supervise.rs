@@ -17,7 +17,7 @@ use super::recording::{Ended, Recorder};
 use super::report::{self, Snapshot};
 use super::steering::Steering;
 use super::worker::{Handle, Order, Report};
-use crate::exit::{Exit, Failure};
+use crate::exit::{Exit, Failure, failure_of_worker};
 use crate::live::server::Live;
 use crate::logging::Log;
 use crate::metrics::{Exporter, Scrape};
@@ -28,11 +28,14 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 pub(super) const SIGNALS: Token = Token(0);
 pub(super) const WAKER: Token = Token(1);
 
+/// A worker and its thread.
+pub(super) type RunningWorker = (Handle, JoinHandle<io::Result<()>>);
+
 /// The running program, seen from its main thread.
 pub(super) struct Running {
     pub(super) poll: Poll,
     pub(super) signals: Signals,
-    pub(super) workers: Vec<(Handle, JoinHandle<io::Result<()>>)>,
+    pub(super) workers: Vec<RunningWorker>,
     pub(super) reports: Receiver<Report>,
     /// Kept open: with the last worker's end its last copy would be closed, and a wake-up that has not been seen yet be lost.
     pub(super) _waker: Arc<Waker>,
@@ -67,7 +70,7 @@ impl Running {
 
     fn watch(&mut self, options: &Options, log: &Log) -> Result<(), Failure> {
         let mut events = Events::with_capacity(16);
-        let mut looks = Looks::new(options, self.steering.stats_interval);
+        let mut looks = Looks::new(options, self.steering.log.stats_interval);
         let mut guard = Guard::new(options);
         guard.service.ready(&guard::status(&self.total().ledger));
         let reason = loop {
@@ -75,16 +78,13 @@ impl Running {
             let next = others.into_iter().flatten().fold(looks.next_due(), Instant::min);
             match self.poll.poll(&mut events, Some(next.saturating_duration_since(Instant::now()))) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => events.clear(),
-                Err(e) => return Err(Failure::new(Exit::Failure, format!("cannot wait for events: {e}"))),
+                Err(e) => return Err(Failure::cannot("wait for events")(e)),
                 Ok(()) => {}
             }
             let signals: Vec<i32> = self.signals.pending().collect();
             if signals.contains(&SIGHUP) {
                 guard.service.reloading();
-                match log.reopen() {
-                    Ok(()) => log::info!("log opened again"),
-                    Err(e) => log::error!("{e}"),
-                }
+                log.reopen();
                 guard.service.ready(&guard::status(&self.total().ledger));
             }
             if signals.iter().any(|signal| *signal != SIGHUP) {
@@ -111,7 +111,7 @@ impl Running {
             self.answer_questions(options, log);
             let now = Instant::now();
             self.record(now);
-            looks.set_interval(now, self.steering.stats_interval);
+            looks.set_interval(now, self.steering.log.stats_interval);
             if now >= looks.next_due() {
                 self.collect(Order::Report);
                 let total = self.total();
@@ -237,15 +237,9 @@ impl Running {
             std::mem::take(&mut self.workers).into_iter().partition(|(_, thread)| thread.is_finished());
         self.workers = rest;
         for (_, thread) in ended {
-            reason = match thread.join() {
-                Ok(Err(e)) => format!("a worker cannot wait for events: {e}"),
-                Ok(Ok(())) => continue,
-                Err(panic) => {
-                    let text = panic.downcast_ref::<String>().map(String::as_str);
-                    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-                    format!("a worker failed by a mistake in the program: {text}")
-                }
-            };
+            if let Some(failure) = failure_of_worker(thread.join()) {
+                reason = failure;
+            }
         }
         self.collect(Order::Stop);
         self.print_table(options);

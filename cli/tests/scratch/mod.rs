@@ -1,10 +1,10 @@
-//! What ends with its test: folders and programs.
+//! What ends with its test: folders and programs, and how these are started and told to end.
 
 #![allow(dead_code)] // each user needs a part of it
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::process::{Child, Command, Output, Stdio};
 
 /// A folder of one test, removed at its end.
 pub(crate) struct Scratch(PathBuf);
@@ -43,4 +43,23 @@ impl Drop for Running {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+pub(crate) fn tcpcopy(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tcpcopy"));
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+/// Runs tcpcopy to its end: exit code, output, and what it says on stderr.
+pub(crate) fn run(arguments: &[&str]) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = tcpcopy(arguments).output().expect("the program starts");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("the output is UTF-8");
+    (status.code().expect("no signal ends it"), text(stdout), text(stderr))
+}
+
+/// Sends a signal by its name, such as TERM.
+pub(crate) fn signal(process: u32, name: &str) {
+    let status = Command::new("kill").args([format!("-{name}"), process.to_string()]).status().expect("kill runs");
+    assert!(status.success());
 }

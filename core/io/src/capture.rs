@@ -225,16 +225,8 @@ struct PcapCapture {
 impl PcapCapture {
     fn open(config: &CaptureConfig) -> Result<Self, CaptureError> {
         let device = config.device.clone();
-        let Some(index) = device_index(&device) else {
-            return Err(CaptureError::NoSuchDevice { device, available: device_names() });
-        };
-        let to_open_error = |e: pcap::Error| {
-            if process::has_capability(Capability::NetRaw) {
-                CaptureError::Open { device: config.device.clone(), reason: e.to_string() }
-            } else {
-                CaptureError::NoPermission { device: config.device.clone() }
-            }
-        };
+        let index = index_of(&device)?;
+        let to_open_error = |e: pcap::Error| open_error(&device, &e);
         let buffer_bytes = i32::try_from(config.buffer_bytes).unwrap_or(i32::MAX);
         let snaplen = i32::try_from(config.snaplen).unwrap_or(i32::MAX);
         let pcap = pcap::Capture::from_device(device.as_str())
@@ -356,6 +348,21 @@ pub fn takes(filter: &str, frame: &[u8]) -> Option<bool> {
 /// which does not expect it finds nothing.
 fn behind_tags(filter: &str) -> String {
     format!("({filter}) or (vlan and (({filter}) or (vlan and ({filter}))))")
+}
+
+/// The system's number of a device to capture on.
+fn index_of(device: &str) -> Result<u32, CaptureError> {
+    let none = || CaptureError::NoSuchDevice { device: device.to_owned(), available: device_names() };
+    device_index(device).ok_or_else(none)
+}
+
+/// What it means that a device cannot be opened.
+fn open_error(device: &str, e: &dyn fmt::Display) -> CaptureError {
+    if process::has_capability(Capability::NetRaw) {
+        CaptureError::Open { device: device.to_owned(), reason: e.to_string() }
+    } else {
+        CaptureError::NoPermission { device: device.to_owned() }
+    }
 }
 
 /// The names of the devices that can be captured on, `any` included.

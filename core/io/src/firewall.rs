@@ -283,4 +283,4 @@ fn started(pid: u32) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

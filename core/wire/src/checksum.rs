@@ -42,13 +42,6 @@ impl Sum {
         Self(self.0 + (wide >> 32) + (wide & 0xffff_ffff))
     }
 
-    /// Adds one 16-bit word.
-    #[inline]
-    #[must_use]
-    pub fn add_word(self, word: u16) -> Self {
-        Self(self.0 + u64::from(word))
-    }
-
     /// Adds the pseudo-header of TCP or UDP (RFC 9293, section 3.1; RFC 8200, section 8.1).
     /// `length` is that of the transport header and its payload together, in bytes.
     #[inline]

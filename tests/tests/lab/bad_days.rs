@@ -12,11 +12,10 @@ use tcpcopy::demo::server::Server;
 use tcpcopy_io::netns::{Lab, wait_for};
 use tcpcopy_tests::copy::{INTERCEPT_PORT, PORT, PROBES, Setup};
 use tcpcopy_tests::load::{self, Running};
-use tcpcopy_tests::nginx::Nginx;
 use tcpcopy_tests::settle;
 
 use crate::harness::Bench;
-use crate::workloads::{QUIET, assert_perfect};
+use crate::workloads::{QUIET, assert_perfect, web_servers};
 
 /// The last number in front of which, or behind which, a log's line says `what`; `None` when no line does.
 fn counted(log: &str, what: &str) -> Option<u64> {
@@ -74,8 +73,7 @@ fn intercept_restart_with(bench: &Bench<'_>, options: &[&str]) {
 pub(crate) fn target_restart(bench: &Bench<'_>) {
     let lab = Lab::new().expect("a lab");
     let server = SocketAddr::new(lab.online.ipv4.into(), PORT);
-    let online = Nginx::start(&lab.online, bench.folder);
-    let mut target = Nginx::start(&lab.target, bench.folder);
+    let [online, mut target] = web_servers(bench, &lab);
     let mut copy = Setup::new(bench.programs, bench.folder, &lab).start(&lab);
     copy.wait_until_copying(&lab, lab.online.ipv4.into(), || target.requests());
 

@@ -10,18 +10,15 @@ use tcpcopy_io::netns::Lab;
 use tcpcopy_tests::copy::{INTERCEPT_PORT, Setup};
 use tcpcopy_tests::counters::ResetWatch;
 use tcpcopy_tests::load;
-use tcpcopy_tests::nginx::Nginx;
-use tcpcopy_tests::settle;
 
 use crate::harness::Bench;
-use crate::workloads::{QUIET, assert_perfect, at, plan};
+use crate::workloads::{assert_copied, at, plan, web_servers};
 
 /// Copies a load over kept and one over closed connections, with these options for the two programs, and returns what they
 /// logged: tcpcopy, intercept.
 fn copies(bench: &Bench<'_>, tcpcopy: &str, intercept: &str, meanwhile: impl FnOnce(&Lab)) -> (String, String) {
     let lab = Lab::new().expect("a lab");
-    let online = Nginx::start(&lab.online, bench.folder);
-    let target = Nginx::start(&lab.target, bench.folder);
+    let [online, target] = web_servers(bench, &lab);
     let client_resets = ResetWatch::from_all(&lab.online);
     let copied_resets = ResetWatch::from_replicas(&lab.target);
     let mut setup = Setup::new(bench.programs, bench.folder, &lab);
@@ -36,8 +33,7 @@ fn copies(bench: &Bench<'_>, tcpcopy: &str, intercept: &str, meanwhile: impl FnO
         let plan = Plan { first_id, ..plan(at(lab.online.ipv4), 1_000.0, 2_000, 50, reuse) };
         assert_eq!(load::run(&lab.client, &plan).failures, [], "online did not answer");
     }
-    settle(before + 4_000, QUIET, || target.requests());
-    assert_perfect(&online.received(), &target.received(), 4_000);
+    assert_copied(&online, &target, before, 4_000);
     let tcpcopy = copy.stop();
     let (sent, copied) = (client_resets.count(), copied_resets.count());
     assert!(copied <= sent, "{copied} RSTs reached the target, but the clients sent {sent}");

@@ -10,19 +10,17 @@ use tcpcopy_tests::copy::{Copy, PORT, Setup, stop};
 use tcpcopy_tests::counters::{self, ResetWatch, capture_if_wanted};
 use tcpcopy_tests::load;
 use tcpcopy_tests::mirror::{MIRROR_PORT, Mirror, Tunnel, VXLAN_PORT};
-use tcpcopy_tests::nginx::Nginx;
 use tcpcopy_tests::settle;
 
 use crate::harness::Bench;
 use crate::replay::replay;
-use crate::workloads::{QUIET, assert_perfect};
+use crate::workloads::{assert_copied, assert_perfect, web_servers};
 
 const REQUESTS: u64 = 3_000;
 
 /// Sends keepalive requests to `online`, and fails unless all of them reach the target. Returns what tcpcopy logged.
 fn copies_everything(bench: &Bench<'_>, lab: &Lab, online_addr: IpAddr, start: impl FnOnce() -> Copy) -> String {
-    let online = Nginx::start(&lab.online, bench.folder);
-    let target = Nginx::start(&lab.target, bench.folder);
+    let [online, target] = web_servers(bench, lab);
     let copied_resets = ResetWatch::from_replicas(&lab.target);
     let _captures = [&lab.online, &lab.target].map(|host| capture_if_wanted(host, bench.folder));
     let mut copy = start();
@@ -34,10 +32,8 @@ fn copies_everything(bench: &Bench<'_>, lab: &Lab, online_addr: IpAddr, start: i
         reuse: Reuse::KeepAlive,
         ..Plan::new(SocketAddr::new(online_addr, PORT), REQUESTS)
     };
-    let outcome = load::run(&lab.client, &plan);
-    assert_eq!(outcome.failures, [], "online did not answer");
-    settle(before + REQUESTS, QUIET, || target.requests());
-    assert_perfect(&online.received(), &target.received(), REQUESTS);
+    assert_eq!(load::run(&lab.client, &plan).failures, [], "online did not answer");
+    assert_copied(&online, &target, before, REQUESTS);
     let log = copy.stop();
     assert_eq!(copied_resets.count(), 0, "RSTs reached the target; the clients sent none");
     assert!(!log.contains("balance"), "{log}");
@@ -163,8 +159,7 @@ pub(crate) fn copied_from_fragments(bench: &Bench<'_>) {
     // Segments that are merged to 64 KB would not fit a datagram with the mirror's header.
     let merge_less = "link set eth0 gso_max_segs 2";
     lab.client.output("ip", &merge_less.split(' ').collect::<Vec<_>>()).expect("ip");
-    let online = Nginx::start(&lab.online, bench.folder);
-    let target = Nginx::start(&lab.target, bench.folder);
+    let [online, target] = web_servers(bench, &lab);
     let _mirror = Mirror::start(&lab.online, monitor.ipv4, Tunnel::Vxlan(VXLAN_PORT));
     let mut setup = Setup::new(bench.programs, bench.folder, &lab);
     setup.set("--decap", "vxlan");
@@ -174,8 +169,7 @@ pub(crate) fn copied_from_fragments(bench: &Bench<'_>) {
     let server = SocketAddr::new(lab.online.ipv4.into(), PORT);
     let plan = Plan { connections: 5, rate: Some(100.0), body_len: |_| 20_000, ..Plan::new(server, POSTS) };
     assert_eq!(load::run(&lab.client, &plan).failures, [], "online did not answer");
-    settle(before + POSTS, QUIET, || target.requests());
-    assert_perfect(&online.received(), &target.received(), POSTS);
+    assert_copied(&online, &target, before, POSTS);
     let log = copy.stop();
     let fragments = log.lines().find_map(|line| line.trim().strip_prefix("fragments of tunnels' packets"));
     let fragments: Option<u64> = fragments.and_then(|count| count.trim().parse().ok());
@@ -186,8 +180,7 @@ pub(crate) fn copied_from_fragments(bench: &Bench<'_>) {
 pub(crate) fn replayed_from_a_mirror(bench: &Bench<'_>) {
     let lab = Lab::with(&["monitor"]).expect("a lab");
     let monitor = &lab.more[0];
-    let online = Nginx::start(&lab.online, bench.folder);
-    let target = Nginx::start(&lab.target, bench.folder);
+    let [online, target] = web_servers(bench, &lab);
     let mirror = Mirror::start(&lab.online, monitor.ipv4, Tunnel::Vxlan(VXLAN_PORT));
     let file = bench.folder.join("mirror.pcap");
     let mut tcpdump = counters::capture(monitor, &file, &[&format!("udp port {VXLAN_PORT}")]);

@@ -18,7 +18,7 @@ use tcpcopy_tests::nginx::Nginx;
 use tcpcopy_tests::settle;
 
 use crate::harness::Bench;
-use crate::workloads::{QUIET, at, plan};
+use crate::workloads::{QUIET, at, plan, web_servers};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -34,8 +34,7 @@ struct Stage<'a> {
 impl<'a> Stage<'a> {
     fn start(bench: &'a Bench<'a>) -> Self {
         let lab = Lab::new().expect("a lab");
-        let online = Nginx::start(&lab.online, bench.folder);
-        let target = Nginx::start(&lab.target, bench.folder);
+        let [online, target] = web_servers(bench, &lab);
         let mut setup = Setup::new(bench.programs, bench.folder, &lab);
         setup.set("--socket", &socket(bench).display().to_string());
         setup.intercept.extend(["--socket".to_owned(), intercept_socket(bench).display().to_string()]);

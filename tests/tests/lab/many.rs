@@ -13,7 +13,7 @@ use tcpcopy_tests::nginx::Nginx;
 use tcpcopy_tests::settle;
 
 use crate::harness::Bench;
-use crate::workloads::{QUIET, assert_perfect, at};
+use crate::workloads::{QUIET, assert_copied, assert_perfect, at, web_servers};
 
 /// A load of numbered requests, on new connections and on ones that are kept.
 fn plans(server: impl Into<IpAddr>, first_id: u64) -> [Plan; 2] {
@@ -214,8 +214,7 @@ pub(crate) fn direct_routing(bench: &Bench<'_>) {
 pub(crate) fn no_assistant(bench: &Bench<'_>) {
     let lab = Lab::new().expect("a lab");
     lab.target.ip(&format!("route replace 10.78.0.0/16 via {}", lab.online.ipv4)).expect("ip route");
-    let online = Nginx::start(&lab.online, bench.folder);
-    let target = Nginx::start(&lab.target, bench.folder);
+    let [online, target] = web_servers(bench, &lab);
     let mut setup = Setup::new(bench.programs, bench.folder, &lab);
     setup.set("-s", "local");
     setup.set("--response-device", "eth0");
@@ -223,16 +222,14 @@ pub(crate) fn no_assistant(bench: &Bench<'_>) {
     wait_until_copying(&lab, lab.online.ipv4.into(), || target.requests());
     let before = target.requests();
     run(&lab.client, &plans(lab.online.ipv4, 0));
-    settle(before + 1_000, QUIET, || target.requests());
-    assert_perfect(&online.received(), &target.received(), 1_000);
+    assert_copied(&online, &target, before, 1_000);
     stop("tcpcopy", copy);
 }
 
 /// Each connection three times over, from sources of their own; and a limit on how many begin.
 pub(crate) fn three_times_over(bench: &Bench<'_>) {
     let lab = Lab::new().expect("a lab");
-    let online = Nginx::start(&lab.online, bench.folder);
-    let target = Nginx::start(&lab.target, bench.folder);
+    let [online, target] = web_servers(bench, &lab);
     let mut setup = Setup::new(bench.programs, bench.folder, &lab);
     setup.set("-n", "3");
     let mut copy = setup.start(&lab);

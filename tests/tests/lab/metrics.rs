@@ -7,11 +7,10 @@ use tcpcopy::demo::client::Reuse;
 use tcpcopy_io::netns::{Host, Lab};
 use tcpcopy_tests::copy::Setup;
 use tcpcopy_tests::load;
-use tcpcopy_tests::nginx::Nginx;
 use tcpcopy_tests::settle;
 
 use crate::harness::Bench;
-use crate::workloads::{QUIET, at, plan};
+use crate::workloads::{QUIET, at, plan, web_servers};
 
 const REQUESTS: u64 = 1_000;
 const PORT: u16 = 9180;
@@ -44,8 +43,7 @@ fn count(answer: &str, name: &str) -> u64 {
 /// Requests, answers and memory; by two workers, whose numbers are added up.
 pub(crate) fn both_programs(bench: &Bench<'_>) {
     let lab = Lab::new().expect("a lab");
-    let online = Nginx::start(&lab.online, bench.folder);
-    let target = Nginx::start(&lab.target, bench.folder);
+    let [online, target] = web_servers(bench, &lab);
     let mut setup = Setup::new(bench.programs, bench.folder, &lab);
     setup.set_workers("2");
     setup.set("--metrics", &PORT.to_string());
@@ -54,8 +52,11 @@ pub(crate) fn both_programs(bench: &Bench<'_>) {
     let mut copy = setup.start(&lab);
     let first = copy.wait_until_copying(&lab, lab.online.ipv4.into(), || target.requests());
     let before = target.requests();
-    let outcome = load::run(&lab.client, &plan(at(lab.online.ipv4), 1_000.0, REQUESTS, 20, Reuse::Close));
-    assert_eq!(outcome.failures, [], "online did not answer");
+    assert_eq!(
+        load::run(&lab.client, &plan(at(lab.online.ipv4), 1_000.0, REQUESTS, 20, Reuse::Close)).failures,
+        [],
+        "online did not answer"
+    );
     settle(before + REQUESTS, QUIET, || target.requests());
     assert_eq!(online.requests(), first + REQUESTS);
 

@@ -15,14 +15,13 @@ use tcpcopy_io::netns::{Lab, Process, wait_for};
 use tcpcopy_tests::copy::{PORT, PROBES, Setup};
 use tcpcopy_tests::lines::{LineClient, LineServer};
 use tcpcopy_tests::load::{self, Running};
-use tcpcopy_tests::nginx::Nginx;
 use tcpcopy_tests::settle;
 
 use crate::harness::Bench;
 use crate::modules::library;
 use crate::own_modules::wait_until_copied;
 use crate::workers::make_wan;
-use crate::workloads::{QUIET, assert_perfect};
+use crate::workloads::{QUIET, assert_copied, web_servers};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const NOBODY: u32 = 65_534;
@@ -47,8 +46,7 @@ fn used(process: &Process, time: Duration) -> f64 {
 /// the processor time stays near the limit.
 pub(crate) fn cpu_limit(bench: &Bench<'_>) {
     let lab = Lab::new().expect("a lab");
-    let online = Nginx::start(&lab.online, bench.folder);
-    let target = Nginx::start(&lab.target, bench.folder);
+    let [online, target] = web_servers(bench, &lab);
     let server = SocketAddr::new(lab.online.ipv4.into(), PORT);
     let plan = |first_id, seconds: u64| Plan {
         connections: 20,
@@ -97,8 +95,7 @@ pub(crate) fn cpu_limit(bench: &Bench<'_>) {
 /// The target is stopped and refuses every connection: tcpcopy ends by itself, with the figures and its code.
 pub(crate) fn stop_if_errors(bench: &Bench<'_>) {
     let lab = Lab::new().expect("a lab");
-    let _online = Nginx::start(&lab.online, bench.folder);
-    let mut target = Nginx::start(&lab.target, bench.folder);
+    let [_online, mut target] = web_servers(bench, &lab);
     let server = SocketAddr::new(lab.online.ipv4.into(), PORT);
     let mut setup = Setup::new(bench.programs, bench.folder, &lab);
     setup.set("--stop-if", "errors>20% for 3s");
@@ -193,8 +190,7 @@ pub(crate) fn as_nobody(bench: &Bench<'_>) {
         return;
     }
     let lab = Lab::new().expect("a lab");
-    let online = Nginx::start(&lab.online, bench.folder);
-    let target = Nginx::start(&lab.target, bench.folder);
+    let [online, target] = web_servers(bench, &lab);
     make_wan(&lab);
     let server = IpAddr::from([10, 99, 0, 1]);
     let folder = folder_of_nobody(bench);
@@ -234,8 +230,7 @@ pub(crate) fn as_nobody(bench: &Bench<'_>) {
         ..Plan::new(SocketAddr::new(server, PORT), 1_000)
     };
     assert_eq!(load::run(&lab.client, &plan).failures, [], "online did not answer");
-    settle(before + 1_000, QUIET, || target.requests());
-    assert_perfect(&online.received(), &target.received(), 1_000);
+    assert_copied(&online, &target, before, 1_000);
     copy.stop();
     for name in ["copy.pid", "int.pid"] {
         assert!(!folder.join(name).exists(), "{name} is left");
@@ -248,8 +243,7 @@ pub(crate) fn queue_as_nobody(bench: &Bench<'_>) {
         return;
     }
     let lab = Lab::new().expect("a lab");
-    let online = Nginx::start(&lab.online, bench.folder);
-    let target = Nginx::start(&lab.target, bench.folder);
+    let [online, target] = web_servers(bench, &lab);
     let rules =
         || ["iptables", "ip6tables"].map(|program| lab.target.output(program, &["-S"]).expect("rules")).concat();
     let no_rules = rules();
@@ -267,8 +261,7 @@ pub(crate) fn queue_as_nobody(bench: &Bench<'_>) {
     let before = target.requests();
     let plan = Plan { connections: 10, rate: Some(500.0), reuse: Reuse::Close, ..Plan::new(server, 1_000) };
     assert_eq!(load::run(&lab.client, &plan).failures, [], "online did not answer");
-    settle(before + 1_000, QUIET, || target.requests());
-    assert_perfect(&online.received(), &target.received(), 1_000);
+    assert_copied(&online, &target, before, 1_000);
     copy.stop();
     assert_eq!(rules(), no_rules, "intercept leaves no rule behind");
 }

@@ -26,8 +26,7 @@ fn record(lab: &Lab, folder: &Path, plans: &[Plan], arguments: &[&str]) -> (Vec<
     let file = folder.join("online.pcap");
     let mut tcpdump = counters::capture(&lab.online, &file, arguments);
     for plan in plans {
-        let outcome = load::run(&lab.client, plan);
-        assert_eq!(outcome.failures, [], "online did not answer");
+        assert_eq!(load::run(&lab.client, plan).failures, [], "online did not answer");
     }
     // It gets what it has captured up to a second later, and forgets what it has not got when it ends.
     let size = || fs::metadata(&file).expect("the capture").len();

@@ -12,11 +12,9 @@ use tcpcopy_io::netns::{Lab, Process, wait_for};
 use tcpcopy_tests::book::{self, Act, Block, Mark};
 use tcpcopy_tests::copy::{Setup, stop};
 use tcpcopy_tests::load;
-use tcpcopy_tests::nginx::Nginx;
-use tcpcopy_tests::settle;
 
 use crate::harness::Bench;
-use crate::workloads::{QUIET, assert_perfect, at, plan};
+use crate::workloads::{assert_copied, at, plan, web_servers};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -58,8 +56,7 @@ fn read(path: &Path) -> String {
 /// A copy over TLS, each end with a certificate and the secret, is as complete as any other.
 pub(crate) fn copy_over_tls(bench: &Bench<'_>) {
     let lab = Lab::new().expect("a lab");
-    let online = Nginx::start(&lab.online, bench.folder);
-    let target = Nginx::start(&lab.target, bench.folder);
+    let [online, target] = web_servers(bench, &lab);
     let files = Files::new(bench.folder, lab.assistant.ipv4);
     let mut setup = Setup::new(bench.programs, bench.folder, &lab);
     let shared = [("--tls-ca", "ca.pem"), ("--secret-file", "link.secret")];
@@ -77,8 +74,7 @@ pub(crate) fn copy_over_tls(bench: &Bench<'_>) {
         plan.first_id = first_id;
         assert_eq!(load::run(&lab.client, &plan).failures, [], "online did not answer");
     }
-    settle(before + 4_000, QUIET, || target.requests());
-    assert_perfect(&online.received(), &target.received(), 4_000);
+    assert_copied(&online, &target, before, 4_000);
     copy.stop();
     let log = read(&setup.intercept_log());
     assert!(log.contains("speak TLS; show a certificate; know the secret"), "{log}");

@@ -13,13 +13,12 @@ use tcpcopy_io::netns::{Host, Lab, Process, has_program, wait_for};
 use tcpcopy_tests::copy::{self, PORT, PROBES, Setup};
 use tcpcopy_tests::counters::{PacketWatch, ResetWatch, capture_if_wanted, resets_sent};
 use tcpcopy_tests::load::{self, Running};
-use tcpcopy_tests::nginx::Nginx;
 use tcpcopy_tests::settle;
 use tcpcopy_tests::udp::{Receiver, Traffic, wait_until_copying};
 
 use crate::harness::Bench;
 use crate::udp::row;
-use crate::workloads::{QUIET, assert_perfect};
+use crate::workloads::{QUIET, assert_copied, assert_perfect, web_servers};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const SIGCONT: i32 = 18;
@@ -33,8 +32,7 @@ fn rules(host: &Host) -> String {
 /// A paced client, nginx on both sides; the whole verdict.
 fn nginx_copy(bench: &Bench<'_>, lab: &Lab, server: fn(&Host) -> IpAddr, requests: u64, reuse: Reuse) {
     let (online_addr, target_addr) = (server(&lab.online), server(&lab.target));
-    let online = Nginx::start(&lab.online, bench.folder);
-    let target = Nginx::start(&lab.target, bench.folder);
+    let [online, target] = web_servers(bench, lab);
     let no_rules = rules(&lab.target);
     let _captures = [&lab.client, &lab.target].map(|host| capture_if_wanted(host, bench.folder));
     let client_resets = ResetWatch::from_all(&lab.online);
@@ -48,8 +46,7 @@ fn nginx_copy(bench: &Bench<'_>, lab: &Lab, server: fn(&Host) -> IpAddr, request
     let plan =
         Plan { connections: 50, rate: Some(1_000.0), reuse, ..Plan::new(SocketAddr::new(online_addr, PORT), requests) };
     assert_eq!(load::run(&lab.client, &plan).failures, [], "online did not answer");
-    settle(before + requests, QUIET, || target.requests());
-    assert_perfect(&online.received(), &target.received(), requests);
+    assert_copied(&online, &target, before, requests);
     assert_eq!(from_target.count(), 0, "packets of the target reached the real client");
     assert_eq!(resets_sent(&lab.client), resets_before, "the real client sent RSTs");
     assert_eq!(client_resets.count(), 0);
@@ -96,8 +93,7 @@ fn is_answered(host: &Host, server: SocketAddr) -> bool {
 pub(crate) fn passlist(bench: &Bench<'_>) {
     const REQUESTS: u64 = 3_000;
     let lab = Lab::new().expect("a lab");
-    let online = Nginx::start(&lab.online, bench.folder);
-    let target = Nginx::start(&lab.target, bench.folder);
+    let [online, target] = web_servers(bench, &lab);
     let (server, target_server) =
         (SocketAddr::new(lab.online.ipv4.into(), PORT), SocketAddr::new(lab.target.ipv4.into(), PORT));
     let resets_before = resets_sent(&lab.client);
@@ -127,8 +123,7 @@ pub(crate) fn passlist(bench: &Bench<'_>) {
 /// A kill leaves rules behind, but no harm: they let everything pass, and the next start removes them.
 pub(crate) fn killed(bench: &Bench<'_>) {
     let lab = Lab::new().expect("a lab");
-    let _online = Nginx::start(&lab.online, bench.folder);
-    let target = Nginx::start(&lab.target, bench.folder);
+    let [_online, target] = web_servers(bench, &lab);
     let (server, target_server) =
         (SocketAddr::new(lab.online.ipv4.into(), PORT), SocketAddr::new(lab.target.ipv4.into(), PORT));
     // Somebody else's rule, which nobody may touch.

@@ -12,13 +12,12 @@ use tcpcopy::demo::server::Received;
 use tcpcopy_io::netns::{Lab, wait_for};
 use tcpcopy_tests::copy::{Copy, Setup};
 use tcpcopy_tests::load;
-use tcpcopy_tests::nginx::Nginx;
 use tcpcopy_tests::settle;
 
 use crate::harness::Bench;
 use crate::own_modules::{assert_good, root};
 use crate::udp::row;
-use crate::workloads::{QUIET, assert_perfect, at, plan};
+use crate::workloads::{QUIET, assert_copied, assert_perfect, at, plan, web_servers};
 
 const REQUESTS: u64 = 3_000;
 
@@ -56,8 +55,7 @@ fn stop_and_judge(copy: Copy, setup: &Setup<'_>, target: &[Received], are_spread
 
 fn share(bench: &Bench<'_>, reuse: Reuse, rate: f64, options: &[(&str, &str)]) {
     let lab = Lab::new().expect("a lab");
-    let online = Nginx::start(&lab.online, bench.folder);
-    let target = Nginx::start(&lab.target, bench.folder);
+    let [online, target] = web_servers(bench, &lab);
     let mut setup = Setup::new(bench.programs, bench.folder, &lab);
     setup.set_workers("2");
     for (option, value) in options {
@@ -66,10 +64,12 @@ fn share(bench: &Bench<'_>, reuse: Reuse, rate: f64, options: &[(&str, &str)]) {
     let mut copy = setup.start(&lab);
     copy.wait_until_copying(&lab, lab.online.ipv4.into(), || target.requests());
     let before = target.requests();
-    let outcome = load::run(&lab.client, &plan(at(lab.online.ipv4), rate, REQUESTS, 50, reuse));
-    assert_eq!(outcome.failures, [], "online did not answer");
-    settle(before + REQUESTS, QUIET, || target.requests());
-    assert_perfect(&online.received(), &target.received(), REQUESTS);
+    assert_eq!(
+        load::run(&lab.client, &plan(at(lab.online.ipv4), rate, REQUESTS, 50, reuse)).failures,
+        [],
+        "online did not answer"
+    );
+    assert_copied(&online, &target, before, REQUESTS);
     stop_and_judge(copy, &setup, &target.received(), true);
 }
 
@@ -143,8 +143,7 @@ pub(crate) fn legacy_link(bench: &Bench<'_>) {
 
 pub(crate) fn ipv6(bench: &Bench<'_>) {
     let lab = Lab::new().expect("a lab");
-    let online = Nginx::start(&lab.online, bench.folder);
-    let target = Nginx::start(&lab.target, bench.folder);
+    let [online, target] = web_servers(bench, &lab);
     let mut setup = Setup::ipv6(bench.programs, bench.folder, &lab);
     setup.set_workers("2");
     let mut copy = setup.start(&lab);
@@ -176,8 +175,7 @@ pub(crate) fn make_wan(lab: &Lab) {
 /// one of them.
 pub(crate) fn a_device_goes_away(bench: &Bench<'_>) {
     let lab = Lab::new().expect("a lab");
-    let online = Nginx::start(&lab.online, bench.folder);
-    let target = Nginx::start(&lab.target, bench.folder);
+    let [online, target] = web_servers(bench, &lab);
     make_wan(&lab);
     let server: IpAddr = [10, 99, 0, 1].into();
     let mut setup = Setup::new(bench.programs, bench.folder, &lab);
@@ -204,8 +202,7 @@ pub(crate) fn a_device_goes_away(bench: &Bench<'_>) {
     for (reuse, first_id) in [(Reuse::KeepAlive, 0), (Reuse::Close, 10_000)] {
         assert_eq!(load::run(&lab.client, &load_plan(server, reuse, first_id)).failures, [], "online did not answer");
     }
-    settle(before + 2_000, QUIET, || target.requests());
-    assert_perfect(&online.received(), &target.received(), 2_000);
+    assert_copied(&online, &target, before, 2_000);
     stop_and_judge(copy, &setup, &target.received(), true);
 }
 
@@ -213,8 +210,7 @@ pub(crate) fn a_device_goes_away(bench: &Bench<'_>) {
 /// one's had.
 pub(crate) fn restarted_intercept(bench: &Bench<'_>) {
     let lab = Lab::new().expect("a lab");
-    let online = Nginx::start(&lab.online, bench.folder);
-    let target = Nginx::start(&lab.target, bench.folder);
+    let [online, target] = web_servers(bench, &lab);
     let mut setup = Setup::new(bench.programs, bench.folder, &lab);
     setup.set_workers("2");
     let mut copy = setup.start(&lab);
@@ -225,7 +221,6 @@ pub(crate) fn restarted_intercept(bench: &Bench<'_>) {
     copy.intercept.kill();
     copy.intercept = setup.start_intercept(&lab.assistant);
     assert_eq!(load.join().failures, [], "online did not answer");
-    settle(before + REQUESTS, QUIET, || target.requests());
-    assert_perfect(&online.received(), &target.received(), REQUESTS);
+    assert_copied(&online, &target, before, REQUESTS);
     stop_and_judge(copy, &setup, &target.received(), true);
 }

@@ -26,6 +26,18 @@ pub(crate) fn plan(server: SocketAddr, rate: f64, requests: u64, connections: us
     Plan { connections, rate: Some(rate), reuse, ..Plan::new(server, requests) }
 }
 
+/// A web server on online, and one on the target.
+pub(crate) fn web_servers(bench: &Bench<'_>, lab: &Lab) -> [Nginx; 2] {
+    [&lab.online, &lab.target].map(|host| Nginx::start(host, bench.folder))
+}
+
+/// Waits for the rest of `requests` requests at the target, which had `before` of whatever kind when they began; fails unless
+/// the copy of what online got is perfect.
+pub(crate) fn assert_copied(online: &Nginx, target: &Nginx, before: u64, requests: u64) {
+    settle(before + requests, QUIET, || target.requests());
+    assert_perfect(&online.received(), &target.received(), requests);
+}
+
 /// Compares two servers' requests, and fails unless the copy is perfect and has `expected` requests.
 pub(crate) fn assert_perfect(online: &[Received], target: &[Received], expected: u64) {
     let result = Comparison::new(online, target, |id| id < PROBES);
@@ -89,8 +101,7 @@ struct Case {
 
 /// A paced client, nginx on both sides; the whole verdict.
 fn nginx_copy(bench: &Bench<'_>, lab: &Lab, case: &Case) {
-    let online = Nginx::start(&lab.online, bench.folder);
-    let target = Nginx::start(&lab.target, bench.folder);
+    let [online, target] = web_servers(bench, lab);
     let client_resets = ResetWatch::from_all(&lab.online);
     let copied_resets = ResetWatch::from_replicas(&lab.target);
     let _captures = [&lab.online, &lab.target].map(|host| capture_if_wanted(host, bench.folder));
@@ -101,11 +112,13 @@ fn nginx_copy(bench: &Bench<'_>, lab: &Lab, case: &Case) {
     }
     let before = target.requests();
 
-    let outcome =
-        load::run(&lab.client, &plan(at(lab.online.ipv4), case.rate, case.requests, case.connections, case.reuse));
-    assert_eq!(outcome.failures, [], "online did not answer");
-    settle(before + case.requests, QUIET, || target.requests());
-    assert_perfect(&online.received(), &target.received(), case.requests);
+    assert_eq!(
+        load::run(&lab.client, &plan(at(lab.online.ipv4), case.rate, case.requests, case.connections, case.reuse))
+            .failures,
+        [],
+        "online did not answer"
+    );
+    assert_copied(&online, &target, before, case.requests);
     let (sent, copied) = (client_resets.count(), copied_resets.count());
     assert!(copied <= sent, "{copied} RSTs reached the target, but the clients sent {sent}");
     copy.stop();
@@ -123,16 +136,18 @@ pub(crate) fn keepalive(bench: &Bench<'_>) {
 /// counted.
 pub(crate) fn a_sample(bench: &Bench<'_>) {
     let lab = Lab::new().expect("a lab");
-    let online = Nginx::start(&lab.online, bench.folder);
-    let target = Nginx::start(&lab.target, bench.folder);
+    let [online, target] = web_servers(bench, &lab);
     let mut setup = Setup::new(bench.programs, bench.folder, &lab);
     for (option, value) in [("-r", "30"), ("-f", "3")] {
         setup.set(option, value);
     }
     let mut copy = setup.start(&lab);
     copy.wait_until_copying(&lab, lab.online.ipv4.into(), || target.requests());
-    let outcome = load::run(&lab.client, &plan(at(lab.online.ipv4), 500.0, 2_000, 20, Reuse::Close));
-    assert_eq!(outcome.failures, [], "online did not answer");
+    assert_eq!(
+        load::run(&lab.client, &plan(at(lab.online.ipv4), 500.0, 2_000, 20, Reuse::Close)).failures,
+        [],
+        "online did not answer"
+    );
     settle(u64::MAX, Duration::from_secs(3), || target.requests());
     let [sent, copied] = [&online, &target].map(|server| {
         let mut ids: Vec<u64> =
@@ -175,8 +190,7 @@ pub(crate) fn port_reuse(bench: &Bench<'_>) {
 
 pub(crate) fn wrk_closing(bench: &Bench<'_>) {
     let lab = Lab::new().expect("a lab");
-    let online = Nginx::start(&lab.online, bench.folder);
-    let target = Nginx::start(&lab.target, bench.folder);
+    let [online, target] = web_servers(bench, &lab);
     let client_resets = ResetWatch::from_all(&lab.online);
     let copied_resets = ResetWatch::from_replicas(&lab.target);
     let mut copy = Setup::new(bench.programs, bench.folder, &lab).start(&lab);
@@ -222,8 +236,7 @@ pub(crate) fn large_posts(bench: &Bench<'_>) {
 
 pub(crate) fn ipv6(bench: &Bench<'_>) {
     let lab = Lab::new().expect("a lab");
-    let online = Nginx::start(&lab.online, bench.folder);
-    let target = Nginx::start(&lab.target, bench.folder);
+    let [online, target] = web_servers(bench, &lab);
     let copied_resets = ResetWatch::from_replicas_v6(&lab.target);
     let mut copy = Setup::ipv6(bench.programs, bench.folder, &lab).start(&lab);
     copy.wait_until_copying(&lab, lab.online.ipv6.into(), || target.requests());
@@ -233,8 +246,7 @@ pub(crate) fn ipv6(bench: &Bench<'_>) {
         let plan = Plan { first_id, ..plan(at(lab.online.ipv6), 500.0, 1_000, 20, reuse) };
         assert_eq!(load::run(&lab.client, &plan).failures, [], "online did not answer");
     }
-    settle(before + 2_000, QUIET, || target.requests());
-    assert_perfect(&online.received(), &target.received(), 2_000);
+    assert_copied(&online, &target, before, 2_000);
     copy.stop();
     assert_eq!(copied_resets.count(), 0, "RSTs reached the target; the clients sent none");
 }

@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -10,8 +9,8 @@ use clap::{Args, Parser, Subcommand};
 
 use super::scaffold::{self, Source};
 use super::{BuiltIn, Catalogue, Found};
-use crate::exit::{self, Exit, Failure};
-use crate::tcpcopy::report::one_line;
+use crate::exit::{self, Failure};
+use crate::logging::one_line;
 
 /// Lists the protocol modules that -x and --proto can name: their versions, what they do, which options they take, and
 /// where they come from; and the files that look like modules and cannot be used.
@@ -51,17 +50,7 @@ pub fn run(words: impl IntoIterator<Item = OsString>, built_in: BuiltIn) -> Exit
         Ok(arguments) => arguments,
         Err(error) => return exit::parsed("tcpcopy modules", &error),
     };
-    match carry_out(&arguments, built_in) {
-        Ok(text) => {
-            // A reader that has gone away, such as `head`, is no reason to fail.
-            let _ = io::stdout().write_all(text.as_bytes());
-            Exit::Done.into()
-        }
-        Err(failure) => {
-            exit::say(&format!("tcpcopy modules: {failure}"));
-            failure.exit.into()
-        }
-    }
+    exit::answer("tcpcopy modules", carry_out(&arguments, built_in))
 }
 
 fn carry_out(arguments: &Arguments, built_in: BuiltIn) -> Result<String, Failure> {

@@ -9,7 +9,7 @@ use clap::builder::Styles;
 
 use super::file;
 use super::recorder::write_page;
-use crate::exit::{self, Exit, Failure, say};
+use crate::exit::{self, Failure};
 
 /// Makes a page, to look at and to show to others, of what tcpcopy --stats-file has written. Of several runs in the file the
 /// last one is shown.
@@ -30,16 +30,7 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(arguments) => arguments,
         Err(e) => return exit::parsed("tcpcopy report", &e),
     };
-    match make(&arguments) {
-        Ok(text) => {
-            println!("{text}");
-            Exit::Done.into()
-        }
-        Err(failure) => {
-            say(&format!("tcpcopy report: {failure}"));
-            failure.exit.into()
-        }
-    }
+    exit::answer("tcpcopy report", make(&arguments))
 }
 
 fn make(arguments: &Arguments) -> Result<String, Failure> {
@@ -50,8 +41,7 @@ fn make(arguments: &Arguments) -> Result<String, Failure> {
         name.push(".html");
         name.into()
     });
-    write_page(&output, &history)
-        .map_err(|e| Failure::new(Exit::Failure, format!("cannot write {}: {e}", output.display())))?;
+    write_page(&output, &history).map_err(Failure::cannot(&format!("write {}", output.display())))?;
     let of = if runs > 1 { format!(", of the last of {runs} runs in the file") } else { String::new() };
-    Ok(format!("the report is in {}{of}", output.display()))
+    Ok(format!("the report is in {}{of}\n", output.display()))
 }

@@ -64,12 +64,6 @@ fn datagrams_have_lines_of_their_own_where_there_are_any() {
 }
 
 #[test]
-fn what_a_module_or_client_says_stays_on_its_line() {
-    assert_eq!(one_line("a plain text"), "a plain text");
-    assert_eq!(one_line("two\nlines\r\u{1b}[31m"), "two\u{fffd}lines\u{fffd}\u{fffd}[31m");
-}
-
-#[test]
 fn snapshots_of_workers_add_up() {
     let mut total = sample();
     total += &sample();

@@ -12,7 +12,7 @@ use tcpcopy_module_api::LogLevel;
 use tcpcopy_wire::Timestamp;
 use tcpcopy_wire::control::{LinkStats, RouteChange};
 
-use crate::tcpcopy::report::one_line;
+use crate::logging::one_line;
 
 /// A notice that concerns no single session is repeated no sooner than this.
 const NOTICE_EVERY: Duration = Duration::from_secs(30);

@@ -16,10 +16,9 @@ use tcpcopy_wire::link::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, LinkType};
 
 use super::{
     CaptureConfig, CaptureError, CaptureStats, Drained, MAX_FILTER_INSTRUCTIONS, NOTHING, PACKET_IGNORE_OUTGOING,
-    behind_tags, device_names, join_fanout, pcap_text, set_option, set_packet_option,
+    behind_tags, index_of, join_fanout, open_error, pcap_text, set_option, set_packet_option,
 };
-use crate::device::{Hardware, device_index, hardware};
-use crate::process::{self, Capability};
+use crate::device::{Hardware, hardware};
 
 /// Packets read by one system call at most.
 const BATCH: usize = 32;
@@ -60,16 +59,8 @@ unsafe impl Send for RawCapture {}
 impl RawCapture {
     pub(super) fn open(config: &CaptureConfig) -> Result<Self, CaptureError> {
         let device = config.device.clone();
-        let Some(index) = device_index(&device) else {
-            return Err(CaptureError::NoSuchDevice { device, available: device_names() });
-        };
-        let to_open_error = |e: io::Error| {
-            if process::has_capability(Capability::NetRaw) {
-                CaptureError::Open { device: config.device.clone(), reason: e.to_string() }
-            } else {
-                CaptureError::NoPermission { device: config.device.clone() }
-            }
-        };
+        let index = index_of(&device)?;
+        let to_open_error = |e: io::Error| open_error(&device, &e);
         // The frames of `lo` begin with an Ethernet header, too.
         let is_ethernet = index != 0 && hardware(&device).map_err(to_open_error)? != Hardware::Other;
         let (kind, link) = if is_ethernet { (Type::RAW, LinkType::Ethernet) } else { (Type::DGRAM, LinkType::Raw) };

@@ -3,12 +3,12 @@
 use std::io::Write;
 use std::net::IpAddr;
 
-use tcpcopy_wire::control::{
-    DecodeError, FEATURE_TLS_ONLY, GreetingError, Hello, LegacyError, encode_error, encode_hello,
-};
+use tcpcopy_wire::Timestamp;
+use tcpcopy_wire::control::{DecodeError, FEATURE_TLS_ONLY, GreetingError, Hello, encode_error, encode_hello};
 
 use super::CloseReason;
-use super::server::{ServerConfig, ServerStats};
+use super::server::ServerConfig;
+use super::server::single::Group;
 use super::stream::Stream;
 use super::tls::TlsServer;
 use super::transport::TlsFault;
@@ -30,6 +30,20 @@ impl ServerConfig {
     /// Why a tcpcopy of the C programs, recognised by its first bytes, is closed, if it is: it can prove nothing.
     pub fn refusal_of_unproved(&self) -> Option<CloseReason> {
         (self.secret.is_some() || self.tls.is_some()).then_some(CloseReason::CannotProve)
+    }
+
+    /// Whether a tcpcopy of the C programs is served, and whose connections have to be closed for it.
+    pub(super) fn admit_legacy(
+        &self,
+        group: &mut Group,
+        slot: usize,
+        now: Timestamp,
+    ) -> Result<Vec<usize>, CloseReason> {
+        match (self.refusal_of_unproved(), self.single) {
+            (Some(reason), _) => Err(reason),
+            (None, None) => Ok(Vec::new()),
+            (None, Some(policy)) => group.join(policy, slot, now),
+        }
     }
 
     /// Whether whoever reaches the port is let in.
@@ -78,28 +92,5 @@ impl ServerConfig {
             let _ = stream.socket.write(&last_words);
         }
         stream.socket.say_end();
-    }
-}
-
-impl ServerStats {
-    /// Counts a connection that was closed before it was up.
-    pub(super) fn count_rejected(&mut self, reason: &CloseReason) {
-        *(match reason {
-            CloseReason::NotAllowed => &mut self.not_allowed,
-            CloseReason::TooMany { .. } | CloseReason::Occupied => &mut self.too_many,
-            CloseReason::TooManyOfOne { .. } => &mut self.too_many_of_one,
-            CloseReason::Greeting(GreetingError::WrongProof { .. }) => &mut self.wrong_secret,
-            CloseReason::Greeting(GreetingError::OutOfTurn { .. })
-            | CloseReason::Protocol(DecodeError::Unproved { .. }) => &mut self.unproved,
-            CloseReason::Greeting(_) | CloseReason::CannotProve => &mut self.no_secret,
-            CloseReason::Tls(TlsFault::Plain) => &mut self.without_tls,
-            CloseReason::Tls(_) => &mut self.tls_failed,
-            CloseReason::Protocol(DecodeError::Version { .. } | DecodeError::Legacy(LegacyError::Version { .. })) => {
-                &mut self.other_version
-            }
-            CloseReason::Protocol(_) | CloseReason::Closed | CloseReason::Refused(_) => &mut self.garbage,
-            CloseReason::Unused | CloseReason::Io(..) => &mut self.unused,
-            _ => &mut self.no_hello,
-        }) += 1;
     }
 }

@@ -154,6 +154,12 @@ struct Link {
     features: u32,
 }
 
+impl Link {
+    fn is_up(&self) -> bool {
+        matches!(self.state, State::Open { up: true, .. })
+    }
+}
+
 /// All links of one tcpcopy worker. Uses the tokens from `first_token`, one for each link.
 #[derive(Debug)]
 pub struct ControlLinks {
@@ -220,12 +226,12 @@ impl ControlLinks {
 
     /// Whether a link works.
     pub fn is_up(&self, link: LinkId) -> bool {
-        self.links.get(usize::from(link.0)).is_some_and(|l| matches!(l.state, State::Open { up: true, .. }))
+        self.links.get(usize::from(link.0)).is_some_and(Link::is_up)
     }
 
     /// Links that work.
     pub fn up_count(&self) -> usize {
-        self.links.iter().filter(|l| matches!(l.state, State::Open { up: true, .. })).count()
+        self.links.iter().filter(|l| l.is_up()).count()
     }
 
     /// A link's round trip, from its last ping.
@@ -279,30 +285,37 @@ impl ControlLinks {
         if self.is_legacy() {
             return self.send_legacy(link, change);
         }
-        let limit = self.config.out_limit;
-        let Some(l) = self.links.get_mut(usize::from(link.0)) else { return Err(SendError::Down) };
-        let State::Open { stream, up: true, .. } = &mut l.state else { return Err(SendError::Down) };
-        if l.broken.is_some() {
-            return Err(SendError::Full);
-        }
         let needed = match change {
             RouteChange::Add { transport: Transport::Udp, .. } => FEATURE_UDP,
             RouteChange::Payload { .. } => FEATURE_PAYLOAD,
             _ => 0,
         };
-        if l.features & needed != needed {
+        if self.listening(link)?.features & needed != needed {
             return Err(SendError::NotSupported);
         }
+        self.append(link, |encoder, bytes| encoder.route(change, bytes))
+    }
+
+    /// The link, if it takes route changes now.
+    fn listening(&self, link: LinkId) -> Result<&Link, SendError> {
+        let link = self.links.get(usize::from(link.0)).filter(|link| link.is_up()).ok_or(SendError::Down)?;
+        if link.broken.is_some() { Err(SendError::Full) } else { Ok(link) }
+    }
+
+    /// Puts bytes into the buffer of a link that is up, or gives the link up when too many wait there.
+    fn append(&mut self, link: LinkId, write: impl FnOnce(&mut BatchEncoder, &mut Vec<u8>)) -> Result<(), SendError> {
+        let limit = self.config.out_limit;
+        let Link { state, encoder, broken, .. } = &mut self.links[usize::from(link.0)];
+        let State::Open { stream, up: true, .. } = state else { return Err(SendError::Down) };
         if stream.out.len() >= limit {
-            l.broken = Some(CloseReason::Overflow { limit });
+            *broken = Some(CloseReason::Overflow { limit });
             self.deadline = Some(Timestamp::ZERO);
             return Err(SendError::Full);
         }
         if stream.out.is_empty() {
             self.unflushed.push(link.0);
         }
-        let encoder = &mut l.encoder;
-        stream.out.append(|bytes| encoder.route(change, bytes));
+        stream.out.append(|bytes| write(encoder, bytes));
         Ok(())
     }
 

@@ -1,17 +1,17 @@
 //! intercept's end: a listener and the tcpcopys that have connected to it.
 
+mod listen;
 pub(super) mod single;
+mod stats;
 
-use std::fmt;
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
 use mio::event::Event;
 use mio::net::TcpListener;
 use mio::{Interest, Registry, Token};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tcpcopy_engine::PeerId;
 use tcpcopy_wire::Timestamp;
 use tcpcopy_wire::control::{
@@ -24,7 +24,10 @@ use super::stream::{READ_SIZE, Received, Stream};
 use super::tls::TlsServer;
 use super::transport::Transport;
 use super::{CloseReason, HELLO_TIMEOUT};
+pub use listen::BindError;
+use listen::listen;
 use single::{Group, Single};
+pub use stats::ServerStats;
 
 /// What a [`ControlServer`] is told at its start.
 #[derive(Clone, Debug)]
@@ -71,40 +74,6 @@ impl Default for ServerConfig {
             silence_timeout: Duration::from_secs(30),
             stall_timeout: Duration::from_secs(10),
         }
-    }
-}
-
-/// Why intercept cannot listen.
-#[derive(Debug)]
-pub struct BindError {
-    /// Where it should have.
-    pub address: SocketAddr,
-    /// What the system says.
-    pub source: io::Error,
-}
-
-impl fmt::Display for BindError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { address, source } = self;
-        write!(f, "cannot listen on {address}: {source}")?;
-        match source.kind() {
-            ErrorKind::AddrInUse => write!(
-                f,
-                "; another program (an intercept that still runs?) has port {}: stop it, or choose another one with -p",
-                address.port()
-            ),
-            ErrorKind::AddrNotAvailable => {
-                write!(f, "; {} is no address of this host: give -b one that `ip address` shows", address.ip())
-            }
-            ErrorKind::PermissionDenied => f.write_str("; ports below 1024 need CAP_NET_BIND_SERVICE"),
-            _ => Ok(()),
-        }
-    }
-}
-
-impl std::error::Error for BindError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.source)
     }
 }
 
@@ -167,61 +136,6 @@ pub enum PeerEvent<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkFull;
 
-/// Counters of the listener.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ServerStats {
-    /// Connections accepted.
-    pub accepted: u64,
-    /// Connections that are up now.
-    pub up: u64,
-    /// Closed because what came was not the control link.
-    pub garbage: u64,
-    /// Closed because the other end speaks another version.
-    pub other_version: u64,
-    /// Closed by the other end before it sent a byte.
-    pub unused: u64,
-    /// Closed because no hello came in time.
-    pub no_hello: u64,
-    /// Closed because there were too many.
-    pub too_many: u64,
-    /// Closed because there were too many from one address.
-    pub too_many_of_one: u64,
-    /// Closed because their address is not allowed.
-    pub not_allowed: u64,
-    /// Closed because the other end proved another secret, or sent a proof again that it had heard.
-    pub wrong_secret: u64,
-    /// Closed because one end has a secret and the other has none.
-    pub no_secret: u64,
-    /// Closed because something else came in the place of a proof.
-    pub unproved: u64,
-    /// Closed because they came without TLS.
-    pub without_tls: u64,
-    /// Closed because the handshake of TLS failed.
-    pub tls_failed: u64,
-    /// Batches of responses handed to sockets.
-    pub writes: u64,
-}
-
-impl ServerStats {
-    /// Connections that were closed before they were of use, by reason.
-    pub fn closed(&self) -> [(&'static str, u64); 12] {
-        [
-            ("rejected as garbage", self.garbage),
-            ("not allowed", self.not_allowed),
-            ("wrong secret", self.wrong_secret),
-            ("no secret", self.no_secret),
-            ("without a proof", self.unproved),
-            ("without TLS", self.without_tls),
-            ("TLS failed", self.tls_failed),
-            ("of another version", self.other_version),
-            ("without a word", self.unused),
-            ("without a hello", self.no_hello),
-            ("too many", self.too_many),
-            ("too many from one address", self.too_many_of_one),
-        ]
-    }
-}
-
 #[derive(Debug)]
 struct Peer {
     stream: Stream,
@@ -262,21 +176,10 @@ impl ControlServer {
     /// # Errors
     /// The address, and why it cannot be had.
     pub fn bind(config: ServerConfig, registry: &Registry, first_token: Token) -> Result<Self, BindError> {
-        let (listener, address) = match config.address {
-            Some(addr) => (listen(addr, config.port), SocketAddr::new(addr, config.port)),
-            None => match listen(IpAddr::V6(Ipv6Addr::UNSPECIFIED), config.port) {
-                Err(e) if e.raw_os_error() == Some(libc::EAFNOSUPPORT) || e.kind() == ErrorKind::AddrNotAvailable => {
-                    let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-                    (listen(any, config.port), SocketAddr::new(any, config.port))
-                }
-                other => (other, SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), config.port)),
-            },
-        };
-        let registered = listener.and_then(|mut listener| {
-            registry.register(&mut listener, first_token, Interest::READABLE)?;
-            Ok((listener, registry.try_clone()?))
-        });
-        let (listener, registry) = registered.map_err(|source| BindError { address, source })?;
+        let (mut listener, address) = listen(config.address, config.port)?;
+        let registered =
+            registry.register(&mut listener, first_token, Interest::READABLE).and_then(|()| registry.try_clone());
+        let registry = registered.map_err(|source| BindError { address, source })?;
         Ok(Self {
             config,
             listener,
@@ -587,15 +490,6 @@ impl ControlServer {
 }
 
 impl ServerConfig {
-    /// Whether a tcpcopy of the C programs is served, and whose connections have to be closed for it.
-    fn admit_legacy(&self, group: &mut Group, slot: usize, now: Timestamp) -> Result<Vec<usize>, CloseReason> {
-        match (self.refusal_of_unproved(), self.single) {
-            (Some(reason), _) => Err(reason),
-            (None, None) => Ok(Vec::new()),
-            (None, Some(policy)) => group.join(policy, slot, now),
-        }
-    }
-
     /// When something has to be done about a peer.
     fn due(&self, peer: &Peer) -> Timestamp {
         if peer.unread || peer.broken.is_some() {
@@ -620,16 +514,4 @@ impl ServerConfig {
         let stalled = peer.stream.out.blocked_since.is_some_and(|at| at + self.stall_timeout <= now);
         stalled.then_some(CloseReason::Stalled(self.stall_timeout))
     }
-}
-
-fn listen(addr: IpAddr, port: u16) -> io::Result<TcpListener> {
-    let address = SocketAddr::new(addr, port);
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    if addr == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
-        socket.set_only_v6(false)?;
-    }
-    socket.bind(&SockAddr::from(address))?;
-    socket.listen(128)?;
-    Ok(TcpListener::from_std(socket.into()))
 }

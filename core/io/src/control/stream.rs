@@ -187,25 +187,19 @@ impl Stream {
         let greeting = Greeting::new(role, hello, secret);
         let mut decoder = Decoder::new(role);
         decoder.take_proof_only(greeting.demands_proof());
-        Ok(Self {
-            socket,
-            decoder,
-            greeting: Some(Box::new(greeting)),
-            inbound: Vec::new(),
-            out: OutBuffer::default(),
-            since: now,
-            last_received: now,
-            received_anything: false,
-            hung_up: false,
-        })
+        Ok(Self::reading(socket, decoder, Some(Box::new(greeting)), now))
     }
 
     /// A connection to an intercept of the C programs, on which there is no hello.
     pub(super) fn legacy(socket: Transport, records: RecordKind, now: Timestamp) -> Self {
+        Self::reading(socket, Decoder::legacy(records), None, now)
+    }
+
+    fn reading(socket: Transport, decoder: Decoder, greeting: Option<Box<Greeting>>, now: Timestamp) -> Self {
         Self {
             socket,
-            decoder: Decoder::legacy(records),
-            greeting: None,
+            decoder,
+            greeting,
             inbound: Vec::new(),
             out: OutBuffer::default(),
             since: now,

@@ -77,7 +77,12 @@ impl Bench {
         self
     }
 
-    fn connect(mut self, to: &[SocketAddr], connections: u16, change: impl FnOnce(&mut LinksConfig)) -> Self {
+    fn connect(self, connections: u16, change: impl FnOnce(&mut LinksConfig)) -> Self {
+        let to = self.address();
+        self.connect_to(&[to], connections, change)
+    }
+
+    fn connect_to(mut self, to: &[SocketAddr], connections: u16, change: impl FnOnce(&mut LinksConfig)) -> Self {
         let hello = Hello { features: 0, route_ttl: Duration::from_secs(720), max_batch: 0 };
         let mut config = LinksConfig::new(to.to_vec(), connections, hello);
         change(&mut config);
@@ -206,11 +211,28 @@ fn responses(count: u64) -> Vec<u8> {
     bytes
 }
 
+/// In order, none missing.
+fn assert_routes_pass(b: &mut Bench, routes: u64) {
+    let now = b.now();
+    let links = b.links.as_mut().unwrap();
+    for n in 0..routes {
+        links.send(LinkId(0), &add(n)).unwrap();
+        if n % 1000 == 0 {
+            links.flush(now);
+        }
+    }
+    links.flush(now);
+    for n in 0..routes {
+        let next = b.until("a route", |s| if let Seen::Route(_, c) = s { Some(*c) } else { None });
+        assert_eq!(next, add(n));
+    }
+}
+
 #[test]
 fn links_come_up_and_carry_routes_responses_statistics_and_pings() {
     let mut b = Bench::new().serve(|_| {});
     let to = [b.address(), b.address()];
-    b = b.connect(&to, 2, |_| {});
+    b = b.connect_to(&to, 2, |_| {});
     for _ in 0..4 {
         b.until_link_up();
     }
@@ -252,24 +274,9 @@ fn links_come_up_and_carry_routes_responses_statistics_and_pings() {
 
 #[test]
 fn many_routes_pass_whatever_the_sockets_take_at_once() {
-    let mut b = Bench::new().serve(|_| {});
-    let to = [b.address()];
-    b = b.connect(&to, 1, |_| {});
+    let mut b = Bench::new().serve(|_| {}).connect(1, |_| {});
     b.until_link_up();
-    let now = b.now();
-    let links = b.links.as_mut().unwrap();
-    for n in 0..200_000 {
-        links.send(LinkId(0), &add(n)).unwrap();
-        if n % 1000 == 0 {
-            links.flush(now);
-        }
-    }
-    links.flush(now);
-    for n in 0..200_000 {
-        // In order, none missing: anything else in between would have been another route.
-        let next = b.until("a route", |s| if let Seen::Route(_, c) = s { Some(*c) } else { None });
-        assert_eq!(next, add(n));
-    }
+    assert_routes_pass(&mut b, 200_000);
 }
 
 #[test]
@@ -317,7 +324,7 @@ fn another_version_is_refused_by_both_ends() {
     assert_eq!(b.server.as_ref().unwrap().stats().other_version, 1);
 
     let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    b = b.connect(&[other.local_addr().unwrap()], 1, |_| {});
+    b = b.connect_to(&[other.local_addr().unwrap()], 1, |_| {});
     b.turn();
     let (mut peer, _) = other.accept().unwrap();
     peer.write_all(&bytes).unwrap();
@@ -330,7 +337,7 @@ fn who_says_no_hello_is_closed_in_time() {
     let mut b = Bench::new().serve(|_| {});
     let _silent = b.client();
     let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    b = b.connect(&[mute.local_addr().unwrap()], 1, |_| {});
+    b = b.connect_to(&[mute.local_addr().unwrap()], 1, |_| {});
     while b.server.as_ref().unwrap().stats().accepted == 0 {
         b.turn();
     }
@@ -342,9 +349,7 @@ fn who_says_no_hello_is_closed_in_time() {
 
 #[test]
 fn more_peers_than_allowed_are_turned_away() {
-    let mut b = Bench::new().serve(|c| c.max_peers = 1);
-    let to = [b.address()];
-    b = b.connect(&to, 1, |_| {});
+    let mut b = Bench::new().serve(|c| c.max_peers = 1).connect(1, |_| {});
     b.until_link_up();
     let _second = b.client();
     assert_eq!(b.until_rejected(), CloseReason::TooMany { limit: 1 });
@@ -354,7 +359,7 @@ fn more_peers_than_allowed_are_turned_away() {
 fn a_lost_intercept_is_connected_again() {
     let mut b = Bench::new().serve(|_| {});
     let address = b.address();
-    b = b.connect(&[address], 2, |_| {});
+    b = b.connect_to(&[address], 2, |_| {});
     b.until_link_up();
     b.until_link_up();
     b.server = None;
@@ -381,7 +386,7 @@ fn a_lost_intercept_is_connected_again() {
 #[test]
 fn a_dead_intercept_is_noticed_by_its_silence() {
     let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut b = Bench::new().connect(&[mute.local_addr().unwrap()], 1, |_| {});
+    let mut b = Bench::new().connect_to(&[mute.local_addr().unwrap()], 1, |_| {});
     b.turn();
     let (mut peer, _) = mute.accept().unwrap();
     let mut hello = Vec::new();
@@ -435,9 +440,7 @@ fn a_peer_that_does_not_read_costs_bounded_memory_and_is_closed_in_the_end() {
 
 #[test]
 fn a_link_whose_buffer_overflows_is_given_up() {
-    let mut b = Bench::new().serve(|_| {});
-    let to = [b.address()];
-    b = b.connect(&to, 1, |c| c.out_limit = 100);
+    let mut b = Bench::new().serve(|_| {}).connect(1, |c| c.out_limit = 100);
     b.until_link_up();
     let links = b.links.as_mut().unwrap();
     while links.send(LinkId(0), &add(1)).is_ok() {}
@@ -460,7 +463,7 @@ fn an_address_in_use_is_named() {
 fn without_an_address_both_families_are_served() {
     let mut b = Bench::new().serve(|c| c.address = None);
     let port = b.address().port();
-    b = b.connect(&[SocketAddr::from((Ipv4Addr::LOCALHOST, port))], 1, |_| {});
+    b = b.connect_to(&[SocketAddr::from((Ipv4Addr::LOCALHOST, port))], 1, |_| {});
     b.until_link_up();
     if std::net::TcpListener::bind("[::1]:0").is_ok() {
         let mut v6 = TcpStream::connect(("::1", port)).unwrap();
@@ -471,9 +474,7 @@ fn without_an_address_both_families_are_served() {
 
 #[test]
 fn payload_and_datagrams_pass_in_both_directions() {
-    let mut b = Bench::new().serve(|_| {});
-    let to = [b.address()];
-    b = b.connect(&to, 1, |_| {});
+    let mut b = Bench::new().serve(|_| {}).connect(1, |_| {});
     b.until_link_up();
     let links = b.links.as_mut().unwrap();
     let udp = RouteChange::Add { id: FlowId(9), transport: Transport::Udp, flow: flow(53) };
@@ -508,9 +509,7 @@ fn payload_and_datagrams_pass_in_both_directions() {
 
 #[test]
 fn an_intercept_that_cannot_is_not_asked() {
-    let mut b = Bench::new().serve(|config| config.hello = Hello::default());
-    let to = [b.address()];
-    b = b.connect(&to, 1, |_| {});
+    let mut b = Bench::new().serve(|config| config.hello = Hello::default()).connect(1, |_| {});
     b.until_link_up();
     let links = b.links.as_mut().unwrap();
     let udp = RouteChange::Add { id: FlowId(9), transport: Transport::Udp, flow: flow(53) };

@@ -35,7 +35,8 @@ fn rules_are_found_in_either_programs_words() {
     assert_eq!(stranger.tag, None);
 }
 
-fn namespace() -> Option<Namespace> {
+/// A namespace in which there may be rules; `None`, visibly, where that cannot be had.
+pub(crate) fn namespace_for_rules() -> Option<Namespace> {
     if !process::has_capability(Capability::NetAdmin) || !has_program("iptables") || !has_program("ip") {
         eprintln!("SKIPPED: rules need CAP_NET_ADMIN, iptables and ip");
         return None;
@@ -45,6 +46,11 @@ fn namespace() -> Option<Namespace> {
         return None;
     };
     namespace.output("ip", &["link", "set", "lo", "up"]).unwrap();
+    Some(namespace)
+}
+
+fn namespace() -> Option<Namespace> {
+    let namespace = namespace_for_rules()?;
     // Another one's rule, which is to stay in any case.
     namespace.output("iptables", &["-A", "OUTPUT", "-p", "tcp", "--sport", "99", "-j", "DROP"]).unwrap();
     Some(namespace)

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use super::message::*;
 use super::*;
-use crate::netns::{Namespace, has_program, wait_for};
+use crate::firewall::tests::namespace_for_rules;
+use crate::netns::{Namespace, wait_for};
 
 fn concat(fields: &[&[u8]]) -> Vec<u8> {
     fields.concat()
@@ -132,15 +133,7 @@ fn the_kernels_table_is_read() {
 
 /// A namespace whose UDP port 5000 answers, so to speak, into queue 9; `None`, visibly, where that cannot be had.
 fn namespace() -> Option<Namespace> {
-    if !process::has_capability(Capability::NetAdmin) || !has_program("iptables") || !has_program("ip") {
-        eprintln!("SKIPPED: queues need CAP_NET_ADMIN, iptables and ip");
-        return None;
-    }
-    let Ok(namespace) = Namespace::new() else {
-        eprintln!("SKIPPED: no network namespaces here");
-        return None;
-    };
-    namespace.output("ip", &["link", "set", "lo", "up"]).unwrap();
+    let namespace = namespace_for_rules()?;
     for protocol in ["udp", "tcp"] {
         let rule =
             ["-I", "OUTPUT", "-p", protocol, "--sport", "5000", "-j", "NFQUEUE", "--queue-num", "9", "--queue-bypass"];

@@ -69,7 +69,7 @@ pub(super) fn datagram_v6(to: Ipv6Addr, port: u16, payload: &[u8]) -> Vec<u8> {
 
 /// Keeps this thread on the CPU it is on: loopback and veth have a queue for each, so that packets of a thread that moves may overtake
 /// each other.
-pub(super) fn stay_on_this_cpu() {
+fn stay_on_this_cpu() {
     // SAFETY: a set of CPUs without any is all zeroes; the number comes from the system.
     let code = unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
@@ -86,32 +86,35 @@ fn receiver(address: &str) -> (UdpSocket, u16) {
     (socket, port)
 }
 
+/// Sends 150 datagrams to each of two receivers: more than two batches, the families mixed. All must arrive, in order.
+pub(super) fn assert_both_families_pass(
+    transmitter: &mut Transmitter,
+    (v4, receiver_v4): (Ipv4Addr, UdpSocket),
+    (v6, receiver_v6): (Ipv6Addr, UdpSocket),
+) {
+    let [v4_port, v6_port] = [&receiver_v4, &receiver_v6].map(|socket| socket.local_addr().unwrap().port());
+    let packets: Vec<(IpAddr, Vec<u8>)> = (0..150u8)
+        .flat_map(|i| [(v4.into(), datagram_v4(v4, v4_port, &[i])), (v6.into(), datagram_v6(v6, v6_port, &[i]))])
+        .collect();
+    stay_on_this_cpu();
+    transmitter.send(packets.iter().map(|(to, p)| (*to, p.as_slice())));
+    assert_eq!((transmitter.stats().sent, transmitter.stats().failed), (300, [0; SendError::ALL.len()]));
+    for (socket, from) in [(receiver_v4, "198.51.100.7:1234"), (receiver_v6, "[fd00::7]:1234")] {
+        for i in 0..150u8 {
+            let mut bytes = [0; 4];
+            let (len, source) = socket.recv_from(&mut bytes).unwrap();
+            assert_eq!((&bytes[..len], source.to_string().as_str()), (&[i][..], from));
+        }
+    }
+}
+
 #[test]
 fn packets_of_both_families_arrive_in_order_with_a_foreign_source() {
     in_namespace(|| {
         assert!(run("ip", "route add local 198.51.100.7 dev lo") && run("ip", "addr add fd00::7/128 dev lo"));
-        let (v4, v4_port) = receiver("127.0.0.1");
-        let (v6, v6_port) = receiver("::1");
-        // More than two batches, the families mixed.
-        let packets: Vec<(IpAddr, Vec<u8>)> = (0..150u8)
-            .flat_map(|i| {
-                [
-                    (Ipv4Addr::LOCALHOST.into(), datagram_v4(Ipv4Addr::LOCALHOST, v4_port, &[i])),
-                    (Ipv6Addr::LOCALHOST.into(), datagram_v6(Ipv6Addr::LOCALHOST, v6_port, &[i])),
-                ]
-            })
-            .collect();
+        let ((v4, _), (v6, _)) = (receiver("127.0.0.1"), receiver("::1"));
         let mut transmitter = Transmitter::open(true, true, 1 << 20).unwrap();
-        stay_on_this_cpu();
-        transmitter.send(packets.iter().map(|(to, p)| (*to, p.as_slice())));
-        assert_eq!(transmitter.stats(), TransmitStats { sent: 300, ..TransmitStats::default() });
-        for (socket, from) in [(v4, "198.51.100.7:1234"), (v6, "[fd00::7]:1234")] {
-            for i in 0..150u8 {
-                let mut bytes = [0; 4];
-                let (len, source) = socket.recv_from(&mut bytes).unwrap();
-                assert_eq!((&bytes[..len], source.to_string().as_str()), (&[i][..], from));
-            }
-        }
+        assert_both_families_pass(&mut transmitter, (Ipv4Addr::LOCALHOST, v4), (Ipv6Addr::LOCALHOST, v6));
     });
 }
 

@@ -183,7 +183,7 @@ impl ModuleNetwork {
         let clients = (0u16..).zip(self.scripts).map(|(i, script)| Client {
             port: FIRST_CLIENT_PORT + i,
             begin: Begin::At(script.begin(usize::from(i))),
-            timestamps: script.timestamps(),
+            timestamps: false,
             application: Player::new(script),
         });
         let clients: Vec<_> = clients.collect();

@@ -27,7 +27,6 @@ use crate::{Socket, State};
 #[derive(Debug, Default)]
 pub struct Script {
     begins: Option<Duration>,
-    timestamps: bool,
     steps: Vec<Step>,
 }
 
@@ -72,13 +71,6 @@ impl Script {
     #[must_use]
     pub fn begins(mut self, at: Duration) -> Self {
         self.begins = Some(at);
-        self
-    }
-
-    /// Its SYN offers timestamps.
-    #[must_use]
-    pub fn with_timestamps(mut self) -> Self {
-        self.timestamps = true;
         self
     }
 
@@ -157,10 +149,6 @@ impl Script {
 
     pub(super) fn begin(&self, client: usize) -> Duration {
         self.begins.unwrap_or(Duration::from_millis(1 + client as u64))
-    }
-
-    pub(super) fn timestamps(&self) -> bool {
-        self.timestamps
     }
 }
 

@@ -226,11 +226,6 @@ impl Decoder {
         Self { role: Role::Tcpcopy, greeted: true, proof_only: false, legacy }
     }
 
-    /// Whether the hello has been read.
-    pub const fn is_greeted(&self) -> bool {
-        self.greeted
-    }
-
     /// Whether nothing is taken after the hello but what proves that the other end knows the secret, and errors. Other
     /// frames are refused by their first byte, so that a stranger cannot make this end keep the beginning of a long one.
     pub const fn take_proof_only(&mut self, proof_only: bool) {

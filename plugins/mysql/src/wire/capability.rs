@@ -98,9 +98,6 @@ flags! {
 }
 
 impl Capabilities {
-    /// MariaDB's own.
-    pub const OF_MARIADB: Self = Self(0xffff_ffff << 32);
-
     /// Whether all of `other` are among these.
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0

@@ -112,12 +112,6 @@ impl Login {
         common
     }
 
-    /// Flags that change how this client writes its commands, and that a server lacks: what it sends would mean something
-    /// else there.
-    pub fn not_understood_by(&self, server: Capabilities) -> Capabilities {
-        self.capabilities.without(server) & (Capabilities::QUERY_ATTRIBUTES | Capabilities::STMT_BULK_OPERATIONS)
-    }
-
     /// Writes the payload of a login with `capabilities` (see [`capabilities_for`](Self::capabilities_for)) and this proof
     /// of the password.
     pub fn write(&self, capabilities: Capabilities, proof: &[u8], plugin: &str, out: &mut Vec<u8>) {

@@ -8,8 +8,6 @@ use super::{Malformed, Reader};
 pub const MORE_RESULTS: u16 = 0x0008;
 /// Rows are fetched later (SERVER_STATUS_CURSOR_EXISTS).
 pub const CURSOR_EXISTS: u16 = 0x0040;
-/// There are no more rows to fetch (SERVER_STATUS_LAST_ROW_SENT).
-pub const LAST_ROW_SENT: u16 = 0x0080;
 
 /// Most that is kept of an error's text, in bytes.
 const TEXT_LEN: usize = 200;

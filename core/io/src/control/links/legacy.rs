@@ -12,9 +12,9 @@ use mio::net::TcpStream;
 use socket2::{SockRef, TcpKeepalive};
 use tcpcopy_engine::LinkId;
 use tcpcopy_wire::control::{FlowId, NO_SESSION, RecordKind, RouteChange, encode_client_add};
-use tcpcopy_wire::{Flow, Timestamp, Transport};
+use tcpcopy_wire::{Flow, Transport};
 
-use super::{CloseReason, ControlLinks, SendError, State};
+use super::{ControlLinks, SendError};
 
 /// What is spoken with the intercepts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,12 +78,7 @@ impl ControlLinks {
         // Also while the link is down: another one may bring the response.
         self.sessions.note(change);
         let Protocol::Legacy { records, single } = self.config.protocol else { return Err(SendError::NotSupported) };
-        let limit = self.config.out_limit;
-        let Some(l) = self.links.get_mut(usize::from(link.0)) else { return Err(SendError::Down) };
-        let State::Open { stream, up: true, .. } = &mut l.state else { return Err(SendError::Down) };
-        if l.broken.is_some() {
-            return Err(SendError::Full);
-        }
+        self.listening(link)?;
         let flow = match change {
             RouteChange::Add { transport: Transport::Tcp, flow, .. } => flow,
             RouteChange::Add { .. } => return Err(SendError::NotSupported),
@@ -97,16 +92,7 @@ impl ControlLinks {
         let (IpAddr::V4(_), IpAddr::V4(_)) = (flow.client.addr, flow.server.addr) else {
             return Err(SendError::NotSupported);
         };
-        if stream.out.len() >= limit {
-            l.broken = Some(CloseReason::Overflow { limit });
-            self.deadline = Some(Timestamp::ZERO);
-            return Err(SendError::Full);
-        }
-        if stream.out.is_empty() {
-            self.unflushed.push(link.0);
-        }
-        stream.out.append(|bytes| _ = encode_client_add(flow, bytes));
-        Ok(())
+        self.append(link, |_, bytes| _ = encode_client_add(flow, bytes))
     }
 }
 

@@ -25,7 +25,7 @@ pub enum Single {
 
 /// The connections of the tcpcopy that is served, by their places in the list of peers.
 #[derive(Debug, Default)]
-pub(super) struct Group {
+pub(in super::super) struct Group {
     members: Vec<usize>,
     began: Timestamp,
 }
@@ -35,7 +35,12 @@ impl Group {
     ///
     /// # Errors
     /// Why it is not served.
-    pub(super) fn join(&mut self, policy: Single, slot: usize, now: Timestamp) -> Result<Vec<usize>, CloseReason> {
+    pub(in super::super) fn join(
+        &mut self,
+        policy: Single,
+        slot: usize,
+        now: Timestamp,
+    ) -> Result<Vec<usize>, CloseReason> {
         let mut replaced = Vec::new();
         if now >= self.began + WINDOW || self.members.is_empty() {
             if policy == Single::Oldest && !self.members.is_empty() {

@@ -6,9 +6,7 @@ use super::*;
 
 #[test]
 fn questions_are_answered_on_the_link_they_came_on() {
-    let mut b = Bench::new().serve(|_| {});
-    let to = [b.address()];
-    b = b.connect(&to, 1, |config| config.hello.features = FEATURE_CHECKS);
+    let mut b = Bench::new().serve(|_| {}).connect(1, |config| config.hello.features = FEATURE_CHECKS);
     let link = b.until_link_up();
     let now = b.now();
     let asked = [Question { transport: Transport::Tcp, flow: flow(7) }];
@@ -41,9 +39,7 @@ fn questions_are_answered_on_the_link_they_came_on() {
 
 #[test]
 fn an_intercept_that_does_not_know_questions_is_not_asked() {
-    let mut b = Bench::new().serve(|config| config.hello.features = 0);
-    let to = [b.address()];
-    b = b.connect(&to, 1, |_| {});
+    let mut b = Bench::new().serve(|config| config.hello.features = 0).connect(1, |_| {});
     let link = b.until_link_up();
     let now = b.now();
     let asked = [Question { transport: Transport::Tcp, flow: flow(7) }];

@@ -42,8 +42,7 @@ fn ten_thousand_connections_are_turned_away_and_a_good_one_still_gets_in() {
     for _ in 0..MOST {
         assert_eq!(b.until_rejected(), CloseReason::NoHello(HELLO_TIMEOUT));
     }
-    let to = [b.address()];
-    b = b.connect(&to, 1, |c| c.secret = Some(secret()));
+    b = b.connect(1, |c| c.secret = Some(secret()));
     b.until_link_up();
     assert_works(&mut b);
 }
@@ -90,9 +89,7 @@ fn flood(mut client: TcpStream, stop: Arc<AtomicBool>) -> thread::JoinHandle<u64
 
 #[test]
 fn a_flood_of_routes_does_not_keep_others_waiting() {
-    let mut b = Bench::new().serve(|_| {});
-    let to = [b.address()];
-    b = b.connect(&to, 1, |_| {});
+    let mut b = Bench::new().serve(|_| {}).connect(1, |_| {});
     b.until_link_up();
     // The first to come has the first number.
     let good = PeerId(0);

@@ -48,7 +48,7 @@ fn until_legacy_up(b: &mut Bench) -> PeerId {
 /// A C intercept, with a link to it and the version that came on that.
 fn old_intercept(protocol: Protocol) -> (Bench, TcpListener, TcpStream) {
     let intercept = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut b = Bench::new().connect(&[intercept.local_addr().unwrap()], 1, |c| c.protocol = protocol);
+    let mut b = Bench::new().connect_to(&[intercept.local_addr().unwrap()], 1, |c| c.protocol = protocol);
     b.until_link_up();
     let (mut socket, _) = intercept.accept().unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -116,9 +116,7 @@ fn an_old_tcpcopy_is_recognised_and_its_sessions_are_routes() {
 
 #[test]
 fn both_generations_are_served_at_once() {
-    let mut b = Bench::new().serve(|_| {});
-    let to = [b.address()];
-    b = b.connect(&to, 1, |_| {});
+    let mut b = Bench::new().serve(|_| {}).connect(1, |_| {});
     b.until_link_up();
     let (_client, _) = old_tcpcopy(&mut b);
     assert_eq!(b.server.as_ref().unwrap().stats().up, 2);
@@ -309,9 +307,7 @@ fn an_intercept_of_another_build_is_given_up_more_and_more_slowly() {
 
 #[test]
 fn both_ends_of_this_generation_speak_the_old_protocol_with_each_other() {
-    let mut b = Bench::new().serve(|_| {});
-    let to = [b.address()];
-    b = b.connect(&to, 2, |c| c.protocol = HEADERS);
+    let mut b = Bench::new().serve(|_| {}).connect(2, |c| c.protocol = HEADERS);
     b.until_link_up();
     let peer = until_legacy_up(&mut b);
     until_legacy_up(&mut b);

@@ -65,9 +65,7 @@ pub(super) fn assert_works(b: &mut Bench) {
 
 #[test]
 fn who_knows_the_secret_gets_in() {
-    let mut b = Bench::new().serve(|c| c.secret = Some(secret()));
-    let to = [b.address()];
-    b = b.connect(&to, 1, |c| c.secret = Some(secret()));
+    let mut b = Bench::new().serve(|c| c.secret = Some(secret())).connect(1, |c| c.secret = Some(secret()));
     b.until_link_up();
     assert_works(&mut b);
     assert_eq!(b.server.as_ref().unwrap().stats().up, 1);
@@ -75,9 +73,7 @@ fn who_knows_the_secret_gets_in() {
 
 #[test]
 fn a_wrong_secret_is_told_on_both_sides_and_counted() {
-    let mut b = Bench::new().serve(|c| c.secret = Some(secret()));
-    let to = [b.address()];
-    b = b.connect(&to, 1, |c| c.secret = Some(another_secret()));
+    let mut b = Bench::new().serve(|c| c.secret = Some(secret())).connect(1, |c| c.secret = Some(another_secret()));
     let (intercept, tcpcopy) = until_both_refuse(&mut b);
     assert_eq!(intercept, CloseReason::Greeting(GreetingError::WrongProof { by: Role::Tcpcopy }));
     assert!(matches!(tcpcopy, CloseReason::Refused(_)), "{tcpcopy:?}");
@@ -93,9 +89,7 @@ fn who_lacks_a_secret_is_named_on_both_sides() {
     for (ours, theirs, lacking) in
         [(None, Some(secret()), "tcpcopy a --secret-file"), (Some(secret()), None, "intercept a --secret-file")]
     {
-        let mut b = Bench::new().serve(|c| c.secret = theirs);
-        let to = [b.address()];
-        b = b.connect(&to, 1, |c| c.secret = ours);
+        let mut b = Bench::new().serve(|c| c.secret = theirs).connect(1, |c| c.secret = ours);
         let (intercept, tcpcopy) = until_both_refuse(&mut b);
         for text in [intercept.to_string(), tcpcopy.to_string()] {
             assert!(text.contains(&format!("give {lacking}")), "{text}");
@@ -151,7 +145,7 @@ fn eavesdropper(intercept: SocketAddr) -> (SocketAddr, mpsc::Receiver<Vec<u8>>) 
 fn a_recorded_connection_cannot_be_played_again() {
     let mut b = Bench::new().serve(|c| c.secret = Some(secret()));
     let (address, recorded) = eavesdropper(b.address());
-    b = b.connect(&[address], 1, |c| c.secret = Some(secret()));
+    b = b.connect_to(&[address], 1, |c| c.secret = Some(secret()));
     b.until_link_up();
     assert_works(&mut b);
     b.links = None;
@@ -185,7 +179,7 @@ fn a_recorded_connection_cannot_be_played_again() {
 #[test]
 fn an_echo_is_no_intercept() {
     let echo = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut b = Bench::new().connect(&[echo.local_addr().unwrap()], 1, |c| c.secret = Some(secret()));
+    let mut b = Bench::new().connect_to(&[echo.local_addr().unwrap()], 1, |c| c.secret = Some(secret()));
     b.turn();
     let (mut peer, _) = echo.accept().unwrap();
     thread::spawn(move || {
@@ -198,7 +192,7 @@ fn an_echo_is_no_intercept() {
 #[test]
 fn an_intercept_with_another_secret_cannot_pose_as_ours() {
     let rogue = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut b = Bench::new().connect(&[rogue.local_addr().unwrap()], 1, |c| c.secret = Some(secret()));
+    let mut b = Bench::new().connect_to(&[rogue.local_addr().unwrap()], 1, |c| c.secret = Some(secret()));
     b.turn();
     let (mut peer, _) = rogue.accept().unwrap();
     let mut said = hello_that_proves();
@@ -281,9 +275,9 @@ fn dripping_bytes_do_not_move_the_deadline() {
 
 #[test]
 fn only_allowed_addresses_are_listened_to() {
-    let mut b = Bench::new().serve(|c| c.allow = vec!["10.0.0.0/8".parse().unwrap(), "fd00::/16".parse().unwrap()]);
-    let to = [b.address()];
-    b = b.connect(&to, 1, |_| {});
+    let mut b = Bench::new()
+        .serve(|c| c.allow = vec!["10.0.0.0/8".parse().unwrap(), "fd00::/16".parse().unwrap()])
+        .connect(1, |_| {});
     let (intercept, tcpcopy) = until_both_refuse(&mut b);
     assert_eq!((&intercept, &tcpcopy), (&CloseReason::NotAllowed, &CloseReason::TurnedAway));
     assert!(tcpcopy.to_string().contains("--allow"));
@@ -296,7 +290,7 @@ fn only_allowed_addresses_are_listened_to() {
         c.allow = vec!["127.0.0.0/8".parse().unwrap()];
     });
     let port = b.address().port();
-    b = b.connect(&[SocketAddr::from((Ipv4Addr::LOCALHOST, port))], 1, |_| {});
+    b = b.connect_to(&[SocketAddr::from((Ipv4Addr::LOCALHOST, port))], 1, |_| {});
     b.until_link_up();
     assert_works(&mut b);
 }

@@ -69,9 +69,9 @@ fn client(authority: &Authority, own: Option<&Signed>, name: Option<&str>) -> Tl
 #[test]
 fn a_link_works_over_tls() {
     let authority = Authority::new();
-    let mut b = Bench::new().serve(|c| c.tls = Some(server(&authority, false)));
-    let to = [b.address()];
-    b = b.connect(&to, 3, |c| c.tls = Some(client(&authority, None, None)));
+    let mut b = Bench::new()
+        .serve(|c| c.tls = Some(server(&authority, false)))
+        .connect(3, |c| c.tls = Some(client(&authority, None, None)));
     for _ in 0..3 {
         b.until_link_up();
     }
@@ -79,19 +79,7 @@ fn a_link_works_over_tls() {
     while (0..3).any(|n| b.links.as_ref().unwrap().rtt(LinkId(n)).is_none()) {
         b.turn();
     }
-    let now = b.now();
-    let links = b.links.as_mut().unwrap();
-    for n in 0..100_000 {
-        links.send(LinkId(0), &add(n)).unwrap();
-        if n % 1000 == 0 {
-            links.flush(now);
-        }
-    }
-    links.flush(now);
-    for n in 0..100_000 {
-        let next = b.until("a route", |s| if let Seen::Route(_, c) = s { Some(*c) } else { None });
-        assert_eq!(next, add(n));
-    }
+    assert_routes_pass(&mut b, 100_000);
     // What the other end says when it goes is understood.
     b.server = None;
     b.until("the loss", |s| matches!(s, Seen::LinkDown(_, CloseReason::Closed)).then_some(()));
@@ -103,8 +91,7 @@ fn each_shows_the_other_its_certificate() {
     let own = authority.sign("tcpcopy.example");
     let mut b = Bench::new().serve(|c| c.tls = Some(server(&authority, true)));
     assert!(!b.server.as_ref().unwrap().config().lets_everyone_in());
-    let to = [b.address()];
-    b = b.connect(&to, 1, |c| c.tls = Some(client(&authority, Some(&own), None)));
+    b = b.connect(1, |c| c.tls = Some(client(&authority, Some(&own), None)));
     b.until_link_up();
     assert_works(&mut b);
 }
@@ -117,9 +104,9 @@ fn a_certificate_that_is_missing_or_of_another_authority_is_refused() {
         (None, "showed no certificate", "wants to see a certificate"),
         (Some(&strange), "not signed by the authority given with --tls-ca", "refuses the certificate of --tls-cert"),
     ] {
-        let mut b = Bench::new().serve(|c| c.tls = Some(server(&authority, true)));
-        let to = [b.address()];
-        b = b.connect(&to, 1, |c| c.tls = Some(client(&authority, own, None)));
+        let mut b = Bench::new()
+            .serve(|c| c.tls = Some(server(&authority, true)))
+            .connect(1, |c| c.tls = Some(client(&authority, own, None)));
         let (intercept, tcpcopy) = until_both_refuse(&mut b);
         assert!(intercept.to_string().contains(at_intercept), "{intercept}");
         assert!(tcpcopy.to_string().contains(at_tcpcopy), "{tcpcopy}");
@@ -138,25 +125,22 @@ fn an_intercept_of_another_authority_or_name_is_refused() {
         (serve(&elsewhere), None, "--tls-name"),
         (serve(&named), Some("another.example"), "--tls-name"),
     ] {
-        let mut b = Bench::new().serve(|c| c.tls = Some(tls));
-        let to = [b.address()];
-        b = b.connect(&to, 1, |c| c.tls = Some(client(&authority, None, name)));
+        let mut b =
+            Bench::new().serve(|c| c.tls = Some(tls)).connect(1, |c| c.tls = Some(client(&authority, None, name)));
         let (intercept, tcpcopy) = until_both_refuse(&mut b);
         assert!(tcpcopy.to_string().contains(said), "{tcpcopy}");
         assert!(matches!(intercept, CloseReason::Tls(TlsFault::Failed(_))), "{intercept:?}");
     }
-    let mut b = Bench::new().serve(|c| c.tls = Some(serve(&named)));
-    let to = [b.address()];
-    b = b.connect(&to, 1, |c| c.tls = Some(client(&authority, None, Some("intercept.example"))));
+    let mut b = Bench::new()
+        .serve(|c| c.tls = Some(serve(&named)))
+        .connect(1, |c| c.tls = Some(client(&authority, None, Some("intercept.example"))));
     b.until_link_up();
 }
 
 #[test]
 fn with_tls_at_one_end_only_both_ends_say_so() {
     let authority = Authority::new();
-    let mut b = Bench::new().serve(|c| c.tls = Some(server(&authority, false)));
-    let to = [b.address()];
-    b = b.connect(&to, 1, |_| {});
+    let mut b = Bench::new().serve(|c| c.tls = Some(server(&authority, false))).connect(1, |_| {});
     let (intercept, tcpcopy) = until_both_refuse(&mut b);
     assert_eq!(intercept, CloseReason::Tls(TlsFault::Plain));
     assert_eq!(tcpcopy, CloseReason::Greeting(GreetingError::TlsOnly));
@@ -167,9 +151,7 @@ fn with_tls_at_one_end_only_both_ends_say_so() {
     b.client().write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
     assert_eq!(b.until_rejected(), CloseReason::Tls(TlsFault::NotTls { first: b'G' }));
 
-    let mut b = Bench::new().serve(|_| {});
-    let to = [b.address()];
-    b = b.connect(&to, 1, |c| c.tls = Some(client(&authority, None, None)));
+    let mut b = Bench::new().serve(|_| {}).connect(1, |c| c.tls = Some(client(&authority, None, None)));
     let (intercept, tcpcopy) = until_both_refuse(&mut b);
     assert!(intercept.to_string().contains("as TLS does"), "{intercept}");
     assert_eq!(tcpcopy, CloseReason::Tls(TlsFault::ClosedInHandshake { by: Role::Intercept }));
@@ -184,9 +166,8 @@ fn the_secret_counts_inside_tls_too() {
             c.tls = Some(server(&authority, false));
             c.secret = Some(secret());
         });
-        let to = [b.address()];
         let wrong = ours.is_some();
-        b = b.connect(&to, 1, |c| {
+        b = b.connect(1, |c| {
             c.tls = Some(client(&authority, None, None));
             c.secret = ours;
         });
@@ -207,12 +188,12 @@ fn the_secret_counts_inside_tls_too() {
 #[test]
 fn the_allow_list_comes_before_tls() {
     let authority = Authority::new();
-    let mut b = Bench::new().serve(|c| {
-        c.tls = Some(server(&authority, false));
-        c.allow = vec!["10.0.0.0/8".parse().unwrap()];
-    });
-    let to = [b.address()];
-    b = b.connect(&to, 1, |c| c.tls = Some(client(&authority, None, None)));
+    let mut b = Bench::new()
+        .serve(|c| {
+            c.tls = Some(server(&authority, false));
+            c.allow = vec!["10.0.0.0/8".parse().unwrap()];
+        })
+        .connect(1, |c| c.tls = Some(client(&authority, None, None)));
     let (intercept, tcpcopy) = until_both_refuse(&mut b);
     assert_eq!(intercept, CloseReason::NotAllowed);
     assert!(tcpcopy.to_string().contains("--allow"), "{tcpcopy}");
@@ -237,12 +218,12 @@ fn a_handshake_that_drips_is_over_in_time() {
 #[test]
 fn a_peer_that_does_not_read_over_tls_is_closed_in_the_end() {
     let authority = Authority::new();
-    let mut b = Bench::new().serve(|c| {
-        c.out_limit = 1 << 20;
-        c.tls = Some(server(&authority, false));
-    });
-    let to = [b.address()];
-    b = b.connect(&to, 1, |c| c.tls = Some(client(&authority, None, None)));
+    let mut b = Bench::new()
+        .serve(|c| {
+            c.out_limit = 1 << 20;
+            c.tls = Some(server(&authority, false));
+        })
+        .connect(1, |c| c.tls = Some(client(&authority, None, None)));
     b.until_link_up();
     // It no longer reads: nobody turns its end, while its socket stays open.
     let _links = b.links.take();

@@ -1,4 +1,4 @@
-use super::super::tests::{datagram_v4, datagram_v6, stay_on_this_cpu};
+use super::super::tests::{assert_both_families_pass, datagram_v4, datagram_v6};
 use super::super::{SendError, Transmitter};
 use super::*;
 use crate::capture::{Capture, CaptureConfig, Method};
@@ -64,29 +64,11 @@ fn mac_of(host: &Host) -> MacAddress {
 fn frames_of_both_families_arrive_in_order_though_no_neighbour_was_known() {
     let Some(lab) = lab() else { return };
     assert!(!ip(&lab.online, "neigh").contains("10.77.0.3"), "nobody has asked yet");
-    let (v4, v4_port) = receiver(&lab.target, lab.target.ipv4);
-    let (v6, v6_port) = receiver(&lab.target, lab.target.ipv6);
+    let (v4, _) = receiver(&lab.target, lab.target.ipv4);
+    let (v6, _) = receiver(&lab.target, lab.target.ipv6);
     let mut transmitter =
         transmitter(&lab, "eth0", &[found_by_itself(lab.target.ipv4), found_by_itself(lab.target.ipv6)]);
-    // More than two batches, the families mixed.
-    let packets: Vec<(IpAddr, Vec<u8>)> = (0..150u8)
-        .flat_map(|i| {
-            [
-                (lab.target.ipv4.into(), datagram_v4(lab.target.ipv4, v4_port, &[i])),
-                (lab.target.ipv6.into(), datagram_v6(lab.target.ipv6, v6_port, &[i])),
-            ]
-        })
-        .collect();
-    stay_on_this_cpu();
-    transmitter.send(packets.iter().map(|(to, p)| (*to, p.as_slice())));
-    assert_eq!((transmitter.stats().sent, transmitter.stats().failed), (300, [0; SendError::ALL.len()]));
-    for (socket, from) in [(v4, "198.51.100.7:1234"), (v6, "[fd00::7]:1234")] {
-        for i in 0..150u8 {
-            let mut bytes = [0; 4];
-            let (len, source) = socket.recv_from(&mut bytes).unwrap();
-            assert_eq!((&bytes[..len], source.to_string().as_str()), (&[i][..], from));
-        }
-    }
+    assert_both_families_pass(&mut transmitter, (lab.target.ipv4, v4), (lab.target.ipv6, v6));
 }
 
 #[test]

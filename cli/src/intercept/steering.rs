@@ -1,20 +1,19 @@
 //! What intercept tells of itself on its socket, and what can be changed while it runs.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use log::LevelFilter;
 use tcpcopy_engine::relay::{RelayDrop, RelayStats};
 use tcpcopy_io::capture::CaptureStats;
 use tcpcopy_io::control::ServerStats;
 use tcpcopy_io::local::Peer;
 
 use super::crew::Total;
-use super::options::{self, Options};
+use super::options::Options;
 use crate::live::protocol::{Answer, Command, InForce, Kernel, Numbers, Refusal, RefusalKind, Status};
 use crate::live::server::{Live, Question};
+use crate::live::settings::{LogChange, LogSettings, log_changes};
 use crate::logging::Log;
-use crate::values;
 
 /// The socket, who waits for an answer there, and what is in force.
 pub(super) struct Steering {
@@ -22,16 +21,7 @@ pub(super) struct Steering {
     /// Questions that wait for counters.
     waiting: Vec<Question>,
     started: Instant,
-    log_level: LevelFilter,
-    /// Time between statistics in the log.
-    pub(super) stats_interval: Option<Duration>,
-}
-
-/// One thing to change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Change {
-    LogLevel(LevelFilter),
-    StatsInterval(Option<Duration>),
+    pub(super) log: LogSettings,
 }
 
 impl Steering {
@@ -40,8 +30,7 @@ impl Steering {
             live,
             waiting: Vec::new(),
             started: Instant::now(),
-            log_level: options.log_level,
-            stats_interval: options.stats_interval,
+            log: LogSettings { level: options.log_level, stats_interval: options.stats_interval },
         }
     }
 
@@ -80,29 +69,19 @@ impl Steering {
     }
 
     fn set(&mut self, settings: &BTreeMap<String, String>, from: Peer, log: &Log) -> Result<Answer, String> {
-        let changes: Vec<Change> = settings.iter().map(|(key, value)| change(key, value)).collect::<Result<_, _>>()?;
-        let before = self.in_force().settings;
+        let changes = settings.iter().map(|(key, value)| LogChange::parse(key, value, &LogSettings::KEYS));
+        let changes: Vec<LogChange> = changes.collect::<Result<_, _>>()?;
+        let before = self.in_force();
         for change in changes {
-            match change {
-                Change::LogLevel(level) => {
-                    self.log_level = level;
-                    log.set_level(level);
-                }
-                Change::StatsInterval(interval) => self.stats_interval = interval,
-            }
+            self.log.set(change, log);
         }
         let in_force = self.in_force();
-        for (key, value) in in_force.settings.iter().filter(|(key, value)| before.get(*key) != Some(*value)) {
-            log::warn!("{key} is {value} from now on, by {from}");
-        }
+        log_changes(&before, &in_force, from);
         Ok(Answer::InForce(in_force))
     }
 
     fn in_force(&self) -> InForce {
-        let seconds = self.stats_interval.map_or(0, |interval| interval.as_secs());
-        let settings =
-            [("log-level", self.log_level.to_string().to_lowercase()), ("stats-interval", seconds.to_string())];
-        InForce { paused: false, settings: settings.map(|(key, value)| (key.to_owned(), value)).into() }
+        InForce { paused: false, settings: self.log.in_words().map(|(key, value)| (key.to_owned(), value)).into() }
     }
 
     fn status(&self, total: &Total, server: ServerStats) -> Status {
@@ -128,20 +107,6 @@ fn refused(message: String) -> Answer {
     Answer::Refused(Refusal { kind: RefusalKind::Usage, message })
 }
 
-fn change(key: &str, value: &str) -> Result<Change, String> {
-    match key {
-        "log-level" => values::log_level(Some(value)).map(Change::LogLevel).map_err(|failure| failure.message),
-        "stats-interval" => {
-            let seconds = value.parse().map_err(|_| format!("stats-interval: `{value}` is no number of seconds"))?;
-            options::stats_interval(seconds).map(Change::StatsInterval).map_err(|failure| failure.message)
-        }
-        _ => Err(format!(
-            "`{key}` cannot be set while the program runs; these can:\n  log-level=error, warn, info or debug\n  \
-             stats-interval=seconds between statistics in the log, 0 for none"
-        )),
-    }
-}
-
 fn numbers(relay: &RelayStats, captures: CaptureStats) -> Numbers {
     let dropped = RelayDrop::ALL.iter().map(|reason| reason.text().to_owned()).zip(relay.dropped);
     Numbers {
@@ -159,6 +124,8 @@ fn numbers(relay: &RelayStats, captures: CaptureStats) -> Numbers {
 
 #[cfg(test)]
 mod tests {
+    use log::LevelFilter;
+
     use super::*;
 
     #[test]
@@ -169,20 +136,11 @@ mod tests {
             live: None,
             waiting: Vec::new(),
             started: Instant::now(),
-            log_level: LevelFilter::Info,
-            stats_interval: None,
+            log: LogSettings { level: LevelFilter::Info, stats_interval: None },
         };
         let status = steering.status(&total, ServerStats::default());
         assert_eq!(status.total.counter("frames"), 9);
         assert_eq!(status.total.packets_dropped.len(), RelayDrop::ALL.len());
         assert_eq!(status.in_force.settings["stats-interval"], "0");
-    }
-
-    #[test]
-    fn what_cannot_be_set_is_refused_with_what_can() {
-        assert_eq!(change("log-level", "debug"), Ok(Change::LogLevel(LevelFilter::Debug)));
-        assert_eq!(change("stats-interval", "7"), Ok(Change::StatsInterval(Some(Duration::from_secs(7)))));
-        assert!(change("rate", "20%").unwrap_err().contains("log-level="));
-        assert!(change("stats-interval", "x").is_err());
     }
 }
