@@ -11,6 +11,7 @@ use tcpcopy_wire::tcp::Flags;
 use super::context::Context;
 use super::loops::{Direct, Evidence, any_of};
 use super::{failure, finding};
+use crate::doctor::answers::cable;
 use crate::doctor::finding::{Finding, Outcome};
 
 /// Names the hop where the probe stopped. What is more certain comes first.
@@ -80,6 +81,11 @@ impl Words<'_> {
         let host = intercepts.iter().map(SocketAddr::ip).find(fits).filter(|_| !self.evidence.intercept_is_here);
         let here = if self.context.local || self.evidence.intercept_is_here { *own } else { None };
         host.or(here).map_or_else(|| "ADDRESS-OF-INTERCEPT".to_owned(), |address| address.to_string())
+    }
+
+    /// The target is this host itself.
+    fn target_is_here(&self) -> bool {
+        self.context.own == Some(self.context.target.addr)
     }
 
     /// The command that gives the target its route.
@@ -328,6 +334,10 @@ impl Words<'_> {
     /// The target's answer came to this host, where it should not be, or where it is not captured.
     fn answered_here(&self) -> Option<Finding> {
         let (device, flags) = self.evidence.seen.answer.as_ref()?;
+        if self.target_is_here() && !self.context.local && !self.evidence.intercept_is_here {
+            // It was seen on its way out.
+            return None;
+        }
         let what = if flags.contains(Flags::RST) { "RST" } else { "SYN-ACK" };
         if self.context.local {
             return Some(failure(
@@ -396,6 +406,15 @@ impl Words<'_> {
                     self.way_back()
                 ),
                 format!("on {}: intercept -i DEVICE -F 'tcp and src port {port}'", self.way_back()),
+            ),
+            (Some(Direct::Accepted), None) if self.context.local && self.target_is_here() => failure(
+                format!(
+                    "{nothing}, though {target} accepts connections from this host's own address: no route of this host leads \
+                     its answers to {} to a device on which they are captured, or it drops what comes from there (rp_filter, \
+                     rules)",
+                    self.context.network
+                ),
+                format!("{}; when that is there: {} -S INPUT", cable(&self.context.network), self.iptables()),
             ),
             (Some(Direct::Accepted), None) => failure(
                 format!(
