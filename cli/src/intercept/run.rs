@@ -109,7 +109,7 @@ impl Intercept {
                 ..CaptureConfig::default()
             };
             let device = Device { config, reopen_at: None };
-            hands.capture(devices.len(), &device, clock.now()).map_err(|e| Failure::new(capture_exit(&e), e))?;
+            hands.capture(devices.len(), &device, clock.now()).map_err(capture_failure)?;
             devices.push(device);
         }
         let config = ServerConfig {
@@ -514,6 +514,13 @@ fn capture_exit(e: &CaptureError) -> Exit {
             Exit::Usage
         }
         _ => Exit::Failure,
+    }
+}
+
+fn capture_failure(e: CaptureError) -> Failure {
+    match e {
+        CaptureError::NoSuchDevice { .. } => Failure::new(capture_exit(&e), format!("in -i (--device): {e}")),
+        _ => Failure::new(capture_exit(&e), e),
     }
 }
 
