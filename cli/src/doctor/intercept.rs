@@ -287,7 +287,14 @@ fn taken(port: u16, listener: Listener) -> Finding {
             let of = version.map(|version| format!(" {version}")).unwrap_or_default();
             Check::Port.ok(format!("an intercept{of} listens on {port} already: another one needs another port"))
         }
-        Listener::Another | Listener::Unknown => Check::Port.failure(
+        Listener::Unknown => Check::Port.warning(
+            format!("a program listens on {port} already, and does not answer this host itself"),
+            format!(
+                "`ss -lntp sport = :{port}` shows which: an intercept that the firewall hides from this host is well; stop any \
+                 other, or give intercept another port with -p, and tcpcopy the same"
+            ),
+        ),
+        Listener::Another => Check::Port.failure(
             format!("another program listens on {port}"),
             format!("`ss -lntp sport = :{port}` shows which; stop it, or give intercept another port with -p, and tcpcopy the same"),
         ),

@@ -316,10 +316,14 @@ impl Words<'_> {
         Some(failure(
             format!(
                 "{}: the SYN did not leave this host, though the system took it: the next hop to {target} does not answer, or \
-                 traffic control drops it",
+                 traffic control drops it, or address translation (a rule of table nat) gave it another source",
                 self.session()
             ),
-            format!("here: ip route get {}; ip neigh; tc -s qdisc; nft list ruleset", target.addr),
+            format!(
+                "here: ip route get {}; ip neigh; tc -s qdisc; {} -t nat -S; nft list ruleset",
+                target.addr,
+                self.iptables()
+            ),
         ))
     }
 
@@ -414,7 +418,11 @@ impl Words<'_> {
                      rules)",
                     self.context.network
                 ),
-                format!("{}; when that is there: {} -S INPUT", cable(&self.context.network), self.iptables()),
+                format!(
+                    "{}; when that is there: {} -S; nft list ruleset",
+                    cable(&self.context.network),
+                    self.iptables()
+                ),
             ),
             (Some(Direct::Accepted), None) => failure(
                 format!(
@@ -430,12 +438,9 @@ impl Words<'_> {
     }
 
     fn route_or_rp_filter(&self) -> String {
-        let filter = if self.context.target.addr.is_ipv4() {
-            "when that route is there: sysctl -w net.ipv4.conf.all.rp_filter=2; iptables -S INPUT"
-        } else {
-            "when that route is there: ip6tables -S INPUT"
-        };
-        format!("{}: {}; {filter}", self.at_target(), self.route("add"))
+        let filter = if self.context.target.addr.is_ipv4() { "sysctl -w net.ipv4.conf.all.rp_filter=2; " } else { "" };
+        let (there, route, iptables) = (self.at_target(), self.route("add"), self.iptables());
+        format!("{there}: {route}; when that route is there: {filter}{iptables} -S; nft list ruleset")
     }
 
     /// The target does not answer us either, by our own address.
