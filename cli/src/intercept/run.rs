@@ -452,10 +452,7 @@ impl Intercept {
         for signal in self.signals.pending() {
             if signal == SIGHUP {
                 self.service.reloading();
-                match log.reopen() {
-                    Ok(()) => log::info!("log opened again"),
-                    Err(e) => log::error!("{e}"),
-                }
+                log.reopen_on_signal();
                 self.service.ready("the log is open again");
             } else {
                 stop = true;

@@ -81,10 +81,7 @@ impl Running {
             let signals: Vec<i32> = self.signals.pending().collect();
             if signals.contains(&SIGHUP) {
                 guard.service.reloading();
-                match log.reopen() {
-                    Ok(()) => log::info!("log opened again"),
-                    Err(e) => log::error!("{e}"),
-                }
+                log.reopen_on_signal();
                 guard.service.ready(&guard::status(&self.total().ledger));
             }
             if signals.iter().any(|signal| *signal != SIGHUP) {
