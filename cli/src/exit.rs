@@ -8,7 +8,7 @@ use std::num::{IntErrorKind, ParseIntError};
 use std::process::ExitCode;
 use std::thread;
 
-use clap::error::{ContextKind, ContextValue};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// What an exit code means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +74,7 @@ pub(crate) fn failure_of_worker(ended: thread::Result<io::Result<()>>) -> Option
 
 /// Help and version that were asked for, or what is wrong with the words of a command line: says it, and how the program ends.
 pub(crate) fn parsed(program: &str, error: &clap::Error) -> ExitCode {
-    match no_number(error) {
+    match in_words(error) {
         Some(message) => say(&format!("{program}: {message}\nall options: {program} -h")),
         None => {
             // A reader that has gone away, such as `head`, is no reason to fail.
@@ -84,18 +84,52 @@ pub(crate) fn parsed(program: &str, error: &clap::Error) -> ExitCode {
     if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() }
 }
 
-/// Words for what is no number where one is expected, which the standard library says without the option's needs.
-fn no_number(error: &clap::Error) -> Option<String> {
+/// What is wrong with the words of a command line, said as our own checks say it: the option, what it was given, what it wants.
+/// `None` for help and for what clap says well enough.
+fn in_words(error: &clap::Error) -> Option<String> {
     let of = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.as_str()),
         _ => None,
     };
-    let (option, value) = (of(ContextKind::InvalidArg)?, of(ContextKind::InvalidValue)?);
-    let reason = match error.source()?.downcast_ref::<ParseIntError>()?.kind() {
-        IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "is a larger number than can be",
-        _ => "is no whole number",
-    };
-    Some(format!("in {option}: `{value}` {reason}"))
+    let option = of(ContextKind::InvalidArg)?;
+    let value = of(ContextKind::InvalidValue);
+    match (error.kind(), value) {
+        (ErrorKind::ValueValidation, Some(value)) => Some(format!("in {option}: {}", reason(value, error.source()?))),
+        (ErrorKind::InvalidValue, None | Some("")) => Some(format!("in {option}: the value is missing")),
+        (ErrorKind::TooManyValues, Some(value)) => {
+            Some(format!("in {option}: it takes no value, and `{value}` is one"))
+        }
+        (ErrorKind::UnknownArgument, _) if looks_negative(option) => Some(format!(
+            "`{option}` is no option; as the value of the option before it, a number above zero is expected"
+        )),
+        (ErrorKind::UnknownArgument, _) if option.starts_with('-') => {
+            let similar = of(ContextKind::SuggestedArg).map(|similar| format!("; there is {similar}"));
+            Some(format!("there is no option `{option}`{}", similar.unwrap_or_default()))
+        }
+        (ErrorKind::UnknownArgument, _) => Some(format!(
+            "`{option}` is neither an option nor the value of one; a value with spaces is put in quotation marks"
+        )),
+        _ => None,
+    }
+}
+
+/// Why a value is none that an option takes; of numbers the standard library says it without the option's needs.
+fn reason(value: &str, error: &(dyn std::error::Error + 'static)) -> String {
+    match error.downcast_ref::<ParseIntError>().map(ParseIntError::kind) {
+        Some(IntErrorKind::PosOverflow | IntErrorKind::NegOverflow) => {
+            format!("`{value}` is a larger number than can be")
+        }
+        Some(_) => format!("`{value}` is no whole number"),
+        // A range of clap's: `70000 is not in 0..=65535`.
+        None => match error.to_string() {
+            text if text.starts_with(value) => text.replace(" in ", " within ").replace("..=", " to "),
+            text => format!("`{value}`: {text}"),
+        },
+    }
+}
+
+fn looks_negative(word: &str) -> bool {
+    word.strip_prefix('-').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 /// Why a program ends early, in words for the person who started it.
@@ -140,12 +174,23 @@ mod tests {
     use crate::intercept::arguments::Arguments;
 
     #[test]
-    fn what_is_no_number_is_said_with_the_option() {
-        let told = |words: &[&str]| no_number(&Arguments::try_parse_from(words).unwrap_err());
+    fn what_is_wrong_with_a_word_is_said_with_the_option() {
+        let told = |words: &[&str]| in_words(&Arguments::try_parse_from(words).unwrap_err());
         assert_eq!(told(&["intercept", "--nice", "much"]).unwrap(), "in --nice <N>: `much` is no whole number");
         let large = "99999999999999999999999999";
         assert!(told(&["intercept", "--stats-interval", large]).unwrap().contains("larger number"));
-        assert_eq!(told(&["intercept", "--bogus"]), None);
+        for (words, expected) in [
+            (["--port", "70000"], "in --port <PORT>: 70000 is not within 0 to 65535"),
+            (["--daemon=5", "-L"], "in --daemon: it takes no value, and `5` is one"),
+            (["-d", "--bind"], "in --bind <ADDR>: the value is missing"),
+            (["-p", "-1"], "`-1` is no option; as the value of the option before it"),
+            (["-d", "--bogus"], "there is no option `--bogus`"),
+            (["-d", "--filtre"], "there is no option `--filtre`; there is --filter"),
+            (["-d", "stray"], "`stray` is neither an option nor the value of one"),
+        ] {
+            let told = told(&["intercept", words[0], words[1]]).unwrap_or_default();
+            assert!(told.starts_with(expected), "{expected:?} is not said: {told}");
+        }
         assert_eq!(told(&["intercept", "-h"]), None);
     }
 }

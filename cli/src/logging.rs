@@ -46,7 +46,7 @@ pub struct Log {
 #[derive(Debug)]
 pub struct LogError {
     file: Option<PathBuf>,
-    source: FlexiLoggerError,
+    source: Box<dyn std::error::Error + Send + Sync>,
 }
 
 impl fmt::Display for LogError {
@@ -66,7 +66,7 @@ impl Log {
     /// # Errors
     /// When the file cannot be written, or a log is running already.
     pub fn start(file: Option<&Path>, level: LevelFilter, format: LogFormat) -> Result<Self, LogError> {
-        let to_error = |source| LogError { file: file.map(Path::to_owned), source };
+        let to_error = |source: FlexiLoggerError| LogError { file: file.map(Path::to_owned), source: source.into() };
         let write = match format {
             LogFormat::Text if file.is_none() && stderr_is_the_journal() => write_priority,
             LogFormat::Text => write_line,
@@ -91,13 +91,25 @@ impl Log {
         self.handle.set_new_spec(LogSpecification::builder().default(level).build());
     }
 
-    /// Opens the file again by its name, after it was moved away (log rotation). When it cannot be created, the old file has that
-    /// as a line, and lines still go there.
+    /// Opens the file again by its name, after it was moved away (log rotation), and says in the log how it went: when it cannot
+    /// be created, lines still go to the old file.
     pub fn reopen(&self) {
-        match self.handle.reopen_output() {
+        match self.open_again() {
             Ok(()) => log::info!("log opened again"),
-            Err(source) => log::error!("{}", LogError { file: self.file.clone(), source }),
+            Err(e) => log::error!(
+                "{e}; lines go on in this file, which may have another name by now; let the program's user write to the folder, \
+                 and send HUP again"
+            ),
         }
+    }
+
+    fn open_again(&self) -> Result<(), LogError> {
+        if let Some(file) = &self.file {
+            // The logger keeps the system's reason to itself, and lets go of the old file even when there is no new one.
+            let opened = fs::OpenOptions::new().append(true).create(true).open(file);
+            opened.map_err(|e| LogError { file: Some(file.clone()), source: e.into() })?;
+        }
+        self.handle.reopen_output().map_err(|source| LogError { file: self.file.clone(), source: source.into() })
     }
 }
 

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use mio::Waker;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -238,19 +238,27 @@ impl<'a> Metrics<'a> {
     /// # Errors
     /// See [`counter`](Self::counter).
     pub fn durations(&mut self, name: &str, help: &str, latency: &Latency) -> fmt::Result {
-        let mut encoder = self.encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
-        // Below the clock's grain and above an hour nobody looks.
-        let shown = Duration::from_micros(64)..Duration::from_secs(300);
-        let mut buckets: Vec<(f64, u64)> = Vec::new();
-        let mut waiting = 0;
-        for (bound, count) in latency.octaves() {
-            waiting += count;
-            if shown.contains(&bound) {
-                buckets.push((bound.as_secs_f64(), std::mem::take(&mut waiting)));
-            }
+        let encoder = self.encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
+        histogram(encoder, latency)
+    }
+
+    /// Durations of one kind, in seconds, told apart by labels.
+    ///
+    /// # Errors
+    /// See [`counter`](Self::counter).
+    pub fn labelled_durations<'v, V: AsRef<str>, const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl IntoIterator<Item = ([(&'v str, V); N], &'v Latency)>,
+    ) -> fmt::Result {
+        let kind = MetricType::Histogram;
+        let mut encoder = self.encoder.encode_descriptor(name, help, Some(&Unit::Seconds), kind)?;
+        for (labels, latency) in values {
+            let labels = escaped(&labels);
+            histogram(encoder.encode_family(&texts(&labels))?, latency)?;
         }
-        buckets.push((f64::MAX, waiting));
-        encoder.encode_histogram::<NoLabelSet>(latency.total().as_secs_f64(), latency.count(), &buckets, None)
+        Ok(())
     }
 
     /// What the process takes, by the names that Prometheus's client libraries give it.
@@ -284,20 +292,62 @@ impl<'a> Metrics<'a> {
     ///
     /// # Errors
     /// See [`counter`](Self::counter).
-    pub fn labelled<'v, const N: usize>(
+    pub fn labelled<'v, V: AsRef<str>, const N: usize>(
         &mut self,
         name: &str,
         help: &str,
-        values: impl IntoIterator<Item = ([(&'v str, &'v str); N], u64)>,
+        values: impl IntoIterator<Item = ([(&'v str, V); N], u64)>,
     ) -> fmt::Result {
         let mut encoder = self.encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         for (labels, value) in values {
-            let labels = labels.map(|(label, value)| (label, escape(value)));
-            let labels = labels.each_ref().map(|(label, value)| (*label, &**value));
-            ConstCounter::new(value).encode(encoder.encode_family(&labels)?)?;
+            let labels = escaped(&labels);
+            ConstCounter::new(value).encode(encoder.encode_family(&texts(&labels))?)?;
         }
         Ok(())
     }
+
+    /// Numbers of one kind that go up and down, told apart by labels.
+    ///
+    /// # Errors
+    /// See [`counter`](Self::counter).
+    pub fn labelled_gauges<'v, V: AsRef<str>, const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl IntoIterator<Item = ([(&'v str, V); N], f64)>,
+    ) -> fmt::Result {
+        let mut encoder = self.encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (labels, value) in values {
+            let labels = escaped(&labels);
+            ConstGauge::new(value).encode(encoder.encode_family(&texts(&labels))?)?;
+        }
+        Ok(())
+    }
+}
+
+/// A histogram of durations: of octaves, as far as somebody looks at them.
+fn histogram(mut encoder: MetricEncoder<'_>, latency: &Latency) -> fmt::Result {
+    // Below the clock's grain and above some minutes nobody looks.
+    let shown = Duration::from_micros(64)..Duration::from_secs(300);
+    let mut buckets: Vec<(f64, u64)> = Vec::new();
+    let mut waiting = 0;
+    for (bound, count) in latency.octaves() {
+        waiting += count;
+        if shown.contains(&bound) {
+            buckets.push((bound.as_secs_f64(), std::mem::take(&mut waiting)));
+        }
+    }
+    buckets.push((f64::MAX, waiting));
+    encoder.encode_histogram::<NoLabelSet>(latency.total().as_secs_f64(), latency.count(), &buckets, None)
+}
+
+/// Labels with their values as the format wants them.
+fn escaped<'v, V: AsRef<str>, const N: usize>(labels: &'v [(&'v str, V); N]) -> [(&'v str, Cow<'v, str>); N] {
+    labels.each_ref().map(|(label, value)| (*label, escape(value.as_ref())))
+}
+
+fn texts<'v, const N: usize>(labels: &'v [(&'v str, Cow<'v, str>); N]) -> [(&'v str, &'v str); N] {
+    labels.each_ref().map(|(label, value)| (*label, &**value))
 }
 
 /// A label's value as the format wants it; the encoder takes it as it is.

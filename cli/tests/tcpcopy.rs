@@ -121,6 +121,17 @@ fn a_daemon_is_ready_when_its_starter_returns() {
     signal(pid.parse().unwrap(), "HUP");
     until_file_has(&log, "log opened again");
 
+    // Where the new file cannot be, the old one goes on, and says why.
+    let elsewhere = scratch.file("log.2");
+    fs::rename(&log, &elsewhere).unwrap();
+    fs::create_dir(&log).unwrap();
+    signal(pid.parse().unwrap(), "HUP");
+    let said = until_file_has(&elsewhere, "lines go on in this file");
+    assert!(said.contains("Is a directory"), "{said}");
+    fs::remove_dir(&log).unwrap();
+    signal(pid.parse().unwrap(), "HUP");
+    until_file_has(&log, "log opened again");
+
     signal(pid.parse().unwrap(), "TERM");
     until("the daemon's end", || (!process.exists()).then_some(()));
     assert!(!pid_file.exists());

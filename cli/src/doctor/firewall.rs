@@ -19,18 +19,20 @@ pub(super) fn copies(rules: &Rules, from: Option<IpAddr>, target: Endpoint, over
     let protocol = over.to_string().to_lowercase();
     let program = if target.addr.is_ipv4() { "iptables" } else { "ip6tables" };
     let packets = format!("-d {} -p {protocol} --dport {}", target.addr, target.port);
+    let family = if target.addr.is_ipv4() { "ip" } else { "ip6" };
+    let in_nft = format!("{family} daddr {}", target.addr);
     let pass = |rule: &str| {
         let (table, chain) = place(rule);
         format!("{program} -t {table} -I {chain} {packets} -j ACCEPT")
     };
     let passages = both(rules, from, target, over, device, &[Hook::Output, Hook::Postrouting]);
     if let Some(rule) = passages.iter().find_map(|passage| passage.dropped.as_ref()) {
-        let remedy = remedy(rule, &pass(rule), target);
+        let remedy = remedy(rule, &pass(rule), &in_nft);
         return Check::Firewall
             .failure(format!("this host's firewall ends the way of copies to {target}: {rule}"), remedy);
     }
     if let Some(rule) = passages.iter().find_map(|passage| passage.rewritten.as_ref()) {
-        let remedy = remedy(rule, &pass(rule), target);
+        let remedy = remedy(rule, &pass(rule), &in_nft);
         return Check::Firewall
             .failure(format!("this host's firewall changes the addresses of copies to {target}: {rule}"), remedy);
     }
@@ -77,7 +79,7 @@ pub(super) fn control_port(rules: &Rules, port: u16) -> Finding {
     if let Some(rule) = &passage.dropped {
         return Check::Firewall.failure(
             format!("this host's firewall lets no tcpcopy through to port {port}: {rule}"),
-            remedy(rule, &pass, to),
+            remedy(rule, &pass, &format!("tcp dport {port}")),
         );
     }
     if passage.possible.is_empty() {
@@ -125,15 +127,14 @@ fn place(rule: &str) -> (&str, &str) {
     (table, chain.unwrap_or(called_from))
 }
 
-/// The command in front of the rule; one of nft is changed where it is.
-fn remedy(rule: &str, pass: &str, target: Endpoint) -> String {
+/// The command in front of the rule; one of nft is changed where it is. `in_nft`: the packets, in nft's words.
+fn remedy(rule: &str, pass: &str, in_nft: &str) -> String {
     let mut words = rule.split_whitespace();
     if words.next() != Some("nft") {
         return pass.to_owned();
     }
     let place: Vec<&str> = words.skip(1).take(3).collect();
-    let family = if target.addr.is_ipv4() { "ip" } else { "ip6" };
-    format!("nft insert rule {} {family} daddr {} accept", place.join(" "), target.addr)
+    format!("nft insert rule {} {in_nft} accept", place.join(" "))
 }
 
 fn shown(rules: &[&String]) -> String {

@@ -127,19 +127,12 @@ pub(super) fn memory(rings: u64, limit: u64, available: Option<u64>) -> Finding 
     }
 }
 
-/// The way to a target, or the system's words for that there is none.
+/// The way to a target on another host, or the system's words for that there is none.
 pub(super) fn route(target: IpAddr, way: Result<&Way, &str>) -> Finding {
     match way {
         Err(e) => Check::Route.failure(
             format!("this host has no route to {target}: {e}"),
             format!("ip route add {target} via ROUTER (`ip route` shows what there is)"),
-        ),
-        Ok(way) if way.is_local => Check::Route.warning(
-            format!(
-                "{target} is this host itself: its answers go by this host's own routes, and leave it only if one leads the \
-                 source addresses of the copies to where intercept is"
-            ),
-            "a target on another host; or, on this one, intercept with --nfqueue and --setup PORT",
         ),
         Ok(way) => {
             let via = way.gateway.map_or_else(|| "directly".to_owned(), |gateway| format!("via {gateway}"));

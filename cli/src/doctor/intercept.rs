@@ -1,7 +1,7 @@
 //! The checks of `intercept doctor`, in their order.
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,8 @@ use crate::intercept::queue::QueueOptions;
 
 /// Pause between two looks at the rings.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// How long a listener on this host may take to accept a connection.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
 /// Packets that are enough to judge by.
 const ENOUGH: u64 = 20_000;
 const AT_ONCE: usize = 4096;
@@ -258,10 +260,14 @@ enum Listener {
     /// An intercept, of this release if that is known.
     Intercept(Option<String>),
     Another,
-    Unknown,
+    /// Somebody to whom this host's own packets do not get through.
+    Hidden,
 }
 
 fn who_listens(address: SocketAddr) -> Listener {
+    if TcpStream::connect_timeout(&address, CONNECT_PATIENCE).is_err_and(|e| e.kind() == ErrorKind::TimedOut) {
+        return Listener::Hidden;
+    }
     let hello = Hello { features: FEATURE_CHECKS, ..Hello::default() };
     // About nobody (RFC 5737): what counts is that there is an answer.
     let end = |last, port| Endpoint::from(SocketAddr::from(([192, 0, 2, last], port)));
@@ -270,14 +276,13 @@ fn who_listens(address: SocketAddr) -> Listener {
         ask(LinksConfig::new(vec![address], 1, hello), &[question]).ok().and_then(|all| all.into_iter().next());
     match reached {
         Some(Reached::Yes(report)) => Listener::Intercept(Some(report.version)),
-        Some(Reached::No { reason: CloseReason::Protocol(_), .. }) => Listener::Another,
         // It is one of ours, too, that says why it does not want us: a secret, TLS.
         Some(
             Reached::Unasked { .. }
             | Reached::Silent
             | Reached::No { reason: CloseReason::Refused(_) | CloseReason::Greeting(_) | CloseReason::Tls(_), .. },
         ) => Listener::Intercept(None),
-        Some(Reached::No { .. }) | None => Listener::Unknown,
+        Some(Reached::No { .. }) | None => Listener::Another,
     }
 }
 
@@ -287,7 +292,14 @@ fn taken(port: u16, listener: Listener) -> Finding {
             let of = version.map(|version| format!(" {version}")).unwrap_or_default();
             Check::Port.ok(format!("an intercept{of} listens on {port} already: another one needs another port"))
         }
-        Listener::Another | Listener::Unknown => Check::Port.failure(
+        Listener::Hidden => Check::Port.warning(
+            format!("a program listens on {port} already, and does not answer this host itself"),
+            format!(
+                "`ss -lntp sport = :{port}` shows which: an intercept that the firewall hides from this host is well; stop any \
+                 other, or give intercept another port with -p, and tcpcopy the same"
+            ),
+        ),
+        Listener::Another => Check::Port.failure(
             format!("another program listens on {port}"),
             format!("`ss -lntp sport = :{port}` shows which; stop it, or give intercept another port with -p, and tcpcopy the same"),
         ),

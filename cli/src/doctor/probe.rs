@@ -22,7 +22,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use tcpcopy_engine::copier::source::SourcePool;
 use tcpcopy_wire::{Endpoint, Transport};
 
-use self::context::{Context, network_of, own_address};
+pub(super) use self::context::network_of;
+use self::context::{Context, own_address};
 use self::loops::Loop;
 use super::finding::{Finding, Outcome};
 use crate::tcpcopy::options::Options;

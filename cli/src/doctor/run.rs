@@ -13,6 +13,7 @@ use tcpcopy_io::privileges::Account;
 use tcpcopy_io::process::{self, Capability};
 use tcpcopy_wire::control::{FEATURE_CHECKS, FEATURE_PAYLOAD, FEATURE_UDP, Hello};
 
+use super::answers::{self, Answers};
 use super::ask::ask;
 use super::checks::Check;
 use super::finding::{Finding, Outcome};
@@ -161,7 +162,7 @@ impl Host<'_> {
             match route::way_to(target) {
                 Err(e) => emit(judge::route(target, Err(&e.to_string()))),
                 Ok(way) => {
-                    emit(judge::route(target, Ok(&way)));
+                    emit(if way.is_local { self.own_answers(target) } else { judge::route(target, Ok(&way)) });
                     let is_there = pinged.is_some_and(|size| size != PathSize::NoAnswer);
                     judge::next_hop(target, &way, is_there).into_iter().for_each(&mut *emit);
                     let device = self.devices.iter().find(|device| device.name == way.device);
@@ -173,6 +174,19 @@ impl Host<'_> {
                 }
             }
         }
+    }
+
+    /// The way of the answers, where the target is this host.
+    fn own_answers(&self, target: IpAddr) -> Finding {
+        let back = self.source_for(target).map(|source| (source, route::way_to(source).map_err(|e| e.to_string())));
+        let network = probe::network_of(self.sources.iter().copied(), target);
+        answers::judge(Answers {
+            target,
+            back: back.as_ref().map(|(source, way)| (*source, way.as_ref().map_err(String::as_str))),
+            network: network.as_deref().unwrap_or("NETWORK"),
+            captured_on: self.options.responses.as_ref().map(|responses| &responses.devices[..]),
+            intercepts: &self.options.intercepts,
+        })
     }
 
     fn sources_for(&self, target: IpAddr, way: &Way, device: Option<&Device>) -> Vec<Finding> {

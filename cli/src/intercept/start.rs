@@ -85,7 +85,7 @@ fn open_captures(options: &Options, hands: &mut Hands, now: Timestamp) -> Result
             ..CaptureConfig::default()
         };
         let device = Device { config, reopen_at: None };
-        hands.capture(number, &device, now).map_err(|e| Failure::new(capture_exit(&e), e))?;
+        hands.capture(number, &device, now).map_err(capture_failure)?;
         Ok(device)
     };
     options.devices.iter().enumerate().map(open).collect()
@@ -142,6 +142,13 @@ fn capture_exit(e: &CaptureError) -> Exit {
             Exit::Usage
         }
         _ => Exit::Failure,
+    }
+}
+
+fn capture_failure(e: CaptureError) -> Failure {
+    match e {
+        CaptureError::NoSuchDevice { .. } => Failure::new(capture_exit(&e), format!("in -i (--device): {e}")),
+        _ => Failure::new(capture_exit(&e), e),
     }
 }
 

@@ -19,6 +19,7 @@ use tcpcopy_engine::{Latency, Ledger};
 use tcpcopy_io::usage::HostTime;
 
 use crate::grammar::{OptionName, Part, SyntaxError};
+use crate::live::durations::time_in_words;
 
 /// Time between looks.
 pub const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -225,7 +226,8 @@ impl Watch {
                 let lag = last.lag.since(&then.lag);
                 let slowest = lag.quantile(0.99).filter(|_| lag.count() >= FEWEST)?;
                 (slowest > limit).then(|| {
-                    format!("1 of 100 of {} requests was late by {:.1} s or more", lag.count(), slowest.as_secs_f64())
+                    let late = time_in_words(Some(slowest.as_micros() as u64));
+                    format!("1 of 100 of {} requests was late by {late} or more", lag.count())
                 })
             }
             Figure::Cpu(limit) => {

@@ -1,10 +1,14 @@
 //! tcpcopy's numbers as metrics.
 
+mod maps;
+
 use std::fmt;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 
+use self::maps::MapName;
+pub(super) use self::maps::names;
 use super::report::{self, Snapshot};
 use crate::metrics::Metrics;
 
@@ -12,13 +16,18 @@ use crate::metrics::Metrics;
 pub(super) const GAUGES: &[&str] = &["sessions_alive", "pending_bytes", "udp_flows_alive", "responses_delayed"];
 
 /// The counters of all workers, as they are at one moment.
-#[derive(Debug)]
-pub struct Exposition(pub Snapshot);
+#[derive(Debug, Default)]
+pub struct Exposition {
+    /// The counters.
+    pub counters: Snapshot,
+    /// What the maps are called.
+    pub maps: Vec<MapName>,
+}
 
 impl Collector for Exposition {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut metrics = Metrics::new(encoder);
-        let Snapshot { ledger, capture, transmit, .. } = &self.0;
+        let Snapshot { ledger, capture, transmit, .. } = &self.counters;
         metrics.plain("tcpcopy", ledger.counters(), GAUGES)?;
         let packets = report::packet_drops(ledger);
         metrics.counters("tcpcopy_packets_dropped", "Captured packets that were not used.", "reason", packets)?;
@@ -35,7 +44,8 @@ impl Collector for Exposition {
         let online = "Time from a request until online began to answer it, with --measure-online.";
         metrics.durations("tcpcopy_online_response_time", online, &ledger.online_response_time)?;
         let datagrams = "Time from a datagram until the target answered it.";
-        metrics.durations("tcpcopy_udp_response_time", datagrams, &self.0.udp_latency)?;
+        metrics.durations("tcpcopy_udp_response_time", datagrams, &self.counters.udp_latency)?;
+        maps::encode(&mut metrics, &self.maps, &ledger.maps)?;
         metrics.counter("tcpcopy_capture_received", "Packets that passed the capture filter.", capture.received)?;
         metrics.counter(
             "tcpcopy_capture_dropped",
@@ -47,14 +57,18 @@ impl Collector for Exposition {
             "Packets that the network device could not take.",
             capture.interface_dropped,
         )?;
-        let modules = || self.0.modules.iter();
+        let modules = || self.counters.modules.iter();
         let events = modules().map(|c| ([("module", c.module), ("name", &*c.name)], c.count));
         metrics.labelled("tcpcopy_module_events", "What modules count.", events)?;
         let bytes = modules().map(|c| ([("module", c.module), ("name", &*c.name)], c.bytes));
         metrics.labelled("tcpcopy_module_bytes_dropped", "Bytes that modules dropped, by reason.", bytes)?;
         metrics.process()?;
-        metrics.gauge("tcpcopy_links", "Connections to intercepts that there should be.", self.0.links as f64)?;
-        metrics.gauge("tcpcopy_links_up", "Connections to intercepts that work.", self.0.links_up as f64)
+        metrics.gauge(
+            "tcpcopy_links",
+            "Connections to intercepts that there should be.",
+            self.counters.links as f64,
+        )?;
+        metrics.gauge("tcpcopy_links_up", "Connections to intercepts that work.", self.counters.links_up as f64)
     }
 }
 
@@ -66,6 +80,8 @@ mod tests {
     use prometheus_client::registry::Registry;
     use tcpcopy_engine::ledger::PacketDrop;
 
+    use tcpcopy_engine::MapLedger;
+
     use super::*;
 
     #[test]
@@ -76,10 +92,15 @@ mod tests {
         snapshot.ledger.drop_packet(PacketDrop::NoMap);
         snapshot.ledger.lag.record(Duration::from_micros(100));
         snapshot.ledger.lag.record(Duration::from_secs(1_000));
+        let name = |map: &str| MapName { map: map.to_owned(), module: "tcp".to_owned() };
+        let maps = vec![name("80-10.0.0.2:8080"), name("81-10.0.0.2:81"), name("80-10.0.0.2:8080")];
+        let of_map = MapLedger { requests: 5, sessions_alive: 2, ..MapLedger::default() };
+        snapshot.ledger.maps = vec![of_map.clone(), MapLedger::default(), of_map];
+        snapshot.ledger.maps[0].response_time.record(Duration::from_micros(100));
         let names: Vec<&str> = snapshot.ledger.counters().map(|(name, ..)| name).collect();
         assert!(GAUGES.iter().all(|gauge| names.contains(gauge)));
         let mut registry = Registry::default();
-        registry.register_collector(Box::new(Exposition(snapshot)));
+        registry.register_collector(Box::new(Exposition { counters: snapshot, maps }));
         let mut text = String::new();
         encode(&mut text, &registry).unwrap();
         for name in names {
@@ -92,9 +113,18 @@ mod tests {
             "tcpcopy_lag_seconds_count 2",
             "tcpcopy_lag_seconds_bucket{le=\"0.000128\"} 1",
             "tcpcopy_lag_seconds_bucket{le=\"+Inf\"} 2",
+            "tcpcopy_map_requests_total{map=\"80-10.0.0.2:8080\",module=\"tcp\"} 10",
+            "tcpcopy_map_requests_total{map=\"81-10.0.0.2:81\",module=\"tcp\"} 0",
+            "tcpcopy_map_sessions_alive{map=\"80-10.0.0.2:8080\",module=\"tcp\"} 4",
+            "tcpcopy_map_response_time_seconds_count{map=\"80-10.0.0.2:8080\",module=\"tcp\"} 1",
         ] {
             assert!(text.lines().any(|l| l.starts_with(line)), "`{line}` is missing in:\n{text}");
         }
+        let refused = "map=\"81-10.0.0.2:81\",module=\"tcp\",reason=\"target refused the connection\"";
+        assert!(text.contains(&format!("tcpcopy_map_sessions_ended_early_total{{{refused}}} 0\n")), "{text}");
+        let series: Vec<&str> = text.lines().filter_map(|line| line.rsplit_once(' ')).map(|(name, _)| name).collect();
+        let again = series.iter().enumerate().find(|(i, name)| !name.starts_with('#') && series[..*i].contains(name));
+        assert_eq!(again, None, "a series may be there only once");
         assert!(text.ends_with("# EOF\n"));
     }
 }

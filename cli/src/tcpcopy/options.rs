@@ -174,7 +174,8 @@ impl Options {
             proto = proto.or((!named).then_some("mysql"));
         }
         let wishes = Wishes { proto, options: &options, tables: &arguments.module };
-        let (modules, maps) = modules::choose(catalogue, &wishes, &written, &mut warnings)?;
+        let (modules, maps) = modules::choose(catalogue, &wishes, &written, &mut warnings)
+            .map_err(|failure| name_option_of_mysql(failure, &of_mysql))?;
         let port = in_range("-p (--port)", arguments.port.unwrap_or(36_524), 1..=u16::MAX)?;
         let responses = responses(&arguments, &maps)?;
         let intercepts = match responses {
@@ -353,6 +354,20 @@ fn intercepts(text: &str, port: u16, maps: &[Map], warnings: &mut Vec<String>) -
         ));
     }
     Ok(on_targets)
+}
+
+/// What module `mysql` says of one of its options, by the option's name on the command line.
+fn name_option_of_mysql(failure: Failure, of_mysql: &[(&str, String, &str)]) -> Failure {
+    let said = failure.message.strip_prefix("module `mysql` ").and_then(|said| {
+        of_mysql.iter().find_map(|(key, _, name)| {
+            let (_, reason) = said.split_once(&format!(": option `{key}`: "))?;
+            Some(format!("in {name}: {reason}"))
+        })
+    });
+    match said {
+        Some(message) => Failure { message, ..failure },
+        None => failure,
+    }
 }
 
 /// Options of the C programs that mean nothing here.

@@ -174,6 +174,9 @@ fn transmit_failure(e: TransmitError) -> Failure {
         TransmitError::NoPath { .. } => Exit::Unreachable,
         TransmitError::Open { .. } => Exit::Failure,
     };
+    if let TransmitError::Device { .. } = e {
+        return Failure::new(exit, format!("in -o (--output-device): {e}"));
+    }
     Failure::new(exit, e)
 }
 
@@ -257,6 +260,14 @@ pub(crate) fn capture_config(options: &Options, device: &str, side: Side, filter
     }
 }
 
+/// The option that names the devices.
+fn side_option(side: Side) -> &'static str {
+    match side {
+        Side::Clients => "-i (--device)",
+        Side::Target => "--response-device",
+    }
+}
+
 /// Opens each device once for every worker. Several workers share clients' packets by flow; of the target's packets, whose
 /// flows are others, each looks for its own.
 fn open_captures(options: &Options, workers: &mut Workers) -> Result<(), Failure> {
@@ -271,7 +282,10 @@ fn open_captures(options: &Options, workers: &mut Workers) -> Result<(), Failure
                 CaptureError::NoPermission { .. } => Exit::Permission,
                 _ => Exit::Failure,
             };
-            Failure::new(exit, e)
+            match e {
+                CaptureError::NoSuchDevice { .. } => Failure::new(exit, format!("in {}: {e}", side_option(side))),
+                _ => Failure::new(exit, e),
+            }
         };
         let waiting = format!("wait for packets on `{device}`");
         if side == Side::Target {

@@ -71,16 +71,22 @@ fn named(counts: impl Iterator<Item = (&'static str, u64)>) -> Counters {
     counts.map(|(name, count)| (name.to_owned(), count)).collect()
 }
 
-fn map_status(options: &Options, map: &Map, counted: &MapLedger) -> MapStatus {
+/// What a map copies, a port or address and port, and the module that does.
+pub(super) fn name_of_map(options: &Options, map: &Map) -> (String, String) {
     let online = map
         .online_addr
         .map_or_else(|| map.online_port.to_string(), |address| Endpoint::new(address, map.online_port).to_string());
+    (online, options.modules[usize::from(map.module)].handle.about.name.to_owned())
+}
+
+fn map_status(options: &Options, map: &Map, counted: &MapLedger) -> MapStatus {
+    let (online, module) = name_of_map(options, map);
     let ended = |reasons: &[SessionEnd]| reasons.iter().map(|reason| counted.ended(*reason)).sum();
     MapStatus {
         online,
         target: map.target.to_string(),
         transport: map.transport.to_string().to_lowercase(),
-        module: options.modules[usize::from(map.module)].handle.about.name.to_owned(),
+        module,
         sessions: counted.sessions,
         sessions_alive: counted.sessions_alive,
         requests: counted.requests,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use mio::{Events, Poll, Token, Waker};
 use tcpcopy_io::process::{PidFile, SIGHUP, Signals};
 
-use super::exposition::Exposition;
+use super::exposition::{self, Exposition};
 use super::guard::{self, Guard};
 use super::looks::Looks;
 use super::options::Options;
@@ -103,7 +103,7 @@ impl Running {
             if one_has_ended {
                 return Err(self.worker_failure(options));
             }
-            self.answer_scrapes();
+            self.answer_scrapes(options);
             let reason = guard.on_time(self);
             if reason.is_some() {
                 break reason;
@@ -133,14 +133,14 @@ impl Running {
     }
 
     /// Answers the scrapes that wait, all with the same numbers.
-    fn answer_scrapes(&mut self) {
+    fn answer_scrapes(&mut self, options: &Options) {
         let scrapes: Vec<Scrape> = self.exporter.iter().flat_map(Exporter::scrapes).collect();
         if scrapes.is_empty() {
             return;
         }
         self.collect(Order::Report);
         for scrape in scrapes {
-            scrape.answer(Exposition(self.total()));
+            scrape.answer(Exposition { counters: self.total(), maps: exposition::names(options) });
         }
     }
 

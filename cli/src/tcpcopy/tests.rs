@@ -69,7 +69,7 @@ fn command_lines_that_cannot_work_say_why() {
         ("tcpcopy -x 3306-10.0.0.2:3306 -s 10.0.0.3 -u user1", "USER@PASSWORD"),
         ("tcpcopy -x 3306-10.0.0.2:3306 -s 10.0.0.3 --proto mysql", "give users and their passwords"),
         ("tcpcopy -x 80-10.0.0.2:80 -s 10.0.0.3 --proto tcp -u a@b", "--proto mysql"),
-        ("tcpcopy -x 3306-10.0.0.2:3306 -s 10.0.0.3 -u a@b --mysql-only (", "option `only`"),
+        ("tcpcopy -x 3306-10.0.0.2:3306 -s 10.0.0.3 -u a@b --mysql-only (", "in --mysql-only: regex parse error"),
         ("./tcpcopy -x 110-xxx.xxx.xxx.148:110 -s 10.0.0.3", "names are not looked up"),
         ("./tcpcopy -x 80-测试服务器IP:80 -d -s 10.0.0.3", "names are not looked up"),
         ("tcpcopy -x 80–192.168.56.11:8080 -s 10.0.0.3", "only looks like `-`"),

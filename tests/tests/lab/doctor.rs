@@ -330,3 +330,36 @@ pub(crate) fn reverse_path_filter(bench: &Bench<'_>) {
     target.set_sysctl("net/ipv4/conf/all/rp_filter", "1").expect("a setting");
     online().names("intercept's host", &["rp_filter", "10.78.0.1", "sysctl net.ipv4.conf.all.rp_filter=2"]);
 }
+
+/// Online is its own target: what it answers to copies must leave by a device on which that is captured.
+pub(crate) fn one_host(bench: &Bench<'_>) {
+    let lab = Lab::new().expect("a lab");
+    let online = &lab.online;
+    let address = online.ipv4;
+    let _server = Server::start(online, (address, 8080).into(), Instant::now()).expect("a server");
+    let map = format!("{address}:{PORT}-{address}:8080");
+    let diagnose = |more: &[&str]| {
+        let options = [&["-x", &map, "-s", "local", "-c", "10.78.0.x", "-i", "eth0"], more].concat();
+        let options: Vec<String> = options.into_iter().map(str::to_owned).collect();
+        Diagnosis::of(online, &bench.programs.tcpcopy, &options)
+    };
+    let cable = ["no route for its answers to 10.78.0.1", "dev copies0", "--response-device copies0"];
+    diagnose(&[]).names("route to target", &cable);
+    // What is advised helps.
+    for command in [
+        "link add copies0 type veth peer name copies1",
+        "link set copies0 up arp off",
+        "link set copies1 up",
+        "route add 10.78.0.0/24 dev copies0",
+    ] {
+        online.ip(command).expect("a cable");
+    }
+    let diagnosis = diagnose(&["--response-device", "copies0"]);
+    assert_eq!(diagnosis.code, Some(0), "the probe, too, finds nothing: {:#?}", diagnosis.findings);
+    let warned =
+        |diagnosis: &Diagnosis| diagnosis.of_outcome("warning").iter().any(|f| f["check"] == "route to target");
+    assert!(!warned(&diagnosis), "{:#?}", diagnosis.findings);
+    diagnose(&["--response-device", "eth0"]).names("route to target", &["by `copies0`", "eth0 does not look"]);
+    online.ip("route replace 10.78.0.0/24 via 10.77.0.4").expect("a route");
+    diagnose(&[]).warns("route to target", &["`eth0`, to 10.77.0.4", "--response-device copies0"]);
+}

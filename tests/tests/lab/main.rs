@@ -203,6 +203,7 @@ fn main() -> ExitCode {
     suite.add_waiting("doctor: firewalls", Needs::Hosts, doctor::firewalls);
     suite.add_waiting("doctor: faults of intercept and its host", Needs::Hosts, doctor::faults_of_intercept);
     suite.add_waiting("doctor: that of intercept", Needs::Hosts, doctor::doctor_of_intercept);
+    suite.add_waiting("doctor: a target on the same host", Needs::Hosts, doctor::one_host);
     suite.add_waiting("doctor: the target's reverse path filter", Needs::Hosts, doctor::reverse_path_filter);
     suite.add("demo: a perfect copy", Needs::Hosts, programs::demo);
     suite.add("demo: Ctrl-C leaves nothing behind", Needs::Hosts, programs::demo_interrupted);

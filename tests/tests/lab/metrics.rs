@@ -65,6 +65,8 @@ pub(crate) fn both_programs(bench: &Bench<'_>) {
     assert_eq!(count(&tcpcopy, "tcpcopy_requests_copied_total"), requests, "{tcpcopy}");
     assert_eq!(count(&tcpcopy, "tcpcopy_lag_seconds_count"), requests, "{tcpcopy}");
     assert_eq!(count(&tcpcopy, "tcpcopy_response_time_seconds_count"), requests, "{tcpcopy}");
+    let of_map = format!("{{map=\"80-{}:80\",module=\"tcp\"}}", lab.target.ipv4);
+    assert_eq!(count(&tcpcopy, &format!("tcpcopy_map_requests_copied_total{of_map}")), requests, "{tcpcopy}");
     assert_eq!(count(&tcpcopy, "tcpcopy_links_up"), count(&tcpcopy, "tcpcopy_links"), "{tcpcopy}");
     // A response took its time, and less than the whole test.
     let mean = value(&tcpcopy, "tcpcopy_response_time_seconds_sum") / requests as f64;

@@ -66,4 +66,7 @@ fn a_port_that_nobody_gets_through_to_is_a_failure() {
     says(&with(""), Failure, &["no tcpcopy through", "iptables -I INPUT -p tcp --dport 36524"]);
     says(&with("-A INPUT -p tcp -m tcp --dport 36524 -j ACCEPT"), Fine, &["get through"]);
     says(&with("-A INPUT -s 10.0.0.1/32 -p tcp -j ACCEPT"), Warning, &["may keep"]);
+    let nft = r#"{"nftables": [{"chain": {"family": "inet", "table": "t", "name": "c", "hook": "input", "policy": "drop"}}]}"#;
+    let of_nft = Rules::read(&Rulesets { nft: Some(nft.to_owned()), ..Rulesets::default() });
+    says(&control_port(&of_nft, 36_524), Failure, &["nft insert rule inet t c tcp dport 36524 accept"]);
 }

@@ -92,7 +92,6 @@ fn ways_to_targets_are_described() {
     says(&route(TARGET, Ok(&way())), Fine, &["directly on `eth0`", "from 10.0.0.1"]);
     let through = Way { gateway: Some([10, 0, 0, 254].into()), ..way() };
     says(&route(TARGET, Ok(&through)), Fine, &["via 10.0.0.254"]);
-    says(&route(TARGET, Ok(&Way { is_local: true, ..way() })), Warning, &["this host itself", "--nfqueue"]);
 }
 
 #[test]

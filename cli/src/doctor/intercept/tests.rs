@@ -55,5 +55,6 @@ fn the_port_is_free_or_somebody_s() {
     says(&port(&options("-o 80 -b 192.0.2.1")), Failure, "no address of this host");
     let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
     says(&port(&options(&format!("-o 80 -b 127.0.0.1 -p {free}"))), Fine, "is free");
+    says(&super::taken(1, Listener::Hidden), Warning, "does not answer this host itself");
     says(&super::taken(1, Listener::Intercept(Some("9.9".to_owned()))), Fine, "an intercept 9.9");
 }

@@ -38,7 +38,7 @@ pub(super) fn own_address(target: Endpoint) -> Option<IpAddr> {
 }
 
 /// The smallest network with all addresses of the family of `target`; of addresses far apart, the network around the first.
-pub(super) fn network_of(addresses: impl Iterator<Item = IpAddr>, target: IpAddr) -> Option<String> {
+pub(in crate::doctor) fn network_of(addresses: impl Iterator<Item = IpAddr>, target: IpAddr) -> Option<String> {
     let bits = |address: IpAddr| match address {
         IpAddr::V4(a) => u128::from(u32::from(a)) << 96,
         IpAddr::V6(a) => u128::from(a),

@@ -11,6 +11,7 @@ use tcpcopy_wire::tcp::Flags;
 use super::context::Context;
 use super::loops::{Direct, Evidence, any_of};
 use super::{failure, finding};
+use crate::doctor::answers::cable;
 use crate::doctor::finding::{Finding, Outcome};
 
 /// Names the hop where the probe stopped. What is more certain comes first.
@@ -80,6 +81,11 @@ impl Words<'_> {
         let host = intercepts.iter().map(SocketAddr::ip).find(fits).filter(|_| !self.evidence.intercept_is_here);
         let here = if self.context.local || self.evidence.intercept_is_here { *own } else { None };
         host.or(here).map_or_else(|| "ADDRESS-OF-INTERCEPT".to_owned(), |address| address.to_string())
+    }
+
+    /// The target is this host itself.
+    fn target_is_here(&self) -> bool {
+        self.context.own == Some(self.context.target.addr)
     }
 
     /// The command that gives the target its route.
@@ -310,10 +316,14 @@ impl Words<'_> {
         Some(failure(
             format!(
                 "{}: the SYN did not leave this host, though the system took it: the next hop to {target} does not answer, or \
-                 traffic control drops it",
+                 traffic control drops it, or address translation (a rule of table nat) gave it another source",
                 self.session()
             ),
-            format!("here: ip route get {}; ip neigh; tc -s qdisc; nft list ruleset", target.addr),
+            format!(
+                "here: ip route get {}; ip neigh; tc -s qdisc; {} -t nat -S; nft list ruleset",
+                target.addr,
+                self.iptables()
+            ),
         ))
     }
 
@@ -328,6 +338,10 @@ impl Words<'_> {
     /// The target's answer came to this host, where it should not be, or where it is not captured.
     fn answered_here(&self) -> Option<Finding> {
         let (device, flags) = self.evidence.seen.answer.as_ref()?;
+        if self.target_is_here() && !self.context.local && !self.evidence.intercept_is_here {
+            // It was seen on its way out.
+            return None;
+        }
         let what = if flags.contains(Flags::RST) { "RST" } else { "SYN-ACK" };
         if self.context.local {
             return Some(failure(
@@ -397,6 +411,19 @@ impl Words<'_> {
                 ),
                 format!("on {}: intercept -i DEVICE -F 'tcp and src port {port}'", self.way_back()),
             ),
+            (Some(Direct::Accepted), None) if self.context.local && self.target_is_here() => failure(
+                format!(
+                    "{nothing}, though {target} accepts connections from this host's own address: no route of this host leads \
+                     its answers to {} to a device on which they are captured, or it drops what comes from there (rp_filter, \
+                     rules)",
+                    self.context.network
+                ),
+                format!(
+                    "{}; when that is there: {} -S; nft list ruleset",
+                    cable(&self.context.network),
+                    self.iptables()
+                ),
+            ),
             (Some(Direct::Accepted), None) => failure(
                 format!(
                     "{nothing}, though {target} accepts connections from this host's own address: the target has no route for \
@@ -411,12 +438,9 @@ impl Words<'_> {
     }
 
     fn route_or_rp_filter(&self) -> String {
-        let filter = if self.context.target.addr.is_ipv4() {
-            "when that route is there: sysctl -w net.ipv4.conf.all.rp_filter=2; iptables -S INPUT"
-        } else {
-            "when that route is there: ip6tables -S INPUT"
-        };
-        format!("{}: {}; {filter}", self.at_target(), self.route("add"))
+        let filter = if self.context.target.addr.is_ipv4() { "sysctl -w net.ipv4.conf.all.rp_filter=2; " } else { "" };
+        let (there, route, iptables) = (self.at_target(), self.route("add"), self.iptables());
+        format!("{there}: {route}; when that route is there: {filter}{iptables} -S; nft list ruleset")
     }
 
     /// The target does not answer us either, by our own address.

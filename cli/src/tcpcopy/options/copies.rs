@@ -115,7 +115,8 @@ pub(super) fn sources(
         }
         if of_family.len() < pools.len() {
             return Err(Failure::usage(format!(
-                "in {}: {} {family} addresses for {workers} workers; each needs one of its own for its {family} targets",
+                "in {}: {} {family} addresses for {workers} workers; each needs one of its own for its {family} \
+                 targets; give more of them",
                 grammar::SOURCE.name,
                 of_family.len()
             )));

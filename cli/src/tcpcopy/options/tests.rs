@@ -310,6 +310,8 @@ fn what_cannot_be_is_refused() {
         ("-x 80-10.0.0.2:80 -s local,10.0.0.3", "stands alone"),
         ("-x 80-10.0.0.2:80 -s local --response-filter tcp.and", "is not understood"),
         (&format!("{base} --workers many"), "neither a number nor `auto`"),
+        (&format!("{base} -u nobody"), "in -u (--mysql-user): give USER@PASSWORD"),
+        (&format!("{base} --mysql-slow soon"), "in --mysql-slow: `soon`"),
         (&format!("{base} --sample-by port"), "neither session nor client"),
         (&format!("{base} --ramp 5d"), "one of ms, s, m and h"),
         (&format!("{base} --ramp 0"), "above zero"),

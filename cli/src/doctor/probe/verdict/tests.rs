@@ -75,6 +75,22 @@ fn the_example_of_the_manual() {
 }
 
 #[test]
+fn a_target_on_this_host_needs_a_device_for_its_answers() {
+    let here = Context { local: true, intercepts: Vec::new(), own: Some([10, 0, 0, 2].into()), ..context() };
+    let lost = Evidence { direct: Some(Direct::Accepted), ..evidence(Ending::NoAnswer) };
+    let text = ["no route of this host leads its answers to 10.78.0.0/24"];
+    assert_said(&lost, &here, Outcome::Failure, &text, "ip route add 10.78.0.0/24 dev copies0");
+    let elsewhere = Context { own: Some([10, 0, 0, 1].into()), ..here };
+    assert_said(
+        &lost,
+        &elsewhere,
+        Outcome::Failure,
+        &["no route"],
+        "on 10.0.0.2: ip route add 10.78.0.0/24 via 10.0.0.1",
+    );
+}
+
+#[test]
 fn a_syn_that_does_not_leave_is_stopped_here() {
     for (cause, words, remedy) in [
         (SendError::Forbidden, "a firewall rule of this host drops it", "iptables -S OUTPUT"),
