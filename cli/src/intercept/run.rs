@@ -28,7 +28,7 @@ use super::live::Steering;
 use super::options::Options;
 use super::queue::QueueSource;
 use super::report;
-use super::told::{Told, on_peer, tell};
+use super::told::{Rejections, Told, on_peer, tell};
 use super::worker::DRAIN_BUDGET;
 use crate::exit::{Exit, Failure};
 use crate::live::server::Live;
@@ -157,7 +157,7 @@ impl Intercept {
             queue,
             server,
             hands,
-            told: Told { next_rejection: now, open_warning, examiner: Examiner::new(options) },
+            told: Told { rejections: Rejections::default(), open_warning, examiner: Examiner::new(options) },
             captured_payload: Payload::Headers,
             next_stats: options.stats_interval.map_or(Timestamp::NEVER, |interval| now + interval),
             next_peer_stats: now + STATS_FOR_PEERS,
