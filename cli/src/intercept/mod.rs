@@ -17,6 +17,7 @@ pub(crate) use exposition::Exposition;
 #[cfg(test)]
 mod tests;
 mod told;
+mod translation;
 mod worker;
 
 use std::ffi::OsString;

@@ -24,6 +24,7 @@ mod report;
 mod security;
 mod source;
 mod traditional;
+mod translated;
 mod udp;
 mod workers;
 mod workloads;
@@ -117,6 +118,7 @@ fn main() -> ExitCode {
     suite.add("traditional: IPv6", Needs::Servers, traditional::ipv6);
     suite.add("traditional: who is answered", Needs::Servers, traditional::passlist);
     suite.add("traditional: a killed intercept harms nobody", Needs::Servers, traditional::killed);
+    suite.add("traditional: a target behind NAT", Needs::Servers, translated::both_addresses);
     suite.add("traditional: UDP", Needs::Hosts, traditional::udp);
     suite.add("traditional: MariaDB", Needs::MariaDb, mysql_copy::traditional);
     suite.add("traditional: a full queue", Needs::Hosts, traditional::overflow);
