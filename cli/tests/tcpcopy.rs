@@ -228,5 +228,8 @@ fn a_replay_of_which_nothing_can_be_read_fails() {
     let Output { status, stdout, stderr } = command.stdin(fs::File::open(&path).unwrap()).output().unwrap();
     let (out, err) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
     assert_eq!(status.code(), Some(1), "{out}{err}");
-    assert!(out.contains("sessions: found 0") && err.contains("cannot be read as a capture"), "{out}{err}");
+    assert!(
+        out.contains("sessions: found 0") && err.contains("standard input cannot be read as a capture"),
+        "{out}{err}"
+    );
 }

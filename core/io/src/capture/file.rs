@@ -66,21 +66,26 @@ pub enum FileError {
     },
 }
 
+/// A file as messages name it.
+fn named(path: &Path) -> std::path::Display<'_> {
+    if path.as_os_str() == STDIN { Path::new("standard input").display() } else { path.display() }
+}
+
 impl fmt::Display for FileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Open { path, reason } => write!(f, "cannot open {}: {reason}", path.display()),
+            Self::Open { path, reason } => write!(f, "cannot open {}: {reason}", named(path)),
             Self::NotACapture { path, reason } => {
-                write!(f, "{} cannot be read as a capture (pcap or pcapng): {reason}", path.display())
+                write!(f, "{} cannot be read as a capture (pcap or pcapng): {reason}", named(path))
             }
             Self::UnsupportedLink { path, link } => {
-                write!(f, "{} has frames of link type {link}, which are not understood", path.display())
+                write!(f, "{} has frames of link type {link}, which are not understood", named(path))
             }
             Self::BadFilter { filter, reason } => {
                 write!(f, "the filter `{filter}` is not understood: {reason} (see pcap-filter(7))")
             }
             Self::Damaged { path, frames, reason } => {
-                write!(f, "{} cannot be read beyond its first {frames} packets: {reason}", path.display())
+                write!(f, "{} cannot be read beyond its first {frames} packets: {reason}", named(path))
             }
         }
     }
