@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::error::Error as _;
+use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Write};
 use std::num::{IntErrorKind, ParseIntError};
@@ -9,6 +10,7 @@ use std::process::ExitCode;
 use std::thread;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Arg, Parser};
 
 /// What an exit code means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +86,34 @@ pub(crate) fn parsed(program: &str, error: &clap::Error) -> ExitCode {
     if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() }
 }
 
+/// Reads the words of a command line, the program's name first. A number below zero is taken for an option's value, so that
+/// the message can name the option.
+///
+/// # Errors
+/// What is wrong, or help or the version; options are named by their short names, too.
+pub(crate) fn parse<A: Parser>(words: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<A, clap::Error> {
+    let takes_value = |arg: &Arg| arg.get_action().takes_values();
+    let mut command =
+        A::command().mut_args(|arg| if takes_value(&arg) { arg.allow_negative_numbers(true) } else { arg });
+    // Arguments can be shown from then on.
+    command.build();
+    let names: Vec<(String, String)> = command
+        .get_arguments()
+        .filter_map(|arg| Some((arg.to_string(), format!("-{} (--{})", arg.get_short()?, arg.get_long()?))))
+        .collect();
+    let named = |mut error: clap::Error| {
+        if let Some(ContextValue::String(shown)) = error.get(ContextKind::InvalidArg)
+            && let Some((_, name)) = names.iter().find(|(text, _)| text == shown)
+        {
+            let name = ContextValue::String(name.clone());
+            error.insert(ContextKind::InvalidArg, name);
+        }
+        error
+    };
+    let mut matches = command.try_get_matches_from(words).map_err(named)?;
+    A::from_arg_matches_mut(&mut matches)
+}
+
 /// What is wrong with the words of a command line, said as our own checks say it: the option, what it was given, what it wants.
 /// `None` for help and for what clap says well enough.
 fn in_words(error: &clap::Error) -> Option<String> {
@@ -116,9 +146,8 @@ fn in_words(error: &clap::Error) -> Option<String> {
 /// Why a value is none that an option takes; of numbers the standard library says it without the option's needs.
 fn reason(value: &str, error: &(dyn std::error::Error + 'static)) -> String {
     match error.downcast_ref::<ParseIntError>().map(ParseIntError::kind) {
-        Some(IntErrorKind::PosOverflow | IntErrorKind::NegOverflow) => {
-            format!("`{value}` is a larger number than can be")
-        }
+        Some(IntErrorKind::PosOverflow) => format!("`{value}` is a larger number than can be"),
+        Some(_) if looks_negative(value) => format!("`{value}` is a smaller number than can be"),
         Some(_) => format!("`{value}` is no whole number"),
         // A range of clap's: `70000 is not in 0..=65535`.
         None => match error.to_string() {
@@ -168,22 +197,21 @@ impl std::error::Error for Failure {}
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser as _;
-
     use super::*;
     use crate::intercept::arguments::Arguments;
 
     #[test]
     fn what_is_wrong_with_a_word_is_said_with_the_option() {
-        let told = |words: &[&str]| in_words(&Arguments::try_parse_from(words).unwrap_err());
+        let told = |words: &[&str]| in_words(&parse::<Arguments>(words).unwrap_err());
         assert_eq!(told(&["intercept", "--nice", "much"]).unwrap(), "in --nice <N>: `much` is no whole number");
         let large = "99999999999999999999999999";
         assert!(told(&["intercept", "--stats-interval", large]).unwrap().contains("larger number"));
         for (words, expected) in [
-            (["--port", "70000"], "in --port <PORT>: 70000 is not within 0 to 65535"),
-            (["--daemon=5", "-L"], "in --daemon: it takes no value, and `5` is one"),
-            (["-d", "--bind"], "in --bind <ADDR>: the value is missing"),
-            (["-p", "-1"], "`-1` is no option; as the value of the option before it"),
+            (["--port", "70000"], "in -p (--port): 70000 is not within 0 to 65535"),
+            (["--daemon=5", "-L"], "in -d (--daemon): it takes no value, and `5` is one"),
+            (["-d", "--bind"], "in -b (--bind): the value is missing"),
+            (["-p", "-1"], "in -p (--port): -1 is not within 0 to 65535"),
+            (["-q", "-1"], "in -q (--queue-length): "),
             (["-d", "--bogus"], "there is no option `--bogus`"),
             (["-d", "--filtre"], "there is no option `--filtre`; there is --filter"),
             (["-d", "stray"], "`stray` is neither an option nor the value of one"),
@@ -192,5 +220,12 @@ mod tests {
             assert!(told.starts_with(expected), "{expected:?} is not said: {told}");
         }
         assert_eq!(told(&["intercept", "-h"]), None);
+    }
+
+    #[test]
+    fn what_is_no_address_is_said_with_the_option() {
+        let error = parse::<crate::tcpcopy::arguments::Arguments>(["tcpcopy", "-H", "300.1.1.1"]).unwrap_err();
+        let message = in_words(&error).unwrap();
+        assert_eq!(message, "in -H (--loopback-source): `300.1.1.1`: invalid IP address syntax");
     }
 }

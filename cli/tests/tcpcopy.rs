@@ -8,7 +8,7 @@ use std::fs;
 use std::io::Read;
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use scratch::{Running, Scratch, run, signal, tcpcopy};
@@ -206,4 +206,24 @@ fn datagrams_are_copied_without_an_intercept() {
     assert_eq!(child.0.wait().unwrap().code(), Some(0));
     assert!(table.contains("udp        datagrams captured") && table.contains("sent to targets"), "{table}");
     assert!(!table.contains("balance"), "{table}");
+}
+
+/// What comes through a pipe cannot be looked at before the start.
+#[test]
+fn a_replay_of_which_nothing_can_be_read_fails() {
+    if !may_run() {
+        return;
+    }
+    let scratch = Scratch::new("no-capture");
+    let path = scratch.file("file");
+    fs::write(&path, "nothing that a capture begins with").unwrap();
+    let options = ["-x", "9-127.0.0.1:10", "-s", "local", "-c", "127.1.2.3", "-i", "-", "--socket", "none"];
+    let mut command = tcpcopy(&options);
+    let Output { status, stdout, stderr } = command.stdin(fs::File::open(&path).unwrap()).output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+    assert_eq!(status.code(), Some(1), "{out}{err}");
+    assert!(
+        out.contains("sessions: found 0") && err.contains("standard input cannot be read as a capture"),
+        "{out}{err}"
+    );
 }

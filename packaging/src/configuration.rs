@@ -142,6 +142,7 @@ fn example(program: &str, key: &str) -> Option<&'static str> {
         "target" => r#"["10.0.0.2:8080"]"#,
         "setup" => "[\"8080\"]",
         "passlist" => r#"["10.0.0.9"]"#,
+        "client-address" => r#"["172.17.0.1-10.78.0.1"]"#,
         "bind" => r#""10.0.0.3""#,
         "allow" => r#"["10.0.0.1"]"#,
         _ => return None,

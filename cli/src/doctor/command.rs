@@ -100,7 +100,7 @@ pub fn of_intercept(words: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn parse<A: Parser>(words: impl IntoIterator<Item = OsString>) -> Result<A, ExitCode> {
     let words = words.into_iter().map(|word| word.to_string_lossy().into_owned());
-    A::try_parse_from(config::mend(words)).map_err(|error| {
+    exit::parse::<A>(config::mend(words)).map_err(|error| {
         let program =
             if A::command().get_name().starts_with("tcpcopy") { "tcpcopy doctor" } else { "intercept doctor" };
         exit::parsed(program, &error)

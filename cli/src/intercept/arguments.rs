@@ -62,6 +62,18 @@ pub struct Arguments {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workers: Option<Text>,
 
+    /// An address that responses are seen to go to, and the one of -c that the copies were sent from, where something on
+    /// the way, such as a container's host, changed it. Ports must be as they were.
+    #[arg(short = 'D', long, value_name = "SEEN-SENT[,...]", help_heading = "Capture")]
+    #[serde(deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    pub client_address: Vec<String>,
+
+    /// Find the connection of a response without the test server's address, which DNAT on the way changed: for copies to
+    /// one address of -x. Ports must be as they were.
+    #[arg(long, help_heading = "Capture")]
+    #[serde(skip_serializing_if = "is_off")]
+    pub dnat: bool,
+
     /// Run on the test server itself, and read its answers from this NFQUEUE, 0 to 65535: what is for the copies is
     /// reported and dropped. A full queue lets answers through. Without -F, -o and -i this is what intercept does
     /// [default: 0].

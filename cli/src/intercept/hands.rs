@@ -41,6 +41,7 @@ impl Hands {
             initial_routes: options.initial_routes,
             seed: RandomState::new().hash_one(std::process::id()),
             legacy: options.legacy,
+            translation: options.translation.clone(),
             ..RelayConfig::default()
         };
         let combined = options.responses_per_write;

@@ -16,6 +16,7 @@ mod steering;
 #[cfg(test)]
 mod tests;
 mod told;
+mod translation;
 mod worker;
 
 #[cfg(test)]
@@ -24,7 +25,6 @@ pub(crate) use exposition::Exposition;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser;
 use tcpcopy_io::process::{PidFile, Readiness};
 
 use crate::background;
@@ -41,7 +41,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     let words: Vec<OsString> = words.into_iter().collect();
     // Everything is text; what is not, no option can mean.
     let words = config::mend(words.into_iter().map(|w| w.to_string_lossy().into_owned()));
-    let arguments = match Arguments::try_parse_from(words) {
+    let arguments = match exit::parse::<Arguments>(words) {
         Ok(arguments) => arguments,
         Err(e) => return exit::parsed("intercept", &e),
     };
@@ -96,6 +96,6 @@ fn set_up(options: &Options) -> Result<(Log, Option<PidFile>, Intercept), Failur
 /// Whether a command line is taken; otherwise why not.
 #[cfg(test)]
 pub(crate) fn check_words(words: &[String]) -> Result<(), String> {
-    let arguments = Arguments::try_parse_from(words).map_err(|e| e.to_string())?;
+    let arguments = exit::parse::<Arguments>(words).map_err(|e| e.to_string())?;
     Options::check(arguments).map(drop).map_err(|failure| failure.message)
 }

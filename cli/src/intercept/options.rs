@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use log::LevelFilter;
-use tcpcopy_engine::relay::LegacyConfig;
+use tcpcopy_engine::relay::{LegacyConfig, Translation};
 use tcpcopy_io::capture::check_filter;
 use tcpcopy_io::control::{DEFAULT_PORT, Single};
 
 use super::arguments::Arguments;
 use super::legacy;
 use super::queue::QueueOptions;
+use super::translation;
 use crate::config::Text;
 use crate::exit::Failure;
 use crate::grammar::{OptionName, Part, SyntaxError};
@@ -52,6 +53,8 @@ pub struct Options {
     pub legacy: LegacyConfig,
     /// Which of them, when they register no routes.
     pub single: Option<Single>,
+    /// Addresses that were changed on the way.
+    pub translation: Translation,
     /// Routes for which there is room at once.
     pub initial_routes: usize,
     /// Threads that capture and look routes up; 1: the only one there is.
@@ -120,6 +123,7 @@ impl Options {
         let hash_size = in_range("-s (--hash-size)", arguments.hash_size.unwrap_or(65_536), 1..=1 << 22)?;
         let combined = in_range("-n (--combined)", arguments.combined.unwrap_or(0), 0..=15)?;
         let (single, legacy) = legacy::config(&arguments, combined)?;
+        let translation = translation::config(&arguments)?;
         let (certificate, key, authority) = (arguments.tls_cert, arguments.tls_key, arguments.tls_ca);
         let security =
             SecurityFiles::check(arguments.secret_file, certificate, key, authority, None)?.check_for_server()?;
@@ -134,6 +138,7 @@ impl Options {
             security,
             legacy,
             single,
+            translation,
             port,
             initial_routes: hash_size as usize,
             workers: workers(arguments.workers.as_ref(), queue_number)?,

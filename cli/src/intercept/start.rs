@@ -17,7 +17,7 @@ use super::options::Options;
 use super::queue::QueueSource;
 use super::run::{Due, FIRST_PEER, Intercept, QUEUE, SIGNALS, SNAPLEN, STATS_FOR_PEERS, WAKER};
 use super::steering::Steering;
-use super::told::Told;
+use super::told::{Rejections, Told};
 use crate::exit::{Exit, Failure};
 use crate::live::server::Live;
 use crate::metrics::Exporter;
@@ -61,7 +61,7 @@ pub(super) fn start(options: &Options, present: Present<'_>) -> Result<Intercept
         queue,
         server,
         hands,
-        told: Told { next_rejection: now, open_warning, examiner: Examiner::new(options) },
+        told: Told { rejections: Rejections::default(), open_warning, examiner: Examiner::new(options) },
         captured_payload: Payload::Headers,
         next_stats: options.stats_interval.map_or(Timestamp::NEVER, |interval| now + interval),
         next_peer_stats: now + STATS_FOR_PEERS,

@@ -1,23 +1,43 @@
 //! What peers do, passed on and said in the log.
 
+use std::mem::{Discriminant, discriminant};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use tcpcopy_engine::relay::RelayDrop;
 use tcpcopy_engine::{RelayInput, RelayNotice};
-use tcpcopy_io::control::PeerEvent;
+use tcpcopy_io::control::{CloseReason, PeerEvent};
 use tcpcopy_wire::Timestamp;
 use tcpcopy_wire::control::Hello;
 
 use super::examine::Examiner;
 use super::hands::Hands;
 
-/// Shortest time between two lines about connections that were turned away: a scan must not fill the log.
+/// Shortest time between two lines about connections that were turned away for one kind of reason: a scan must not fill the
+/// log, nor may it hide what a tcpcopy of another version is told.
 const REJECTION_TOLD_EVERY: Duration = Duration::from_secs(10);
+
+/// Kinds of reasons for which a connection is turned away, and until when a line about each is too early to be followed.
+#[derive(Debug, Default)]
+pub(super) struct Rejections(Vec<((Discriminant<CloseReason>, bool), Timestamp)>);
+
+impl Rejections {
+    /// Whether a line is due; then it is taken to be written.
+    fn is_due(&mut self, reason: &CloseReason, now: Timestamp) -> bool {
+        let kind = (discriminant(reason), reason.names_versions());
+        let next = now + REJECTION_TOLD_EVERY;
+        match self.0.iter_mut().find(|(told, _)| *told == kind) {
+            Some((_, due)) if now < *due => return false,
+            Some((_, due)) => *due = next,
+            None => self.0.push((kind, next)),
+        }
+        true
+    }
+}
 
 /// What is not to be repeated in the log.
 pub(super) struct Told {
-    pub(super) next_rejection: Timestamp,
+    pub(super) rejections: Rejections,
     /// Due when the first tcpcopy comes from another host.
     pub(super) open_warning: Option<String>,
     /// Questions that wait for an answer.
@@ -57,8 +77,7 @@ pub(super) fn on_peer(event: &PeerEvent<'_>, now: Timestamp, hands: &mut Hands, 
             hands.tell(now, RelayInput::Undelivered { peer, responses: undelivered, reason });
             hands.tell(now, RelayInput::PeerGone { peer });
         }
-        PeerEvent::Rejected { from, reason } if now >= told.next_rejection => {
-            told.next_rejection = now + REJECTION_TOLD_EVERY;
+        PeerEvent::Rejected { from, reason } if told.rejections.is_due(reason, now) => {
             log::warn!(
                 "connection from {from} closed: {reason}; more such within {REJECTION_TOLD_EVERY:?} are only counted"
             );
@@ -80,6 +99,28 @@ pub(super) fn tell(notice: &RelayNotice) {
         }
         RelayNotice::RouteTableFull { limit } => {
             log::error!("there are {limit} routes; more are refused until some are gone");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tcpcopy_wire::control::{DecodeError, LegacyError};
+
+    use super::*;
+
+    #[test]
+    fn a_scan_does_not_hide_an_old_version() {
+        let mut rejections = Rejections::default();
+        let at = |seconds: u64| Timestamp::from_millis(seconds * 1000);
+        let version = CloseReason::Protocol(DecodeError::Legacy(LegacyError::Version { theirs: 5, ours: 6 }));
+        let garbage = CloseReason::Protocol(DecodeError::WrongMagic { first: *b"GET ", len: 4 });
+        assert!(rejections.is_due(&CloseReason::NotAllowed, at(1)));
+        assert!(rejections.is_due(&garbage, at(1)));
+        assert!(rejections.is_due(&version, at(2)), "said, although others were turned away just now");
+        for reason in [&CloseReason::NotAllowed, &garbage, &version] {
+            assert!(!rejections.is_due(reason, at(10)), "{reason}");
+            assert!(rejections.is_due(reason, at(12)), "{reason}");
         }
     }
 }

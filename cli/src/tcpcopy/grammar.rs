@@ -271,8 +271,8 @@ impl Number for IpAddr {
     }
 }
 
-/// Intercepts at most.
-const MAX_INTERCEPTS: usize = 32;
+/// Intercepts at most: each is told of every connection.
+const MAX_INTERCEPTS: usize = 256;
 
 /// Reads intercepts: `address[:port]`, separated by commas.
 ///

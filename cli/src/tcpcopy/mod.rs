@@ -26,7 +26,6 @@ pub mod worker;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::ErrorKind;
 use tcpcopy_io::capture;
 use tcpcopy_io::process::Readiness;
@@ -81,6 +80,12 @@ pub(crate) fn check_arguments(arguments: Arguments, built_in: BuiltIn) -> Result
             let mut merged = config::merge(&arguments, &file);
             // Of options of modules the command line's win one by one, not all at once: the last one counts.
             merged.proto_opt = [file.proto_opt, arguments.proto_opt].concat();
+            // What has no long name is in no file; of both names of the ramp the command line's wins.
+            merged.grow = arguments.grow;
+            if arguments.grow && arguments.ramp.is_none() {
+                merged.ramp = None;
+            }
+            (merged.c_rtt, merged.c_pool, merged.c_snaplen) = (arguments.c_rtt, arguments.c_pool, arguments.c_snaplen);
             merged
         }
     };
@@ -91,7 +96,7 @@ pub(crate) fn check_arguments(arguments: Arguments, built_in: BuiltIn) -> Result
 /// The arguments as they are written.
 fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Arguments, Early> {
     let arguments = config::mend(arguments);
-    Arguments::try_parse_from(&arguments).map_err(|e| match e.kind() {
+    exit::parse::<Arguments>(arguments).map_err(|e| match e.kind() {
         ErrorKind::MissingRequiredArgument => Failure::usage(e.render()).into(),
         _ => Early::Clap(e),
     })

@@ -84,7 +84,7 @@ fn is_pipe(path: &Path) -> bool {
 /// How far a replay is.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Progress {
-    /// Bytes of the files read in this pass, and of all files; zero and zero where that is not known.
+    /// Bytes of the files whose frames were handed on in this pass, and of all files; zero and zero where that is not known.
     pub read: (u64, u64),
     /// The pass, from 1, and how many there are.
     pub pass: (u32, u32),
@@ -108,7 +108,7 @@ impl fmt::Display for Progress {
             write!(f, "pass {pass} of {passes}, ")?;
         }
         if let (read, total @ 1..) = self.read {
-            write!(f, "{} % read, ", read * 100 / total)?;
+            write!(f, "{} % done, ", read * 100 / total)?;
         }
         write!(f, "{} packets", self.frames)?;
         if self.behind >= Duration::from_secs(1) {
@@ -177,6 +177,8 @@ pub struct Replay {
     began: Option<Timestamp>,
     link: LinkType,
     batch: Batch,
+    /// The bytes of the files that the batch is made of: where they begin, and where they end.
+    batch_of: (u64, u64),
     /// The next frame of the batch, and where it begins.
     next: (usize, usize),
     /// When that is due, once it is known.
@@ -207,6 +209,7 @@ impl Replay {
             began: None,
             link: LinkType::Raw,
             batch: Batch::default(),
+            batch_of: (0, 0),
             next: (0, 0),
             due: None,
             state: State::Running,
@@ -301,14 +304,19 @@ impl Replay {
         self.progress.frames += 1;
         self.next = (self.next.0 + 1, end);
         self.due = None;
+        // The reader is ahead, of a small file by all of it.
+        let (from, to) = self.batch_of;
+        self.progress.read.0 = from + (to - from) * self.next.0 as u64 / self.batch.frames.len() as u64;
         true
     }
 
     fn next_item(&mut self, now: Timestamp, engine: &mut Copier, outbox: &mut Outbox) -> bool {
         match self.items.try_recv() {
             Ok(Item::Frames { link, batch, read }) => {
+                self.batch_of = (self.batch_of.1.min(read.0), read.0);
+                let done = if batch.frames.is_empty() { read.0 } else { self.batch_of.0 };
+                self.progress.read = (done, read.1);
                 (self.link, self.batch, self.next) = (link, batch, (0, 0));
-                self.progress.read = read;
             }
             Ok(Item::Damaged(damage)) => {
                 log::warn!("{damage}");
@@ -319,6 +327,7 @@ impl Replay {
             Ok(Item::EndOfPass) => {
                 engine.handle(now, Input::NextPass, outbox);
                 self.schedule.before = None;
+                self.batch_of = (0, 0);
                 self.progress.pass.0 += 1;
             }
             Err(TryRecvError::Empty) => {
@@ -483,7 +492,10 @@ mod tests {
         replay.resume(Timestamp::from_millis(10_400));
         assert_eq!(frames_at(&mut replay, 10_999), 1);
         assert_eq!(replay.next_due(Timestamp::from_millis(10_999)), Some(Timestamp::from_millis(11_000)));
+        // 24 bytes of the file's header, and 36 for each packet; that all of it has been read long ago is no progress.
+        assert_eq!(replay.progress().read, (44, 132));
         assert_eq!((frames_at(&mut replay, 11_000), frames_at(&mut replay, 12_000)), (2, 3));
+        assert_eq!(replay.progress().read, (132, 132));
     }
 
     fn schedule(speed: f64, cut_gaps: Option<u64>) -> Schedule {
@@ -513,7 +525,7 @@ mod tests {
     #[test]
     fn progress_says_what_a_person_wants_to_know() {
         let progress = Progress { read: (50, 200), pass: (2, 3), frames: 70, ..Progress::default() };
-        assert_eq!(progress.to_string(), "pass 2 of 3, 25 % read, 70 packets");
+        assert_eq!(progress.to_string(), "pass 2 of 3, 25 % done, 70 packets");
         let late = Progress { pass: (1, 1), frames: 7, behind: Duration::from_millis(2_500), ..Progress::default() };
         assert_eq!(late.to_string(), "7 packets, 2 s behind");
     }

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Token, Waker};
+use tcpcopy_io::capture::file::FileError;
 use tcpcopy_io::process::{PidFile, SIGHUP, Signals};
 
 use super::exposition::{self, Exposition};
@@ -98,7 +99,7 @@ impl Running {
             if self.replay_is_over {
                 drop(looks);
                 self.print_summary(options);
-                return Ok(());
+                return self.unread_file().map_or(Ok(()), |e| Err(Failure::new(Exit::Failure, e)));
             }
             if one_has_ended {
                 return Err(self.worker_failure(options));
@@ -177,6 +178,12 @@ impl Running {
                 log::info!("{line}");
             }
         }
+    }
+
+    /// A file of which nothing could be read: a pipe, or one that was exchanged. Others are looked at before the start.
+    fn unread_file(&self) -> Option<FileError> {
+        let damages = self.total().replay?.damages;
+        damages.into_iter().find(|damage| !matches!(damage, FileError::Damaged { .. }))
     }
 
     /// Gives all workers an order.

@@ -73,6 +73,7 @@ fn command_lines_that_cannot_work_say_why() {
         ("./tcpcopy -x 110-xxx.xxx.xxx.148:110 -s 10.0.0.3", "names are not looked up"),
         ("./tcpcopy -x 80-测试服务器IP:80 -d -s 10.0.0.3", "names are not looked up"),
         ("tcpcopy -x 80–192.168.56.11:8080 -s 10.0.0.3", "only looks like `-`"),
+        ("tcpcopy -x 80-10.0.0.2:80 -s 10.0.0.3 -g --ramp 5s", "leave one of the two out"),
         ("tcpcopy --mapp 80-192.168.56.11:8080", "--map"),
         ("tcpcopy -x 80-10.0.0.2:80 -s 10.0.0.3 stray", "stray"),
         ("tcpcopy -x 80-10.0.0.2:80 -s 10.0.0.3 -C two", "two"),
@@ -81,6 +82,24 @@ fn command_lines_that_cannot_work_say_why() {
     ] {
         let message = read(line).expect_err(line);
         assert!(message.contains(word), "{line}: {message}");
+    }
+}
+
+/// Options without a long name stand on the command line only, and hold beside a file.
+#[test]
+fn short_options_hold_beside_a_configuration_file() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&file, "map = '80-10.0.0.2:80'\nintercept = '10.0.0.3'\nramp = '5s'\n").unwrap();
+    let of = |more: &str| {
+        let line = format!("tcpcopy --config {} {more}", file.path().display());
+        let arguments = parse(line.split_whitespace().map(str::to_owned)).ok().unwrap();
+        check_arguments(arguments, BuiltIn::shipped()).unwrap()
+    };
+    let seconds = |more: &str| of(more).traffic.ramp.map(|ramp| ramp.as_secs());
+    assert_eq!((seconds(""), seconds("-g"), seconds("--ramp 7s")), (Some(5), Some(100), Some(7)));
+    let warnings = of("-R 5 -U 2 -S 65535").warnings;
+    for option in ["-R has no effect", "-U has no effect", "-S has no effect"] {
+        assert_eq!(warnings.iter().filter(|warning| warning.starts_with(option)).count(), 1, "{warnings:?}");
     }
 }
 

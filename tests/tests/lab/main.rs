@@ -6,6 +6,7 @@
 mod bad_days;
 mod book;
 mod doctor;
+mod forty;
 mod harness;
 mod legacy;
 mod linklayer;
@@ -24,6 +25,7 @@ mod report;
 mod security;
 mod source;
 mod traditional;
+mod translated;
 mod udp;
 mod workers;
 mod workloads;
@@ -63,6 +65,7 @@ fn main() -> ExitCode {
     suite.add("IPv6", Needs::Servers, workloads::ipv6);
     suite.add("many: two online servers, one target", Needs::Servers, many::two_online_one_target);
     suite.add("many: two targets, two intercepts with their parts", Needs::Servers, many::two_targets_two_intercepts);
+    suite.add("many: forty intercepts", Needs::Servers, forty::intercepts);
     suite.add("many: real servers behind a director (LVS, direct routing)", Needs::Servers, many::direct_routing);
     suite.add("many: each connection three times over", Needs::Servers, many::three_times_over);
     suite.add("workers: keepalive", Needs::Servers, workers::keepalive);
@@ -118,6 +121,7 @@ fn main() -> ExitCode {
     suite.add("traditional: IPv6", Needs::Servers, traditional::ipv6);
     suite.add("traditional: who is answered", Needs::Servers, traditional::passlist);
     suite.add("traditional: a killed intercept harms nobody", Needs::Servers, traditional::killed);
+    suite.add("traditional: a target behind NAT", Needs::Servers, translated::both_addresses);
     suite.add("traditional: UDP", Needs::Hosts, traditional::udp);
     suite.add("traditional: MariaDB", Needs::MariaDb, mysql_copy::traditional);
     suite.add("traditional: a full queue", Needs::Hosts, traditional::overflow);

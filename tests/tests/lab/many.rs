@@ -41,7 +41,7 @@ fn folder(bench: &Bench<'_>, name: &str) -> PathBuf {
 }
 
 /// Sends probes from the client to `online` until `copied` grows.
-fn wait_until_copying(lab: &Lab, online: IpAddr, mut copied: impl FnMut() -> u64) {
+pub(crate) fn wait_until_copying(lab: &Lab, online: IpAddr, mut copied: impl FnMut() -> u64) {
     let before = copied();
     for attempt in 0..100 {
         let plan =

@@ -43,6 +43,11 @@ pub(super) fn traffic(
             return Err(Failure::usage(format!("in --sample-by: `{other}` is neither session nor client")));
         }
     };
+    if arguments.grow && arguments.ramp.is_some() {
+        return Err(Failure::usage(
+            "-g is the same as --ramp 100s, and --ramp says another time: leave one of the two out",
+        ));
+    }
     let ramp = match &arguments.ramp {
         Some(text) => Some(grammar::duration(&grammar::RAMP, &text.0).map_err(Failure::usage)?),
         None => arguments.grow.then_some(RAMP_OF_C),

@@ -140,7 +140,7 @@ fn a_replay_says_what_was_found_and_what_became_of_it() {
         ]
     );
     s.replay = Some(Progress { pass: (1, 2), read: (1, 4), frames: 12, ..Progress::default() });
-    assert!(replay_summary(&s)[0].starts_with("the replay was ended before its end: pass 1 of 2, 25 % read"));
+    assert!(replay_summary(&s)[0].starts_with("the replay was ended before its end: pass 1 of 2, 25 % done"));
 }
 
 #[test]

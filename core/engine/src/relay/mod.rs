@@ -51,6 +51,8 @@
 //! business; its responses are records of their link. It removes no routes: once the target has closed, one is kept for a
 //! minute only. What has no route goes, with [`LegacyConfig::single`], to one of those peers without. See `legacy`.
 //!
+//! **Addresses.** Where a host on the way changes them, responses show others than the routes have; see [`Translation`].
+//!
 //! **Memory.** No peer has more than half of the routes that there may be. A route costs 64 bytes, a quarter more for room to grow, and two index entries of 5 bytes at a load
 //! between 7/16 and 7/8: at most 103 bytes, whether anything happens on it or not.
 //!
@@ -63,6 +65,7 @@ mod routes;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod translation;
 
 use std::time::Duration;
 
@@ -80,6 +83,7 @@ use outbox::Encoder;
 pub use outbox::{RelayNotice, RelayOutbox};
 use routes::{Added, RouteTable};
 pub use stats::{RelayDrop, RelayStats};
+pub use translation::Translation;
 
 /// How long a response without a route is kept.
 pub const EARLY_KEPT_FOR: Duration = Duration::from_secs(1);
@@ -113,6 +117,8 @@ pub struct RelayConfig {
     pub seed: u64,
     /// How tcpcopys of the C programs are served.
     pub legacy: LegacyConfig,
+    /// What was changed of addresses on the way.
+    pub translation: Translation,
 }
 
 impl Default for RelayConfig {
@@ -125,6 +131,7 @@ impl Default for RelayConfig {
             early_limit: 4096,
             seed: 0,
             legacy: LegacyConfig::default(),
+            translation: Translation::default(),
         }
     }
 }
@@ -347,9 +354,11 @@ impl Relay {
         out: &mut RelayOutbox,
     ) {
         self.stats.responses += 1;
-        if let Some((peer, id, payload)) = self.routes.find_and_touch(transport, flow, seconds(now)) {
+        let flow = &self.config.translation.as_sent(*flow);
+        let key = self.config.translation.key(*flow);
+        if let Some((peer, id, payload)) = self.routes.find_and_touch(transport, &key, seconds(now)) {
             self.stats.matched += 1;
-            self.watch_for_close(peer, transport, flow, response.flags);
+            self.watch_for_close(peer, transport, &key, response.flags);
             response.id = id;
             response.payload = payload.of(response.payload);
             if payload == Payload::Full && transport == Transport::Tcp {
@@ -363,7 +372,7 @@ impl Relay {
             self.expire_early(now, out);
             self.stats.early_kept += 1;
             response.payload = self.largest_wish.of(response.payload);
-            if let Some((transport, flow)) = self.early.keep(now, transport, flow, &response) {
+            if let Some((transport, flow)) = self.early.keep(now, transport, &key, &response) {
                 self.count_unrouted(now, transport, flow, RelayDrop::EarlyFull, out);
             }
             self.stats.held = self.early.len() as u64;
@@ -406,10 +415,11 @@ impl Relay {
         if !self.is_up(peer) || !self.suits(peer, transport, &flow) {
             return;
         }
+        let key = self.config.translation.key(flow);
         if self.routes.is_empty() {
             self.next_sweep = now + SWEEP_EVERY;
         }
-        if self.routes.len() >= self.config.route_limit && !self.routes.contains(transport, &flow) {
+        if self.routes.len() >= self.config.route_limit && !self.routes.contains(transport, &key) {
             self.stats.routes_refused += 1;
             if !self.told_table_full {
                 self.told_table_full = true;
@@ -419,7 +429,7 @@ impl Relay {
         }
         let share = self.config.route_limit_per_peer;
         let p = &mut self.peers[peer.0 as usize];
-        if p.routes_alive >= share as u64 && self.routes.owner(transport, &flow) != Some(peer) {
+        if p.routes_alive >= share as u64 && self.routes.owner(transport, &key) != Some(peer) {
             self.stats.routes_over_share += 1;
             if !std::mem::replace(&mut p.told_full, true) {
                 out.notices.push(RelayNotice::PeerRoutesFull { peer, limit: share });
@@ -428,7 +438,7 @@ impl Relay {
         }
         self.stats.routes_added += 1;
         self.peers[peer.0 as usize].routes_alive += 1;
-        let Added { replaced_flow, replaced_id } = self.routes.add(seconds(now), peer, id, transport, flow);
+        let Added { replaced_flow, replaced_id } = self.routes.add(seconds(now), peer, id, transport, key);
         for owner in [replaced_flow, replaced_id].into_iter().flatten() {
             self.stats.routes_replaced += 1;
             self.peers[owner.0 as usize].routes_alive -= 1;
@@ -438,7 +448,7 @@ impl Relay {
         self.expire_early(now, out);
         let takes_payload = self.peers[peer.0 as usize].takes_payload;
         let Self { early, stats, peers, .. } = self;
-        early.release(transport, &flow, |response| {
+        early.release(transport, &key, |response| {
             stats.early_released += 1;
             stats.relayed += 1;
             peers[peer.0 as usize].relayed += 1;

@@ -12,6 +12,7 @@ use super::*;
 
 mod legacy;
 mod payload;
+mod translation;
 
 /// A relay, its outbox, and a clock that only tests move.
 struct Bench {

@@ -1,12 +1,12 @@
 //! Captures in files: pcap and pcapng, as they are or compressed by gzip or zstd.
 //!
 //! libpcap reads the formats. A compressed file is unpacked by a thread of its own into a pipe that libpcap reads from, so
-//! that neither memory nor disk need hold it unpacked.
+//! that neither memory nor disk need hold it unpacked. What comes through a pipe passes such a thread in any case.
 #![allow(unsafe_code)]
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, PipeWriter, Read, Seek, Write};
+use std::io::{self, BufRead, BufReader, PipeWriter, Read, Seek, SeekFrom, Write};
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -66,21 +66,26 @@ pub enum FileError {
     },
 }
 
+/// A file as messages name it.
+fn named(path: &Path) -> std::path::Display<'_> {
+    if path.as_os_str() == STDIN { Path::new("standard input").display() } else { path.display() }
+}
+
 impl fmt::Display for FileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Open { path, reason } => write!(f, "cannot open {}: {reason}", path.display()),
+            Self::Open { path, reason } => write!(f, "cannot open {}: {reason}", named(path)),
             Self::NotACapture { path, reason } => {
-                write!(f, "{} cannot be read as a capture (pcap or pcapng): {reason}", path.display())
+                write!(f, "{} cannot be read as a capture (pcap or pcapng): {reason}", named(path))
             }
             Self::UnsupportedLink { path, link } => {
-                write!(f, "{} has frames of link type {link}, which are not understood", path.display())
+                write!(f, "{} has frames of link type {link}, which are not understood", named(path))
             }
             Self::BadFilter { filter, reason } => {
                 write!(f, "the filter `{filter}` is not understood: {reason} (see pcap-filter(7))")
             }
             Self::Damaged { path, frames, reason } => {
-                write!(f, "{} cannot be read beyond its first {frames} packets: {reason}", path.display())
+                write!(f, "{} cannot be read beyond its first {frames} packets: {reason}", named(path))
             }
         }
     }
@@ -140,22 +145,25 @@ impl CaptureFile {
     pub fn open(path: &Path, filter: &str) -> Result<Self, FileError> {
         let to_open_error = |e: io::Error| FileError::Open { path: path.to_owned(), reason: e.to_string() };
         let unpacking_failed = Arc::default();
-        let (descriptor, place, len) = if path.as_os_str() == STDIN {
-            (io::stdin().lock().try_clone_to_owned().map_err(to_open_error)?, None, 0)
+        let (mut file, place, len) = if path.as_os_str() == STDIN {
+            (File::from(io::stdin().lock().try_clone_to_owned().map_err(to_open_error)?), None, 0)
         } else {
-            let mut file = File::open(path).map_err(to_open_error)?;
+            let file = File::open(path).map_err(to_open_error)?;
             let metadata = file.metadata().map_err(to_open_error)?;
             if metadata.is_dir() {
                 return Err(FileError::Open { path: path.to_owned(), reason: "it is a folder".to_owned() });
             }
-            // Of what cannot be wound back, as a named pipe, nothing may be read in advance: it is taken as it is.
-            let packing = if metadata.is_file() { peek(&mut file).map_err(to_open_error)? } else { Packing::None };
             let place = file.try_clone().map_err(to_open_error)?;
-            let descriptor = match packing {
-                Packing::None => OwnedFd::from(file),
-                packing => unpack(file, packing, Arc::clone(&unpacking_failed)).map_err(to_open_error)?,
-            };
-            (descriptor, Some(place), metadata.len())
+            (file, Some(place), metadata.len())
+        };
+        let head = peek(&mut file).map_err(to_open_error)?;
+        let wound_back = file.seek(SeekFrom::Current(-(head.len() as i64)));
+        let descriptor = match (Packing::of(&head), wound_back) {
+            (Packing::None, Ok(_)) => OwnedFd::from(file),
+            (packing, Ok(_)) => unpack(file, packing, Arc::clone(&unpacking_failed)).map_err(to_open_error)?,
+            // A pipe cannot be wound back: what was read of it goes in front of the rest.
+            (packing, Err(_)) => unpack(io::Cursor::new(head).chain(file), packing, Arc::clone(&unpacking_failed))
+                .map_err(to_open_error)?,
         };
         // SAFETY: the descriptor is ours alone, and is given away: libpcap closes it, also when opening fails.
         let opened = unsafe { pcap::Capture::from_raw_fd_with_precision(descriptor.into_raw_fd(), Precision::Nano) };
@@ -233,15 +241,19 @@ impl TryCloneToOwned for io::StdinLock<'_> {
     }
 }
 
-fn peek(file: &mut File) -> io::Result<Packing> {
+/// The first bytes, by which a packing is told.
+fn peek(file: &mut File) -> io::Result<Vec<u8>> {
     let mut head = Vec::new();
-    Read::take(&mut *file, 4).read_to_end(&mut head)?;
-    file.rewind()?;
-    Ok(Packing::of(&head))
+    Read::take(file, 4).read_to_end(&mut head)?;
+    Ok(head)
 }
 
 /// Begins to unpack a file; the descriptor is the end to read from. The thread ends with the file, or when nobody reads.
-fn unpack(file: File, packing: Packing, failed: Arc<Mutex<Option<String>>>) -> io::Result<OwnedFd> {
+fn unpack(
+    file: impl Read + Send + 'static,
+    packing: Packing,
+    failed: Arc<Mutex<Option<String>>>,
+) -> io::Result<OwnedFd> {
     let (reader, writer) = io::pipe()?;
     thread::Builder::new().name("unpack".to_owned()).spawn(move || {
         let mut input = BufReader::with_capacity(256 << 10, file);
@@ -277,7 +289,7 @@ fn pour(from: &mut impl Read, mut to: &PipeWriter) -> Result<(), String> {
 }
 
 /// A zstd file is a row of frames, of which some have nothing to unpack (RFC 8878, section 3.1).
-fn unpack_zstd(input: &mut BufReader<File>, to: &PipeWriter) -> Result<(), String> {
+fn unpack_zstd(input: &mut BufReader<impl Read>, to: &PipeWriter) -> Result<(), String> {
     while !input.fill_buf().map_err(|e| e.to_string())?.is_empty() {
         match StreamingDecoder::new(&mut *input) {
             Ok(mut decoder) => pour(&mut decoder, to)?,

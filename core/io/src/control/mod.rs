@@ -108,6 +108,12 @@ impl CloseReason {
         )
     }
 
+    /// Whether the two ends are of versions that do not go together, which the text names.
+    pub fn names_versions(&self) -> bool {
+        use tcpcopy_wire::control::LegacyError;
+        matches!(self, Self::Protocol(DecodeError::Version { .. } | DecodeError::Legacy(LegacyError::Version { .. })))
+    }
+
     pub(crate) fn io(e: &std::io::Error) -> Self {
         Self::Io(e.kind(), e.to_string())
     }

@@ -67,6 +67,24 @@ fn a_file_is_read_however_it_is_packed() {
     }
 }
 
+/// As in `tcpcopy -i <(...)`, and of standard input.
+#[test]
+fn a_pipe_is_read_however_it_is_packed() {
+    let plain = pcap(20_000);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    let zstd = compress_to_vec(&plain[..], CompressionLevel::Fastest);
+    for (name, bytes) in [("plain", plain.clone()), ("gzip", gzip(&plain)), ("zstd", zstd)] {
+        let to = path.clone();
+        let writer = thread::spawn(move || std::fs::write(to, bytes));
+        let mut capture = CaptureFile::open(&path, "").unwrap();
+        assert_eq!(read(&mut capture), (20_000, Ok(())), "{name}");
+        assert_eq!(capture.progress().1, 0, "{name}");
+        writer.join().unwrap().unwrap();
+    }
+}
+
 #[test]
 fn what_is_there_of_a_damaged_file_is_read() {
     let plain = pcap(3_000);
