@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 
 use super::durations::{Durations, time_in_words};
-use super::protocol::{Counters, MapStatus, Numbers, Status};
+use super::protocol::{Counters, Link, MapStatus, Numbers, Status};
 use crate::logging::one_line;
 
 /// The whole of it.
@@ -32,6 +32,29 @@ fn write(text: &mut String, status: &Status) -> fmt::Result {
 
 fn copy(text: &mut String, status: &Status) -> fmt::Result {
     let total = &status.total;
+    traffic(text, total)?;
+    kernel(text, total)?;
+    writeln!(text, "maps")?;
+    for map in &status.maps {
+        writeln!(text, "  {} to {} ({}, {})", map.online, map.target, map.transport, map.module)?;
+        writeln!(text, "    {}", map_line(map))?;
+        writeln!(text, "    answers {}", within(&map.response_time))?;
+    }
+    if status.workers.len() > 1 {
+        writeln!(text, "workers")?;
+        for (number, worker) in status.workers.iter().enumerate() {
+            writeln!(text, "  {number}: {}", worker_line(worker))?;
+        }
+    }
+    writeln!(text, "links       up {} of {}", total.links_up, total.links)?;
+    for link in &status.links {
+        writeln!(text, "  {}", link_line(link))?;
+    }
+    Ok(())
+}
+
+/// What was captured, and what became of it.
+fn traffic(text: &mut String, total: &Numbers) -> fmt::Result {
     let n = |name| total.counter(name);
     writeln!(
         text,
@@ -96,49 +119,7 @@ fn copy(text: &mut String, status: &Status) -> fmt::Result {
         n("retransmits"),
         with_reasons(&total.packets_not_sent),
         n("connections")
-    )?;
-    kernel(text, total)?;
-    writeln!(text, "maps")?;
-    for map in &status.maps {
-        writeln!(text, "  {} to {} ({}, {})", map.online, map.target, map.transport, map.module)?;
-        writeln!(text, "    {}", map_line(map))?;
-        writeln!(text, "    answers {}", within(&map.response_time))?;
-    }
-    if status.workers.len() > 1 {
-        writeln!(text, "workers")?;
-        for (number, worker) in status.workers.iter().enumerate() {
-            writeln!(
-                text,
-                "  {number}: packets captured {}, lost in the buffer {}; sessions alive {}; requests {}, let through {}; \
-                 links up {} of {}",
-                worker.counter("packets_captured"),
-                worker.kernel.dropped,
-                worker.counter("sessions_alive"),
-                worker.counter("requests"),
-                worker.counter("requests_copied"),
-                worker.links_up,
-                worker.links
-            )?;
-        }
-    }
-    writeln!(text, "links       up {} of {}", total.links_up, total.links)?;
-    for link in &status.links {
-        writeln!(
-            text,
-            "  {} (worker {}) {}: captured {}, lost in its buffer {}, without a route {}; sent here {}, lost on a full link \
-             {}, routes {}",
-            link.intercept,
-            link.worker,
-            if link.up { "up" } else { "DOWN" },
-            link.frames_captured,
-            link.kernel_drops,
-            link.unrouted,
-            link.relayed,
-            link.overflowed,
-            link.routes_alive
-        )?;
-    }
-    Ok(())
+    )
 }
 
 /// A program of which only the counters are known.
@@ -172,6 +153,35 @@ fn map_line(map: &MapStatus) -> String {
         map.reset,
         map.unanswered,
         map.retransmits
+    )
+}
+
+fn worker_line(worker: &Numbers) -> String {
+    format!(
+        "packets captured {}, lost in the buffer {}; sessions alive {}; requests {}, let through {}; links up {} of {}",
+        worker.counter("packets_captured"),
+        worker.kernel.dropped,
+        worker.counter("sessions_alive"),
+        worker.counter("requests"),
+        worker.counter("requests_copied"),
+        worker.links_up,
+        worker.links
+    )
+}
+
+fn link_line(link: &Link) -> String {
+    format!(
+        "{} (worker {}) {}: captured {}, lost in its buffer {}, without a route {}; sent here {}, lost on a full link {}, \
+         routes {}",
+        link.intercept,
+        link.worker,
+        if link.up { "up" } else { "DOWN" },
+        link.frames_captured,
+        link.kernel_drops,
+        link.unrouted,
+        link.relayed,
+        link.overflowed,
+        link.routes_alive
     )
 }
 

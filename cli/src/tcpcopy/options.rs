@@ -159,23 +159,7 @@ impl Options {
         let map_text = arguments.map.join(",");
         let written = grammar::maps(&map_text).map_err(Failure::usage)?;
         let output = output(&arguments.output_device, &written)?;
-        let of_mysql = arguments.mysql_options();
-        let mut options: Vec<String> = of_mysql.iter().map(|(key, value, _)| format!("mysql.{key}={value}")).collect();
-        options.extend(arguments.proto_opt.iter().cloned());
-        let mut proto = arguments.proto.as_deref();
-        if let Some((_, _, name)) = of_mysql.first() {
-            let named = written.iter().any(|map| map.module.is_some_and(|module| module.text() == "mysql"));
-            if !named && proto.is_some_and(|proto| proto != "mysql") {
-                return Err(Failure::usage(format!(
-                    "{name} is for module `mysql`, which no map uses: give --proto mysql, or -x mysql:3306-..."
-                )));
-            }
-            // As the C programs that were built for MySQL.
-            proto = proto.or((!named).then_some("mysql"));
-        }
-        let wishes = Wishes { proto, options: &options, tables: &arguments.module };
-        let (modules, maps) = modules::choose(catalogue, &wishes, &written, &mut warnings)
-            .map_err(|failure| name_option_of_mysql(failure, &of_mysql))?;
+        let (modules, maps) = choose_modules(&arguments, catalogue, &written, &mut warnings)?;
         let port = in_range("-p (--port)", arguments.port.unwrap_or(36_524), 1..=u16::MAX)?;
         let responses = responses(&arguments, &maps)?;
         let intercepts = match responses {
@@ -215,22 +199,8 @@ impl Options {
         }
         let filter_behind_tags = arguments.filter.is_none();
         let filter = match arguments.filter.clone() {
-            Some(filter) if filter.trim().is_empty() => {
-                return Err(Failure::usage(
-                    "in -F (--filter): the filter is empty; leave -F out to have it made from -x",
-                ));
-            }
             Some(filter) => {
-                if let Some(module) = modules.iter().find(|module| module.handle.about.sees_online) {
-                    warnings.push(format!(
-                        "-F: module `{}` also needs what online answers; the filter must let that pass",
-                        module.handle.about.name
-                    ));
-                }
-                if arguments.measure_online {
-                    warnings
-                        .push("-F: --measure-online needs what online answers; the filter must let that pass".into());
-                }
+                check_given_filter(&filter, &modules, arguments.measure_online, &mut warnings)?;
                 filter
             }
             // The engine looks at every packet of a file itself, and counts what it does not want.
@@ -322,6 +292,51 @@ impl Options {
 }
 
 const MB: usize = 1 << 20;
+
+/// The modules that the maps name, those of MySQL's own options among them; and the maps with them.
+fn choose_modules(
+    arguments: &Arguments,
+    catalogue: &Catalogue,
+    written: &[grammar::WrittenMap<'_>],
+    warnings: &mut Vec<String>,
+) -> Result<(Vec<Chosen>, Vec<Map>), Failure> {
+    let of_mysql = arguments.mysql_options();
+    let mut options: Vec<String> = of_mysql.iter().map(|(key, value, _)| format!("mysql.{key}={value}")).collect();
+    options.extend(arguments.proto_opt.iter().cloned());
+    let mut proto = arguments.proto.as_deref();
+    if let Some((_, _, name)) = of_mysql.first() {
+        let named = written.iter().any(|map| map.module.is_some_and(|module| module.text() == "mysql"));
+        if !named && proto.is_some_and(|proto| proto != "mysql") {
+            return Err(Failure::usage(format!(
+                "{name} is for module `mysql`, which no map uses: give --proto mysql, or -x mysql:3306-..."
+            )));
+        }
+        // As the C programs that were built for MySQL.
+        proto = proto.or((!named).then_some("mysql"));
+    }
+    let wishes = Wishes { proto, options: &options, tables: &arguments.module };
+    modules::choose(catalogue, &wishes, written, warnings).map_err(|failure| name_option_of_mysql(failure, &of_mysql))
+}
+
+/// What a filter of the user's own must not be, and what it has to let pass.
+fn check_given_filter(
+    filter: &str,
+    modules: &[Chosen],
+    measure_online: bool,
+    warnings: &mut Vec<String>,
+) -> Result<(), Failure> {
+    if filter.trim().is_empty() {
+        return Err(Failure::usage("in -F (--filter): the filter is empty; leave -F out to have it made from -x"));
+    }
+    if let Some(module) = modules.iter().find(|module| module.handle.about.sees_online) {
+        let name = module.handle.about.name;
+        warnings.push(format!("-F: module `{name}` also needs what online answers; the filter must let that pass"));
+    }
+    if measure_online {
+        warnings.push("-F: --measure-online needs what online answers; the filter must let that pass".into());
+    }
+    Ok(())
+}
 
 fn missing(what: &str, option: &crate::grammar::OptionName) -> Failure {
     Failure::usage(format!(

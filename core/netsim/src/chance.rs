@@ -51,6 +51,15 @@ pub struct Quality {
 }
 
 impl Quality {
+    /// Everything goes wrong, now and then.
+    pub const BAD: Self = Self {
+        loss: 50,
+        duplication: 50,
+        reordering: 50,
+        delay: Duration::from_millis(5),
+        jitter: Duration::from_millis(2),
+    };
+
     /// Nothing but this delay.
     pub const fn delayed(delay: Duration) -> Self {
         Self { loss: 0, duplication: 0, reordering: 0, delay, jitter: Duration::ZERO }

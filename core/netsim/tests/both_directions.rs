@@ -78,15 +78,6 @@ impl Session for Listener {
     }
 }
 
-/// A path on which everything goes wrong.
-const BAD: Quality = Quality {
-    loss: 50,
-    duplication: 50,
-    reordering: 50,
-    delay: Duration::from_millis(5),
-    jitter: Duration::from_millis(2),
-};
-
 const TURNS: usize = 20;
 /// Longer than a segment.
 const ANSWER: usize = 5_000;
@@ -115,7 +106,7 @@ fn answer(first: u8) -> Vec<u8> {
 fn a_module_sees_what_both_servers_send_whatever_is_lost() {
     for seed in 0..20 {
         let module = Listener::new(Payload::Full);
-        let outcome = asking(&module).seed(seed).target_path(BAD).conditions(|c| c.ipv6 = seed % 2 == 1).run();
+        let outcome = asking(&module).seed(seed).target_path(Quality::BAD).conditions(|c| c.ipv6 = seed % 2 == 1).run();
         outcome.assert_all_completed();
         assert_eq!(outcome.counted("lines"), TURNS as u64);
         assert_eq!(outcome.logged(), ["copied"]);

@@ -15,15 +15,6 @@ fn plain() -> ModuleNetwork {
     ModuleNetwork::new(ModuleHandle::new(PlainTcp))
 }
 
-/// A path on which everything goes wrong.
-const BAD: Quality = Quality {
-    loss: 50,
-    duplication: 50,
-    reordering: 50,
-    delay: Duration::from_millis(5),
-    jitter: Duration::from_millis(2),
-};
-
 #[test]
 fn an_echo_is_copied_byte_by_byte() {
     let outcome = plain().client(Script::new().send("ping").wait_for(4).send("pong").wait_for(4)).run();
@@ -46,7 +37,7 @@ fn lines_arrive_once_and_in_order_on_a_bad_path() {
         };
         let outcome = plain()
             .seed(seed)
-            .target_path(BAD)
+            .target_path(Quality::BAD)
             .clients((0..3).map(script))
             .online(|_| lines(|_| "ok\n"))
             .target(|_| lines(|_| "another answer\n"))
@@ -64,7 +55,7 @@ fn lines_arrive_once_and_in_order_on_a_bad_path() {
 fn ipv6_is_a_condition_like_any_other() {
     let outcome = plain()
         .conditions(|c| c.ipv6 = true)
-        .target_path(BAD)
+        .target_path(Quality::BAD)
         .client(Script::new().send("one\n").wait_for(3).pause(ms(5_000)).send("two\n").wait_for(3))
         .online(|_| lines(|_| "ok\n"))
         .target(|number| lines(|_| "ok\n").closing_after((number == 0).then_some(1)))
@@ -78,7 +69,7 @@ fn ipv6_is_a_condition_like_any_other() {
 fn what_plays_out_depends_on_nothing_but_the_seed() {
     let run = |seed| {
         let script = (0..20).fold(Script::new(), |script, _| script.send([7; 3_000]).wait_for(3_000));
-        let outcome = plain().seed(seed).target_path(BAD).client(script).run();
+        let outcome = plain().seed(seed).target_path(Quality::BAD).client(script).run();
         (outcome.connections, outcome.ledger)
     };
     assert_eq!(run(1), run(1));
@@ -253,7 +244,7 @@ impl Session for NoMinusSession {
 #[test]
 fn a_module_decides_what_reaches_the_target() {
     let outcome = ModuleNetwork::new(ModuleHandle::new(NoMinus))
-        .target_path(BAD)
+        .target_path(Quality::BAD)
         .client(Script::new().send("one\n-two\nthr").pause(ms(10)).send("ee\n-four\n").wait_for(21))
         .client(Script::new().send("one\n!\n").wait_for(6))
         .online(|_| Echo)
