@@ -1,10 +1,11 @@
-//! Sequence numbers and checksums against their definitions.
+//! Sequence numbers, moments and checksums against their definitions.
 
 use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
 
 use proptest::prelude::*;
-use tcpcopy_wire::SeqNumber;
 use tcpcopy_wire::checksum::{Sum, update};
+use tcpcopy_wire::{SeqNumber, Timestamp};
 
 /// RFC 1071 to the letter: big-endian words, end-around carry after every addition.
 fn naive_sum(bytes: &[u8]) -> u16 {
@@ -53,6 +54,19 @@ proptest! {
     fn comparing_never_panics(a: u32, b: u32, n: u32) {
         let (a, b) = (SeqNumber(a), SeqNumber(b));
         let _ = (a.distance_from(b), a.later(b), a.earlier(b), a + n, a - n);
+    }
+
+    /// Against 128 bits, in which nothing overflows.
+    #[test]
+    fn moving_a_moment_ends_at_the_ends_of_time(at: u64, seconds: u64, short: bool, nanos in 0u32..1_000_000_000) {
+        let moved = Duration::new(if short { seconds % 1_000_000 } else { seconds }, nanos);
+        let end = u128::from(u64::MAX);
+        let (moment, wide) = (Timestamp::from_nanos(at), u128::from(at));
+        prop_assert_eq!(u128::from((moment + moved).as_nanos()), (wide + moved.as_nanos()).min(end));
+        prop_assert_eq!(u128::from((moment - moved).as_nanos()), wide.saturating_sub(moved.as_nanos()));
+        prop_assert_eq!(u128::from(moment.after_nanos(seconds).as_nanos()), (wide + u128::from(seconds)).min(end));
+        prop_assert_eq!(u128::from(moment.after_micros(seconds).as_nanos()), (wide + u128::from(seconds) * 1_000).min(end));
+        prop_assert_eq!(moment.since(Timestamp::from_nanos(seconds)).as_nanos(), wide.saturating_sub(u128::from(seconds)));
     }
 
     #[test]
