@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use serde_json::{Map, Value};
 use tcpcopy_engine::relay::{RelayDrop, RelayStats};
 use tcpcopy_io::capture::CaptureStats;
 use tcpcopy_io::control::ServerStats;
@@ -21,6 +22,8 @@ pub(super) struct Steering {
     /// Questions that wait for counters.
     waiting: Vec<Question>,
     started: Instant,
+    /// The options that say what it takes, and where it listens.
+    options: Map<String, Value>,
     pub(super) log: LogSettings,
 }
 
@@ -30,6 +33,7 @@ impl Steering {
             live,
             waiting: Vec::new(),
             started: Instant::now(),
+            options: in_use(options),
             log: LogSettings { level: options.log_level, stats_interval: options.stats_interval },
         }
     }
@@ -96,11 +100,30 @@ impl Steering {
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs_f64(),
             in_force: self.in_force(),
+            options: self.options.clone(),
             total: all,
             workers,
             ..Status::default()
         }
     }
+}
+
+/// What it takes and where it listens, by the long names of the options.
+fn in_use(options: &Options) -> Map<String, Value> {
+    let mut used = Map::new();
+    let mut put = |name: &str, value: Value| _ = used.insert(name.to_owned(), value);
+    if let Some(queue) = &options.queue {
+        put("nfqueue", queue.number.into());
+    } else {
+        put("filter", options.filter.as_str().into());
+        put("device", options.devices.join(",").into());
+    }
+    if let Some(address) = options.bind {
+        put("bind", address.to_string().into());
+    }
+    put("port", options.port.into());
+    put("workers", options.workers.into());
+    used
 }
 
 fn refused(message: String) -> Answer {
@@ -124,23 +147,23 @@ fn numbers(relay: &RelayStats, captures: CaptureStats) -> Numbers {
 
 #[cfg(test)]
 mod tests {
-    use log::LevelFilter;
+    use clap::Parser;
 
     use super::*;
+    use crate::intercept::arguments::Arguments;
 
     #[test]
     fn counters_and_drops_are_told_by_name() {
         let mut total = Total { relay: RelayStats::default(), captures: CaptureStats::default(), workers: Vec::new() };
         total.relay.frames = 9;
-        let steering = Steering {
-            live: None,
-            waiting: Vec::new(),
-            started: Instant::now(),
-            log: LogSettings { level: LevelFilter::Info, stats_interval: None },
-        };
+        let words = ["intercept", "-F", "tcp and src port 80", "-i", "lo", "--stats-interval", "0"];
+        let options = Options::check(Arguments::try_parse_from(words).unwrap()).unwrap();
+        let steering = Steering::new(&options, None);
         let status = steering.status(&total, ServerStats::default());
         assert_eq!(status.total.counter("frames"), 9);
         assert_eq!(status.total.packets_dropped.len(), RelayDrop::ALL.len());
         assert_eq!(status.in_force.settings["stats-interval"], "0");
+        assert_eq!(status.options["filter"], "tcp and src port 80");
+        assert_eq!((&status.options["device"], &status.options["port"]), (&"lo".into(), &36_524.into()));
     }
 }

@@ -186,6 +186,11 @@ fn denied(program: &str, paths: &[PathBuf]) -> Failure {
 /// What a program does, in a few words.
 fn in_short(status: &Status) -> String {
     let maps: Vec<String> = status.maps.iter().map(|map| format!("{} to {}", map.online, map.target)).collect();
+    let taken = ["filter", "nfqueue"].into_iter().filter_map(|name| {
+        let value = status.options.get(name).filter(|_| status.program == "intercept")?;
+        Some(format!("{name} {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned)))
+    });
+    let maps: Vec<String> = maps.into_iter().chain(taken).collect();
     let paused = if status.in_force.paused { ", paused" } else { "" };
     crate::logging::one_line(&format!("{}{paused}", maps.join(", "))).into_owned()
 }
@@ -244,6 +249,17 @@ mod tests {
         assert_eq!(failure.exit, Exit::Usage);
         assert!(failure.message.contains("--pid 7   80 to 10.0.0.7:80\n  --pid 8   80 to 10.0.0.8:80"), "{failure}");
         fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn an_intercept_is_known_by_what_it_takes() {
+        let status = |name: &str, value: serde_json::Value| Status {
+            program: "intercept".to_owned(),
+            options: [(name.to_owned(), value)].into_iter().collect(),
+            ..Status::default()
+        };
+        assert_eq!(in_short(&status("filter", "tcp and src port 80".into())), "filter tcp and src port 80");
+        assert_eq!(in_short(&status("nfqueue", 3.into())), "nfqueue 3");
     }
 
     #[test]

@@ -253,6 +253,7 @@ pub(crate) fn firewalls(bench: &Bench<'_>) {
     assert!(diagnosis.of_outcome("warning").iter().all(|finding| finding["check"] != "connection tracking"));
 
     scene.lab.assistant.iptables("-P INPUT DROP").expect("a policy");
+    scene.online().names("intercept", &["no answer within 3s", "ping 10.77.0.4", "port 36524"]);
     scene.assistant(&["-i", "eth0", "-o", "80", "-p", "36525"]).names("firewall", &["port 36525", "iptables -I INPUT"]);
 }
 

@@ -479,7 +479,15 @@ impl ControlLinks {
         if *up {
             (stream.last_received + dead_after <= now).then_some(CloseReason::Silent(dead_after))
         } else {
-            (stream.since + HELLO_TIMEOUT <= now).then_some(CloseReason::NoHello(HELLO_TIMEOUT))
+            (stream.since + HELLO_TIMEOUT <= now).then(|| match is_connected(&stream.socket.socket) {
+                Ok(false) => CloseReason::Io(
+                    io::ErrorKind::TimedOut,
+                    format!(
+                        "no answer within {HELLO_TIMEOUT:?}: the host is down, or a firewall on the way drops this"
+                    ),
+                ),
+                Ok(true) | Err(_) => CloseReason::NoHello(HELLO_TIMEOUT),
+            })
         }
     }
 
