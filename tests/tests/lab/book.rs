@@ -211,7 +211,7 @@ impl<'a> Recipe<'a> {
     fn follow(mut self, steps: &[Step]) {
         for step in steps {
             if let Act::With(name) = &step.act {
-                let found = self.surroundings.add(name, &self.lab, &self.folder);
+                let found = self.surroundings.add(name, &self.lab, self.bench.programs, &self.folder);
                 assert_eq!(found, Surroundings::knows(name), "{name}");
             }
         }
@@ -382,14 +382,16 @@ impl<'a> Recipe<'a> {
         command.args(&arguments);
         command.stdout(file.try_clone().expect("a descriptor")).stderr(file);
         let mut process = Process::start(&mut command).expect("a program");
+        // What a program says of itself: other programs on the host have sockets of the same kinds.
+        let says = |words: &str| fs::read_to_string(&log).is_ok_and(|text| text.contains(words));
         let is_ready = |process: &Process| match words[0].as_str() {
-            "intercept" => process.sees_listener(port),
+            "intercept" => process.sees_listener(port) && says("listening on"),
             // The file, or the line about the device, comes after the filter, before which packets are forgotten.
             "tcpdump" => match words.iter().skip_while(|word| *word != "-w").nth(1) {
                 Some(file) => process.captures() > 0 && self.folder.join(file).exists(),
-                None => fs::read_to_string(&log).is_ok_and(|text| text.contains("listening on")),
+                None => says("listening on"),
             },
-            _ => process.captures() > 0,
+            _ => says("capturing on"),
         };
         let up = wait_for(PATIENCE, || process.try_wait().map(Err).or_else(|| is_ready(&process).then_some(Ok(()))));
         let logged = fs::read_to_string(&log).unwrap_or_default();

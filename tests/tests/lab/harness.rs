@@ -60,7 +60,7 @@ impl Needs {
             Self::Memcached => &["ip", "memcached"],
             Self::Compiler => &["ip", "cc", "make"],
             Self::Recipes => {
-                &["ip", "iptables", "sysctl", "curl", "ss", "ethtool", "tc", "tcpdump", "openssl", "script"]
+                &["ip", "iptables", "sysctl", "curl", "ss", "ethtool", "tc", "tcpdump", "openssl", "script", "setcap"]
             }
         }
     }

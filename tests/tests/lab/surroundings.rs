@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
+use tcpcopy::demo::copy::Programs;
 use tcpcopy::demo::request;
 use tcpcopy_io::netns::{Host, Lab, Namespace, NetnsError, wait_for};
 use tcpcopy_tests::dns::{self, DNS_PORT, Dnsmasq};
@@ -37,7 +38,7 @@ pub(crate) struct Surroundings {
 
 impl Surroundings {
     /// Sets up what a document calls by this name; `false` when it is nothing of this kind.
-    pub(crate) fn add(&mut self, name: &str, lab: &Lab, folder: &Path) -> bool {
+    pub(crate) fn add(&mut self, name: &str, lab: &Lab, programs: &Programs, folder: &Path) -> bool {
         match name {
             "name servers" => self.add_name_servers(lab, folder),
             "MySQL servers" => self.databases = Some(databases(lab, folder)),
@@ -45,6 +46,13 @@ impl Surroundings {
             "a mirror port" => self.mirror_to_a_port(lab),
             "a director" => direct(lab).expect("a director"),
             "many clients" => many_addresses(lab).expect("many clients"),
+            "connection tracking" => load_connection_tracking().expect("connection tracking"),
+            "copies of the programs" => {
+                for program in [&programs.tcpcopy, &programs.intercept] {
+                    let name = program.file_name().expect("a program");
+                    fs::copy(program, folder.join(name)).expect("a copy");
+                }
+            }
             "MAC addresses" => {
                 lab.online.ip("link set eth0 address 02:00:00:00:00:01").expect("ip link");
                 lab.target.ip("link set eth0 address 02:00:00:00:00:02").expect("ip link");
@@ -63,6 +71,8 @@ impl Surroundings {
             "a mirror port",
             "a director",
             "many clients",
+            "connection tracking",
+            "copies of the programs",
             "MAC addresses",
         ];
         NAMES.contains(&name)
@@ -223,6 +233,12 @@ fn direct(lab: &Lab) -> Result<(), NetnsError> {
     director.ip("route add 10.0.0.100/32 nexthop via 10.0.0.2 nexthop via 10.0.0.4")?;
     lab.online.ip("route add 10.0.0.100/32 via 10.0.0.9")?;
     Ok(())
+}
+
+/// The kernel loads it with the first rule that names it, in any namespace.
+fn load_connection_tracking() -> Result<(), NetnsError> {
+    let line = "-t raw -A OUTPUT -p tcp -j CT --notrack";
+    Namespace::new()?.output("iptables", &line.split(' ').collect::<Vec<_>>()).map(drop)
 }
 
 /// All of 10.20.0.0/16 is on the client.
