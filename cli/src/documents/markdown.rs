@@ -18,13 +18,14 @@
 //! |---|---|
 //! | `<!-- requests arrive -->` | it sends requests to online until they arrive at the target, and then some that all must |
 //! | `<!-- requests arrive N times -->` | each that must arrive does so N times |
+//! | `<!-- requests over IPv6 arrive -->` | the same over IPv6 |
 //! | `<!-- some requests arrive -->` | it sends requests until some of them arrive: what is copied is a sample |
 //! | `<!-- requests of many clients arrive -->` | it sends requests from more and more addresses until some of them arrive |
 //! | `<!-- clients ask -->`, `<!-- it has arrived -->` | the two halves of that: a replay stands between them |
 //! | `<!-- queries arrive at HOST, HOST -->` | it asks online's name server until each of these hosts is asked, too, and then some that all must be |
 //! | `<!-- queries over TCP arrive at HOST -->` | the same over TCP |
 //! | `<!-- statements arrive -->` | the same with online's MySQL server, for each user of the recipe |
-//! | `<!-- the log says: WORDS -->` | a program that was started here has written them, or does so soon |
+//! | `<!-- the log says: WORDS -->` | a program of the block above has written them, or does so soon |
 //! | `<!-- stop: tcpcopy, intercept -->` | it ends these programs |
 //! | `<!-- start again: tcpcopy -->` | it runs the last line of this program again |
 //! | `<!-- with three hosts -->` | it has done that recipe, of this document or of docs/deploy.md, up to tcpcopy, and undoes it at the end |
@@ -64,6 +65,8 @@ pub enum Act {
     Block(Block),
     /// Sends requests to online, each of which arrives at the target as often as this.
     RequestsArrive(usize),
+    /// Sends requests to online's IPv6 address, each of which arrives at the target.
+    RequestsOverIpv6Arrive,
     /// Sends requests to online until some have arrived at the target.
     SomeArrive,
     /// Sends requests from more and more addresses to online until some have arrived at the target.
@@ -77,7 +80,7 @@ pub enum Act {
     },
     /// Sends statements to online's MySQL server, which arrive at the target's.
     StatementsArrive,
-    /// A program of the recipe logs these words.
+    /// A program that was started last logs these words.
     LogSays(String),
     /// Sends requests to online.
     ClientsAsk,
@@ -202,6 +205,7 @@ fn act(words: &str) -> Option<Known> {
     match words {
         "requests arrive" => Some(Known::Act(Act::RequestsArrive(1))),
         "some requests arrive" => Some(Known::Act(Act::SomeArrive)),
+        "requests over IPv6 arrive" => Some(Known::Act(Act::RequestsOverIpv6Arrive)),
         "requests of many clients arrive" => Some(Known::Act(Act::OfManyClientsArrive)),
         "statements arrive" => Some(Known::Act(Act::StatementsArrive)),
         "clients ask" => Some(Known::Act(Act::ClientsAsk)),

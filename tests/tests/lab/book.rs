@@ -7,7 +7,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -133,6 +133,11 @@ fn run(bench: &Bench<'_>, document: &'static str) {
     assert!(recipes > 0, "{document} has nothing to run");
 }
 
+/// The documents' IPv6 address with this end.
+fn ipv6(last: u8) -> IpAddr {
+    Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last.into()).into()
+}
+
 /// A recipe that is being done.
 struct Recipe<'a> {
     bench: &'a Bench<'a>,
@@ -146,8 +151,11 @@ struct Recipe<'a> {
     running: Vec<(String, Process)>,
     /// Lines that started a program, with their hosts.
     lines: Vec<(String, String)>,
-    /// How many programs were started so far.
+    /// How many programs were started so far, and before the last block that starts any.
     started: usize,
+    started_before: usize,
+    /// Online's address, for clients.
+    address: IpAddr,
     /// Requests sent so far, and how often the last of them must have arrived.
     numbered: u64,
     replays: usize,
@@ -160,13 +168,16 @@ impl<'a> Recipe<'a> {
         let lab = Lab::with(&["monitor", "admin", "target2"]).expect("a lab");
         let hosts = lab.hosts().zip([7, 1, 2, 3, 5, 9, 4]);
         for (host, last) in hosts {
-            host.add_address(IpAddr::V4(Ipv4Addr::new(10, 0, 0, last))).expect("an address");
+            for address in [Ipv4Addr::new(10, 0, 0, last).into(), ipv6(last)] {
+                host.add_address(address).expect("an address");
+            }
         }
         lab.target.ip("route del 10.78.0.0/16").expect("ip route");
+        lab.target.ip("-6 route del fd78::/64").expect("ip route");
         let folder = bench.folder.join(format!("recipe-{number}"));
         fs::create_dir(&folder).expect("a folder");
         let server = |host: &Host, port| {
-            Server::start(host, SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), Instant::now()).expect("a server")
+            Server::start(host, SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)), Instant::now()).expect("a server")
         };
         let other = lab.hosts().find(|host| host.name == "target2").expect("the second target");
         let targets = [server(&lab.target, 8080), server(&lab.online, 8080), server(other, 8080)];
@@ -182,6 +193,8 @@ impl<'a> Recipe<'a> {
             running: Vec::new(),
             lines: Vec::new(),
             started: 0,
+            started_before: 0,
+            address: Ipv4Addr::new(10, 0, 0, 1).into(),
             numbered: 0,
             replays: 0,
             probes: 0,
@@ -200,6 +213,7 @@ impl<'a> Recipe<'a> {
         };
         let lines = [
             "ip route",
+            "ip -6 route show fd78::/64",
             "ip -br link",
             "iptables -S",
             "iptables -t raw -S",
@@ -229,6 +243,12 @@ impl<'a> Recipe<'a> {
                     self.requests_arrive(*times, &place);
                     arrived = true;
                 }
+                Act::RequestsOverIpv6Arrive => {
+                    let usual = std::mem::replace(&mut self.address, ipv6(1));
+                    self.requests_arrive(1, &place);
+                    self.address = usual;
+                    arrived = true;
+                }
                 Act::SomeArrive => {
                     self.some_arrive(&place);
                     arrived = true;
@@ -246,7 +266,7 @@ impl<'a> Recipe<'a> {
                     arrived = true;
                 }
                 Act::LogSays(words) => {
-                    let said = wait_for(PATIENCE, || surroundings::logs_say(&self.folder, words).then_some(()));
+                    let said = wait_for(PATIENCE, || self.logged(words).then_some(()));
                     assert!(said.is_some(), "{place}: no log in {} says `{words}`", self.folder.display());
                 }
                 Act::ClientsAsk => self.clients_ask(&place),
@@ -261,6 +281,7 @@ impl<'a> Recipe<'a> {
                 }
                 Act::Stop(programs) => programs.iter().for_each(|program| self.stop(program, &place)),
                 Act::StartAgain(program) => {
+                    self.started_before = self.started;
                     let line = self.lines.iter().rev().find(|(_, line)| book::words(line)[0] == *program);
                     let (host, line) = line.unwrap_or_else(|| panic!("{place}: {program} never ran")).clone();
                     self.run_line(&host, &line, &place);
@@ -325,7 +346,19 @@ impl<'a> Recipe<'a> {
         self.run_to_its_end(&host, &script.join("\n"), place);
     }
 
+    /// Whether one of the programs that were started last has logged these words.
+    fn logged(&self, words: &str) -> bool {
+        let entries = fs::read_dir(&self.folder).expect("the folder").map(|entry| entry.expect("an entry").path());
+        let mut logs = entries.filter(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let number = name.split_once('-').and_then(|(number, _)| number.parse().ok());
+            number.is_some_and(|number: usize| number >= self.started_before)
+        });
+        logs.any(|log| fs::read(log).is_ok_and(|text| String::from_utf8_lossy(&text).contains(words)))
+    }
+
     fn run_block(&mut self, step: &Step) {
+        let before = self.started;
         if let Act::Block(Block { mark: Some(Mark::RunOn(hosts)), commands }) = &step.act {
             let place = format!("{}, line {}", self.document, step.line);
             if commands.iter().any(|line| self.surroundings.does_instead(line)) {
@@ -333,6 +366,9 @@ impl<'a> Recipe<'a> {
             }
             for (line, host) in commands.iter().zip(hosts.iter().cycle()) {
                 self.run_line(host, line, &place);
+            }
+            if self.started > before {
+                self.started_before = before;
             }
         }
     }
@@ -449,7 +485,7 @@ impl<'a> Recipe<'a> {
 
     /// Of requests to online some arrive at the target.
     fn some_arrive(&mut self, place: &str) {
-        let server = SocketAddr::from(([10, 0, 0, 1], 80));
+        let server = SocketAddr::new(self.address, 80);
         let before = self.copied(|id| id >= PROBES).len();
         let up = wait_for(PATIENCE, || {
             let plan = Plan { first_id: PROBES + self.probes, reuse: Reuse::Close, ..Plan::new(server, 10) };
@@ -476,7 +512,7 @@ impl<'a> Recipe<'a> {
 
     /// Numbered requests from the client to online.
     fn clients_ask(&mut self, place: &str) {
-        let server = SocketAddr::from(([10, 0, 0, 1], 80));
+        let server = SocketAddr::new(self.address, 80);
         let first_id = self.numbered;
         let plan = Plan { connections: 10, rate: Some(200.0), first_id, ..Plan::new(server, REQUESTS) };
         assert_eq!(load::run(&self.lab.client, &plan).failures, [], "{place}: online did not answer");

@@ -264,10 +264,3 @@ pub(crate) fn ask_from_many(client: &Namespace, first_id: u64, addresses: std::o
     let asked = client.run(|| addresses.zip(first_id..).try_for_each(|(number, id)| ask(id, number)));
     asked.and_then(|asked| asked).expect("online answers");
 }
-
-/// Whether a log among those in the folder has these words.
-pub(crate) fn logs_say(folder: &Path, words: &str) -> bool {
-    let files = fs::read_dir(folder).expect("the folder").map(|entry| entry.expect("an entry").path());
-    let mut logs = files.filter(|path| path.extension().is_some_and(|kind| kind == "log"));
-    logs.any(|log| fs::read(log).is_ok_and(|text| String::from_utf8_lossy(&text).contains(words)))
-}
