@@ -57,6 +57,7 @@ if [ "$purpose" = test ]; then
     need openssl has openssl
     need wrk has wrk
     need iptables has iptables
+    need libcap2-bin has setcap
     need systemd has systemd-analyze
     need tcpdump has tcpdump
     need dnsmasq-base has dnsmasq

@@ -15,6 +15,7 @@ pub mod mirror;
 pub mod nginx;
 pub mod programs;
 pub mod sql;
+pub mod terminal;
 pub mod udp;
 
 use std::time::{Duration, Instant};

@@ -18,12 +18,20 @@
 //! |---|---|
 //! | `<!-- requests arrive -->` | it sends requests to online until they arrive at the target, and then some that all must |
 //! | `<!-- requests arrive N times -->` | each that must arrive does so N times |
+//! | `<!-- requests over IPv6 arrive -->` | the same over IPv6 |
 //! | `<!-- some requests arrive -->` | it sends requests until some of them arrive: what is copied is a sample |
+//! | `<!-- requests of many clients arrive -->` | it sends requests from more and more addresses until some of them arrive |
 //! | `<!-- clients ask -->`, `<!-- it has arrived -->` | the two halves of that: a replay stands between them |
+//! | `<!-- queries arrive at HOST, HOST -->` | it asks online's name server until each of these hosts is asked, too, and then some that all must be |
+//! | `<!-- queries over TCP arrive at HOST -->` | the same over TCP |
+//! | `<!-- statements arrive -->` | the same with online's MySQL server, for each user of the recipe |
+//! | `<!-- the log says: WORDS -->` | a program of the block above has written them, or does so soon |
 //! | `<!-- stop: tcpcopy, intercept -->` | it ends these programs |
+//! | `<!-- start again: tcpcopy -->` | it runs the last line of this program again |
 //! | `<!-- with three hosts -->` | it has done that recipe, of this document or of docs/deploy.md, up to tcpcopy, and undoes it at the end |
 //! | `<!-- with three hosts, copying -->` | the same, and tcpcopy runs, too |
 //! | `<!-- with the files of docs/security.md -->` | it has made the files that this document makes |
+//! | `<!-- with name servers -->` and the like | what the recipe finds there is there: see the lab's `surroundings.rs` |
 //!
 //! A recipe is what stands under one `##` heading.
 //!
@@ -57,8 +65,23 @@ pub enum Act {
     Block(Block),
     /// Sends requests to online, each of which arrives at the target as often as this.
     RequestsArrive(usize),
+    /// Sends requests to online's IPv6 address, each of which arrives at the target.
+    RequestsOverIpv6Arrive,
     /// Sends requests to online until some have arrived at the target.
     SomeArrive,
+    /// Sends requests from more and more addresses to online until some have arrived at the target.
+    OfManyClientsArrive,
+    /// Asks online's name server; each query arrives at each of these hosts.
+    QueriesArrive {
+        /// Whether they go over TCP.
+        over_tcp: bool,
+        /// The hosts.
+        at: Vec<String>,
+    },
+    /// Sends statements to online's MySQL server, which arrive at the target's.
+    StatementsArrive,
+    /// A program that was started last logs these words.
+    LogSays(String),
     /// Sends requests to online.
     ClientsAsk,
     /// What was sent last has arrived at the target.
@@ -67,6 +90,8 @@ pub enum Act {
     With(String),
     /// Ends these programs, in this order.
     Stop(Vec<String>),
+    /// Runs the last line of this program again.
+    StartAgain(String),
 }
 
 /// An [`Act`] and where it stands.
@@ -147,8 +172,9 @@ enum Known {
 }
 
 fn act(words: &str) -> Option<Known> {
+    let listed = |names: &str| names.split(", ").map(str::to_owned).collect();
     if let Some(hosts) = words.strip_prefix("run on ") {
-        return Some(Known::Mark(Mark::RunOn(hosts.split(", ").map(str::to_owned).collect())));
+        return Some(Known::Mark(Mark::RunOn(listed(hosts))));
     }
     if let Some(reason) = words.strip_prefix("not run: ") {
         return Some(Known::Mark(Mark::NotRun(reason.to_owned())));
@@ -160,7 +186,18 @@ fn act(words: &str) -> Option<Known> {
         return times.parse().ok().map(|times| Known::Act(Act::RequestsArrive(times)));
     }
     if let Some(programs) = words.strip_prefix("stop: ") {
-        return Some(Known::Act(Act::Stop(programs.split(", ").map(str::to_owned).collect())));
+        return Some(Known::Act(Act::Stop(listed(programs))));
+    }
+    for (prefix, over_tcp) in [("queries arrive at ", false), ("queries over TCP arrive at ", true)] {
+        if let Some(hosts) = words.strip_prefix(prefix) {
+            return Some(Known::Act(Act::QueriesArrive { over_tcp, at: listed(hosts) }));
+        }
+    }
+    if let Some(said) = words.strip_prefix("the log says: ") {
+        return Some(Known::Act(Act::LogSays(said.to_owned())));
+    }
+    if let Some(program) = words.strip_prefix("start again: ") {
+        return Some(Known::Act(Act::StartAgain(program.to_owned())));
     }
     if let Some(recipe) = words.strip_prefix("with ") {
         return Some(Known::Act(Act::With(recipe.to_owned())));
@@ -168,6 +205,9 @@ fn act(words: &str) -> Option<Known> {
     match words {
         "requests arrive" => Some(Known::Act(Act::RequestsArrive(1))),
         "some requests arrive" => Some(Known::Act(Act::SomeArrive)),
+        "requests over IPv6 arrive" => Some(Known::Act(Act::RequestsOverIpv6Arrive)),
+        "requests of many clients arrive" => Some(Known::Act(Act::OfManyClientsArrive)),
+        "statements arrive" => Some(Known::Act(Act::StatementsArrive)),
         "clients ask" => Some(Known::Act(Act::ClientsAsk)),
         "it has arrived" => Some(Known::Act(Act::ItHasArrived)),
         _ if words.starts_with("generated") => Some(Known::Other),

@@ -17,7 +17,7 @@ use crate::program::{INTERCEPT, TCPCOPY};
 use crate::{intercept, tcpcopy};
 
 /// Hosts of the lab that a block may be run on.
-const HOSTS: &[&str] = &["client", "online", "target", "assistant", "monitor", "admin"];
+const HOSTS: &[&str] = &["client", "online", "target", "assistant", "monitor", "admin", "target2"];
 
 /// A file among the documents, by its name from the root of the repository.
 struct Document {
@@ -162,7 +162,9 @@ fn what_the_rules_ask_for_is_there() {
 #[test]
 fn marks_say_what_is_done_with_a_block() {
     let text = "## One\n<!-- run on online -->\n```sh\nip route \\\n  show\n\nip link\n```\n```\nno commands\n```\n## Two\n\
-                <!-- requests arrive 3 times -->\n<!-- stop: tcpcopy, intercept -->\n```sh\ntcpcopy -h\n```\n";
+                <!-- requests arrive 3 times -->\n<!-- stop: tcpcopy, intercept -->\n```sh\ntcpcopy -h\n```\n\
+                <!-- with name servers -->\n<!-- queries over TCP arrive at target, target2 -->\n\
+                <!-- the log says: > 10.0.0.2: -->\n<!-- start again: tcpcopy -->\n";
     let steps = steps(text).expect("steps");
     let acts: Vec<(&str, usize, Act)> = steps.iter().map(|s| (s.section.as_str(), s.line, s.act.clone())).collect();
     let block = |mark, commands: &[&str]| {
@@ -173,6 +175,10 @@ fn marks_say_what_is_done_with_a_block() {
         ("Two", 13, Act::RequestsArrive(3)),
         ("Two", 14, Act::Stop(vec!["tcpcopy".to_owned(), "intercept".to_owned()])),
         ("Two", 15, block(None, &["tcpcopy -h"])),
+        ("Two", 18, Act::With("name servers".to_owned())),
+        ("Two", 19, Act::QueriesArrive { over_tcp: true, at: vec!["target".to_owned(), "target2".to_owned()] }),
+        ("Two", 20, Act::LogSays("> 10.0.0.2:".to_owned())),
+        ("Two", 21, Act::StartAgain("tcpcopy".to_owned())),
     ];
     assert_eq!(acts, wanted);
 }

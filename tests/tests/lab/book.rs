@@ -1,13 +1,13 @@
 //! The recipes of the documents, done: each block of commands that is marked with a host is run on that host of a lab whose
 //! hosts have the documents' addresses, from the recipe's first line to the last one of its undoing.
 //!
-//! Lines are run as they stand, with three exceptions: `-d` is left out, so that the test can end what it has started; the
-//! log of `-l` goes into the test's folder, which is also the folder where lines are run; and the user `tcpcopy`, whom
-//! a reader makes, is `nobody`.
+//! Lines are run as they stand, with four exceptions: `-d` is left out, so that the test can end what it has started; the
+//! log of `-l` goes into the test's folder, which is also the folder where lines are run; the user `tcpcopy`, whom
+//! a reader makes, is `nobody`; and tcpdump stays root (`-Z root`), for it is the only user of a user namespace.
 
 use std::ffi::OsStr;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -19,8 +19,10 @@ use tcpcopy_io::netns::{Host, Lab, Process, wait_for};
 use tcpcopy_tests::book::{self, Act, Block, Mark, Step};
 use tcpcopy_tests::copy::{INTERCEPT_PORT, stop};
 use tcpcopy_tests::load;
+use tcpcopy_tests::terminal::Terminal;
 
 use crate::harness::Bench;
+use crate::surroundings::{self, Surroundings};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Numbers of requests that only find out whether the copy works already.
@@ -37,15 +39,17 @@ const DOCUMENTS: &[&str] = &[
     "docs/doctor.md",
     "docs/live.md",
     "docs/metrics.md",
+    "docs/mysql.md",
     "docs/operations.md",
     "docs/report.md",
+    "docs/security.md",
+    "docs/troubleshooting.md",
+    "docs/udp.md",
 ];
 /// Where the recipes stand that other documents begin with.
 const SET_UPS: &str = "docs/deploy.md";
 /// What stands behind the name of such a recipe where tcpcopy is to run, too.
 const COPYING: &str = ", copying";
-/// Those whose blocks another test runs.
-const ELSEWHERE: &[&str] = &["docs/security.md"];
 
 fn is_run(step: &Step) -> bool {
     matches!(&step.act, Act::Block(Block { mark: Some(Mark::RunOn(_)), .. }))
@@ -57,7 +61,7 @@ pub(crate) fn all_are_run() {
     let paths = fs::read_dir(root.join("docs")).expect("docs").map(|entry| entry.expect("an entry").path());
     for path in paths.filter(|path| path.extension().is_some_and(|kind| kind == "md")) {
         let name = format!("docs/{}", path.file_name().unwrap_or_default().to_string_lossy());
-        let is_known = DOCUMENTS.contains(&name.as_str()) || ELSEWHERE.contains(&name.as_str());
+        let is_known = DOCUMENTS.contains(&name.as_str());
         let marked = book::read(&name).iter().any(is_run);
         assert!(is_known || !marked, "no test runs the blocks of {name}: add it to DOCUMENTS");
     }
@@ -99,6 +103,22 @@ pub(crate) fn report(bench: &Bench<'_>) {
     run(bench, "docs/report.md");
 }
 
+pub(crate) fn security(bench: &Bench<'_>) {
+    run(bench, "docs/security.md");
+}
+
+pub(crate) fn troubleshooting(bench: &Bench<'_>) {
+    run(bench, "docs/troubleshooting.md");
+}
+
+pub(crate) fn udp(bench: &Bench<'_>) {
+    run(bench, "docs/udp.md");
+}
+
+pub(crate) fn mysql(bench: &Bench<'_>) {
+    run(bench, "docs/mysql.md");
+}
+
 /// Does each recipe of a document that has something to be run.
 fn run(bench: &Bench<'_>, document: &'static str) {
     let steps = book::read(document);
@@ -113,6 +133,11 @@ fn run(bench: &Bench<'_>, document: &'static str) {
     assert!(recipes > 0, "{document} has nothing to run");
 }
 
+/// The documents' IPv6 address with this end.
+fn ipv6(last: u8) -> IpAddr {
+    Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last.into()).into()
+}
+
 /// A recipe that is being done.
 struct Recipe<'a> {
     bench: &'a Bench<'a>,
@@ -120,11 +145,17 @@ struct Recipe<'a> {
     folder: PathBuf,
     lab: Lab,
     _online: Server,
-    /// The servers that copies may go to: that of the target, and that of a target on online itself.
-    targets: [Server; 2],
+    /// The servers that copies may go to: that of the target, that of a target on online itself, and that of a second one.
+    targets: [Server; 3],
+    surroundings: Surroundings,
     running: Vec<(String, Process)>,
-    /// How many programs were started so far.
+    /// Lines that started a program, with their hosts.
+    lines: Vec<(String, String)>,
+    /// How many programs were started so far, and before the last block that starts any.
     started: usize,
+    started_before: usize,
+    /// Online's address, for clients.
+    address: IpAddr,
     /// Requests sent so far, and how often the last of them must have arrived.
     numbered: u64,
     replays: usize,
@@ -134,18 +165,22 @@ struct Recipe<'a> {
 impl<'a> Recipe<'a> {
     /// Hosts with the documents' addresses. What a recipe sets up by itself is not there.
     fn new(bench: &'a Bench<'a>, document: &'static str, number: usize) -> Self {
-        let lab = Lab::with(&["monitor", "admin"]).expect("a lab");
-        let hosts = lab.hosts().zip([7, 1, 2, 3, 5, 9]);
+        let lab = Lab::with(&["monitor", "admin", "target2"]).expect("a lab");
+        let hosts = lab.hosts().zip([7, 1, 2, 3, 5, 9, 4]);
         for (host, last) in hosts {
-            host.add_address(IpAddr::V4(Ipv4Addr::new(10, 0, 0, last))).expect("an address");
+            for address in [Ipv4Addr::new(10, 0, 0, last).into(), ipv6(last)] {
+                host.add_address(address).expect("an address");
+            }
         }
         lab.target.ip("route del 10.78.0.0/16").expect("ip route");
+        lab.target.ip("-6 route del fd78::/64").expect("ip route");
         let folder = bench.folder.join(format!("recipe-{number}"));
         fs::create_dir(&folder).expect("a folder");
         let server = |host: &Host, port| {
-            Server::start(host, SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), Instant::now()).expect("a server")
+            Server::start(host, SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)), Instant::now()).expect("a server")
         };
-        let targets = [server(&lab.target, 8080), server(&lab.online, 8080)];
+        let other = lab.hosts().find(|host| host.name == "target2").expect("the second target");
+        let targets = [server(&lab.target, 8080), server(&lab.online, 8080), server(other, 8080)];
         let online = server(&lab.online, 80);
         Self {
             bench,
@@ -154,8 +189,12 @@ impl<'a> Recipe<'a> {
             _online: online,
             targets,
             lab,
+            surroundings: Surroundings::default(),
             running: Vec::new(),
+            lines: Vec::new(),
             started: 0,
+            started_before: 0,
+            address: Ipv4Addr::new(10, 0, 0, 1).into(),
             numbered: 0,
             replays: 0,
             probes: 0,
@@ -174,6 +213,7 @@ impl<'a> Recipe<'a> {
         };
         let lines = [
             "ip route",
+            "ip -6 route show fd78::/64",
             "ip -br link",
             "iptables -S",
             "iptables -t raw -S",
@@ -183,6 +223,12 @@ impl<'a> Recipe<'a> {
     }
 
     fn follow(mut self, steps: &[Step]) {
+        for step in steps {
+            if let Act::With(name) = &step.act {
+                let found = self.surroundings.add(name, &self.lab, self.bench.programs, &self.folder);
+                assert_eq!(found, Surroundings::knows(name), "{name}");
+            }
+        }
         let before = self.state();
         let (mut started, mut arrived) = (false, false);
         let mut undo: Vec<Step> = Vec::new();
@@ -197,20 +243,49 @@ impl<'a> Recipe<'a> {
                     self.requests_arrive(*times, &place);
                     arrived = true;
                 }
+                Act::RequestsOverIpv6Arrive => {
+                    let usual = std::mem::replace(&mut self.address, ipv6(1));
+                    self.requests_arrive(1, &place);
+                    self.address = usual;
+                    arrived = true;
+                }
                 Act::SomeArrive => {
                     self.some_arrive(&place);
                     arrived = true;
+                }
+                Act::OfManyClientsArrive => {
+                    self.of_many_clients_arrive(&place);
+                    arrived = true;
+                }
+                Act::QueriesArrive { over_tcp, at } => {
+                    self.surroundings.queries_arrive(&self.lab.client, at, *over_tcp, &place);
+                    arrived = true;
+                }
+                Act::StatementsArrive => {
+                    self.surroundings.statements_arrive(&self.lab.client, &place);
+                    arrived = true;
+                }
+                Act::LogSays(words) => {
+                    let said = wait_for(PATIENCE, || self.logged(words).then_some(()));
+                    assert!(said.is_some(), "{place}: no log in {} says `{words}`", self.folder.display());
                 }
                 Act::ClientsAsk => self.clients_ask(&place),
                 Act::ItHasArrived => {
                     self.it_has_arrived(&place);
                     arrived = true;
                 }
+                Act::With(name) if Surroundings::knows(name) => {}
                 Act::With(recipe) => {
                     undo.extend(self.prepare(recipe, &place));
                     arrived |= recipe.ends_with(COPYING);
                 }
                 Act::Stop(programs) => programs.iter().for_each(|program| self.stop(program, &place)),
+                Act::StartAgain(program) => {
+                    self.started_before = self.started;
+                    let line = self.lines.iter().rev().find(|(_, line)| book::words(line)[0] == *program);
+                    let (host, line) = line.unwrap_or_else(|| panic!("{place}: {program} never ran")).clone();
+                    self.run_line(&host, &line, &place);
+                }
             }
         }
         let section = &steps[0].section;
@@ -264,25 +339,36 @@ impl<'a> Recipe<'a> {
         steps.into_iter().skip(stop).filter(is_run).collect()
     }
 
-    /// All that a document runs, as one script: it makes files.
+    /// Runs what makes a document's files, as one script.
     fn make_files(&self, document: &str, place: &str) {
-        let mut host = String::new();
-        let mut script: Vec<String> = Vec::new();
-        for step in book::read(document) {
-            if let Act::Block(Block { mark: Some(Mark::RunOn(hosts)), commands }) = step.act {
-                host.clone_from(&hosts[0]);
-                script.extend(commands);
-            }
-        }
+        let (host, script) = book::made_by(document);
         assert!(!script.is_empty(), "{place}: {document} makes no files");
         self.run_to_its_end(&host, &script.join("\n"), place);
     }
 
+    /// Whether one of the programs that were started last has logged these words.
+    fn logged(&self, words: &str) -> bool {
+        let entries = fs::read_dir(&self.folder).expect("the folder").map(|entry| entry.expect("an entry").path());
+        let mut logs = entries.filter(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let number = name.split_once('-').and_then(|(number, _)| number.parse().ok());
+            number.is_some_and(|number: usize| number >= self.started_before)
+        });
+        logs.any(|log| fs::read(log).is_ok_and(|text| String::from_utf8_lossy(&text).contains(words)))
+    }
+
     fn run_block(&mut self, step: &Step) {
+        let before = self.started;
         if let Act::Block(Block { mark: Some(Mark::RunOn(hosts)), commands }) = &step.act {
             let place = format!("{}, line {}", self.document, step.line);
+            if commands.iter().any(|line| self.surroundings.does_instead(line)) {
+                return;
+            }
             for (line, host) in commands.iter().zip(hosts.iter().cycle()) {
                 self.run_line(host, line, &place);
+            }
+            if self.started > before {
+                self.started_before = before;
             }
         }
     }
@@ -307,8 +393,10 @@ impl<'a> Recipe<'a> {
             Some("tcpcopy") if !is_replay && !is_command => self.bench.programs.tcpcopy.clone(),
             Some("intercept") if !is_command => self.bench.programs.intercept.clone(),
             Some("tcpdump") => "tcpdump".into(),
+            Some("tcpcopy") if words[1] == "top" => return self.watch(host, line),
             _ => return self.run_to_its_end(host, line, place),
         };
+        self.lines.push((host.to_owned(), line.to_owned()));
         let number = self.started;
         self.started += 1;
         let log = self.folder.join(format!("{number}-{}.log", words[0]));
@@ -321,27 +409,40 @@ impl<'a> Recipe<'a> {
         if let Some(at) = arguments.iter().position(|word| word == "--user") {
             "nobody".clone_into(&mut arguments[at + 1]);
         }
+        if words[0] == "tcpdump" && !arguments.iter().any(|word| word == "-Z") {
+            arguments.splice(0..0, ["-Z", "root"].map(str::to_owned));
+        }
         let port = arguments.iter().skip_while(|word| *word != "-p").nth(1);
         let port = port.map_or(INTERCEPT_PORT, |port| port.parse().expect("a port"));
         let mut command = self.command(host, program);
         command.args(&arguments);
         command.stdout(file.try_clone().expect("a descriptor")).stderr(file);
         let mut process = Process::start(&mut command).expect("a program");
+        // What a program says of itself: other programs on the host have sockets of the same kinds.
+        let says = |words: &str| fs::read_to_string(&log).is_ok_and(|text| text.contains(words));
         let is_ready = |process: &Process| match words[0].as_str() {
-            "intercept" => process.sees_listener(port),
-            // The file comes after the filter, before which packets are forgotten.
-            "tcpdump" => {
-                let file = words.iter().skip_while(|word| *word != "-w").nth(1);
-                process.captures() > 0 && file.is_some_and(|file| self.folder.join(file).exists())
-            }
-            // It says so when the filter is there, and not only the socket. Requests of the first of several copies do not
-            // show that the others are up.
-            _ => fs::read_to_string(&log).is_ok_and(|log| log.contains("capturing on ")),
+            "intercept" => process.sees_listener(port) && says("listening on"),
+            // The file, or the line about the device, comes after the filter, before which packets are forgotten.
+            "tcpdump" => match words.iter().skip_while(|word| *word != "-w").nth(1) {
+                Some(file) => process.captures() > 0 && self.folder.join(file).exists(),
+                None => says("listening on"),
+            },
+            _ => says("capturing on"),
         };
         let up = wait_for(PATIENCE, || process.try_wait().map(Err).or_else(|| is_ready(&process).then_some(Ok(()))));
         let logged = fs::read_to_string(&log).unwrap_or_default();
         assert!(matches!(up, Some(Ok(()))), "{place}: `{line}` did not start ({up:?}):\n{logged}");
         self.running.push((words[0].clone(), process));
+    }
+
+    /// Runs a line in a terminal, until it shows what runs and somebody presses `q`.
+    fn watch(&self, host: &str, line: &str) {
+        let mut terminal = Terminal::start(self.command(host, "script"), &self.folder, (50, 140), line);
+        for words in ["running", "captured", "answered"] {
+            terminal.wait_for(words);
+        }
+        terminal.press(b"q");
+        terminal.end();
     }
 
     fn run_to_its_end(&self, host: &str, line: &str, place: &str) {
@@ -384,7 +485,7 @@ impl<'a> Recipe<'a> {
 
     /// Of requests to online some arrive at the target.
     fn some_arrive(&mut self, place: &str) {
-        let server = SocketAddr::from(([10, 0, 0, 1], 80));
+        let server = SocketAddr::new(self.address, 80);
         let before = self.copied(|id| id >= PROBES).len();
         let up = wait_for(PATIENCE, || {
             let plan = Plan { first_id: PROBES + self.probes, reuse: Reuse::Close, ..Plan::new(server, 10) };
@@ -395,9 +496,23 @@ impl<'a> Recipe<'a> {
         assert!(up.is_some(), "{place}: no request was copied; the logs are in {}", self.folder.display());
     }
 
+    /// Of requests to online from more and more addresses some arrive at the target.
+    fn of_many_clients_arrive(&mut self, place: &str) {
+        const AT_ONCE: u16 = 200;
+        let before = self.copied(|id| id >= PROBES).len();
+        let mut first = 0_u16;
+        let up = wait_for(PATIENCE * 4, || {
+            surroundings::ask_from_many(&self.lab.client, PROBES + self.probes, first..first + AT_ONCE);
+            self.probes += u64::from(AT_ONCE);
+            first = (first + AT_ONCE) % 60_000;
+            wait_for(Duration::from_millis(200), || (self.copied(|id| id >= PROBES).len() > before).then_some(()))
+        });
+        assert!(up.is_some(), "{place}: no request was copied; the logs are in {}", self.folder.display());
+    }
+
     /// Numbered requests from the client to online.
     fn clients_ask(&mut self, place: &str) {
-        let server = SocketAddr::from(([10, 0, 0, 1], 80));
+        let server = SocketAddr::new(self.address, 80);
         let first_id = self.numbered;
         let plan = Plan { connections: 10, rate: Some(200.0), first_id, ..Plan::new(server, REQUESTS) };
         assert_eq!(load::run(&self.lab.client, &plan).failures, [], "{place}: online did not answer");

@@ -55,11 +55,13 @@ impl Needs {
             Self::Wrk => &["ip", "iptables", "nginx", "wrk"],
             Self::Tcpdump => &["ip", "iptables", "nginx", "tcpdump"],
             Self::OpenSsl => &["ip", "iptables", "nginx", "openssl"],
-            Self::Dns => &["ip", "dnsmasq"],
-            Self::MariaDb | Self::Ed25519 | Self::MySql => &["ip", "sysbench"],
+            Self::Dns => &["ip", "iptables", "sysctl", "dnsmasq"],
+            Self::MariaDb | Self::Ed25519 | Self::MySql => &["ip", "iptables", "sysctl", "sysbench"],
             Self::Memcached => &["ip", "memcached"],
             Self::Compiler => &["ip", "cc", "make"],
-            Self::Recipes => &["ip", "iptables", "sysctl", "curl", "ss", "ethtool", "tc", "tcpdump", "openssl"],
+            Self::Recipes => {
+                &["ip", "iptables", "sysctl", "curl", "ss", "ethtool", "tc", "tcpdump", "openssl", "script", "setcap"]
+            }
         }
     }
 

@@ -1,7 +1,6 @@
 //! A running copy, watched and steered by the commands `status`, `pause`, `resume`, `set` and `top`.
 
 use std::fs::{self, File, Permissions};
-use std::io::Write;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -16,6 +15,7 @@ use tcpcopy_tests::copy::{Copy, Setup};
 use tcpcopy_tests::load;
 use tcpcopy_tests::nginx::Nginx;
 use tcpcopy_tests::settle;
+use tcpcopy_tests::terminal::Terminal;
 
 use crate::harness::Bench;
 use crate::workloads::{QUIET, at, plan, web_servers};
@@ -247,58 +247,15 @@ pub(crate) fn a_fifth(bench: &Bench<'_>) {
     stage.copy.stop();
 }
 
-/// A program in a terminal of so many rows and columns, by script(1).
-struct Terminal {
-    script: Process,
-    output: PathBuf,
-    read: usize,
-}
-
-impl Terminal {
-    fn start(folder: &Path, (rows, columns): (u16, u16), command: &str) -> Self {
-        let output = folder.join("terminal");
-        let _ = fs::remove_file(&output);
-        let sized = format!("stty rows {rows} cols {columns}; exec {command}");
-        let mut script = Command::new("script");
-        script.args(["-q", "-e", "-f", "-c", &sized]).arg(&output).env("TERM", "xterm");
-        script.stdin(Stdio::piped()).stdout(Stdio::null());
-        Self { script: Process::start(&mut script).expect("script (package bsdutils)"), output, read: 0 }
-    }
-
-    fn press(&mut self, keys: &[u8]) {
-        self.read = self.text().len();
-        let stdin = self.script.child_mut().stdin.as_mut().expect("a pipe");
-        stdin.write_all(keys).expect("the terminal");
-        stdin.flush().expect("the terminal");
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&fs::read(&self.output).unwrap_or_default()).into_owned()
-    }
-
-    /// Waits until this is drawn, since the last key.
-    fn wait_for(&self, words: &str) {
-        let drawn = wait_for(PATIENCE, || self.text()[self.read..].contains(words).then_some(()));
-        assert!(drawn.is_some(), "`{words}` is not drawn:\n{}", self.text());
-    }
-
-    /// Waits for the end, which must be a good one.
-    fn end(mut self) {
-        let status = self.script.wait(PATIENCE);
-        assert!(status.is_some_and(|status| status.success()), "ended with {status:?}:\n{}", self.text());
-        // The alternate screen is left (xterm's control sequences, DECSET 1049).
-        assert!(self.text().contains("\u{1b}[?1049l"), "the terminal is not left as it was");
-    }
-}
-
 pub(crate) fn top(bench: &Bench<'_>) {
     let mut stage = Stage::start(bench);
     let plan = plan(at(stage.online()), 100.0, 1 << 20, 4, Reuse::Close);
     let client = load::Running::start(&stage.lab.client, plan);
     let command = format!("{} top --socket {}", bench.programs.tcpcopy.display(), socket(bench).display());
     let folder = bench.folder;
+    let script = || Command::new("script");
 
-    let mut terminal = Terminal::start(folder, (50, 140), &command);
+    let mut terminal = Terminal::start(script(), folder, (50, 140), &command);
     for words in ["running", "captured", "answered", "unanswered", "p: pause"] {
         terminal.wait_for(words);
     }
@@ -315,7 +272,7 @@ pub(crate) fn top(bench: &Bench<'_>) {
     assert_eq!(stage.copy.tcpcopy.try_wait(), None, "the copy goes on");
 
     // A small terminal; Ctrl-C.
-    let mut terminal = Terminal::start(folder, (3, 20), &command);
+    let mut terminal = Terminal::start(script(), folder, (3, 20), &command);
     terminal.wait_for("captured");
     terminal.press(b"\x1b[B\x1b[B\x03");
     terminal.end();
@@ -325,7 +282,7 @@ pub(crate) fn top(bench: &Bench<'_>) {
     assert_eq!(output.status.code(), Some(2), "{output:?}");
 
     // The copy ends under it.
-    let mut terminal = Terminal::start(folder, (50, 140), &command);
+    let mut terminal = Terminal::start(script(), folder, (50, 140), &command);
     terminal.wait_for("running");
     client.progress.stop.store(true, Ordering::Relaxed);
     assert_eq!(client.join().failures, []);

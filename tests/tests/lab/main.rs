@@ -24,6 +24,7 @@ mod replay;
 mod report;
 mod security;
 mod source;
+mod surroundings;
 mod traditional;
 mod translated;
 mod udp;
@@ -52,6 +53,10 @@ fn main() -> ExitCode {
     suite.add("book: report", Needs::Recipes, book::report);
     suite.add("book: metrics", Needs::Recipes, book::metrics);
     suite.add("book: operations", Needs::Recipes, book::operations);
+    suite.add("book: security", Needs::Recipes, book::security);
+    suite.add("book: troubleshooting", Needs::Recipes, book::troubleshooting);
+    suite.add("book: UDP", Needs::Dns, book::udp);
+    suite.add("book: MySQL", Needs::MariaDb, book::mysql);
 
     suite.add("the hosts of a lab reach each other", Needs::Servers, workloads::hosts_reach_each_other);
     suite.add("workload 1: keepalive, 50 connections", Needs::Servers, workloads::keepalive);

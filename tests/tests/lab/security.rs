@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tcpcopy::demo::client::Reuse;
 use tcpcopy_io::netns::{Lab, Process, wait_for};
-use tcpcopy_tests::book::{self, Act, Block, Mark};
+use tcpcopy_tests::book;
 use tcpcopy_tests::copy::{Setup, stop};
 use tcpcopy_tests::load;
 
@@ -26,11 +26,8 @@ struct Files<'a> {
 impl<'a> Files<'a> {
     /// Made as docs/security.md says, with the very commands, for an intercept at `address`; and another secret.
     fn new(folder: &'a Path, address: Ipv4Addr) -> Self {
-        let mut commands = String::new();
-        for step in book::read("docs/security.md") {
-            let Act::Block(Block { mark: Some(Mark::RunOn(_)), commands: lines }) = step.act else { continue };
-            commands.extend(lines.iter().map(|line| format!("{line}\n")));
-        }
+        let (_, lines) = book::made_by("docs/security.md");
+        let commands = lines.join("\n");
         assert!(commands.contains("openssl"), "docs/security.md has no commands");
         let mut shell = Command::new("sh");
         shell.args(["-e", "-c", &commands.replace("10.0.0.3", &address.to_string())]).current_dir(folder);
