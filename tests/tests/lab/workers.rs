@@ -105,10 +105,10 @@ pub(crate) fn too_much_for_one(bench: &Bench<'_>) {
     for workers in ["1", "2"] {
         let folder = bench.folder.join(workers);
         fs::create_dir(&folder).expect("a folder");
+        let bench = Bench { folder: &folder, ..*bench };
         let lab = Lab::new().expect("a lab");
-        let online = Nginx::start(&lab.online, &folder);
-        let target = Nginx::start(&lab.target, &folder);
-        let mut setup = Setup::new(bench.programs, &folder, &lab);
+        let [online, target] = web_servers(&bench, &lab);
+        let mut setup = Setup::new(bench.programs, bench.folder, &lab);
         setup.set_workers(workers);
         setup.set("--proto", &module);
         let mut copy = setup.start(&lab);
