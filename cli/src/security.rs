@@ -90,6 +90,11 @@ impl SecurityFiles {
         Ok(self)
     }
 
+    /// Whether there is anything to read.
+    pub(crate) fn are_given(&self) -> bool {
+        self.secret.is_some() || self.identity.is_some() || self.authority.is_some()
+    }
+
     /// Reads the secret.
     pub(crate) fn read_secret(&self) -> Result<Option<Secret>, Failure> {
         self.secret.as_deref().map(read_secret).transpose()
@@ -112,6 +117,20 @@ impl SecurityFiles {
         // A group may have it: distributions keep keys for one.
         open_private("--tls-key", key, OTHERS)?;
         Ok(Some(Identity { certificate, key }))
+    }
+}
+
+/// Says in the log how it went to read the files once more, on SIGHUP; what was read.
+pub(crate) fn renewed<T>(read: Result<T, Failure>) -> Option<T> {
+    match read {
+        Ok(read) => {
+            log::info!("secret and certificates read again: they count from the next connection on");
+            Some(read)
+        }
+        Err(failure) => {
+            log::error!("{failure}; what was read before stays in use: mend it, and send HUP again");
+            None
+        }
     }
 }
 

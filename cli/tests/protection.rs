@@ -251,6 +251,34 @@ fn as_another_user_statistics_and_report_are_written_in_a_folder_of_root() {
 }
 
 #[test]
+fn another_secret_is_read_on_a_hangup() {
+    if !may_run() {
+        return;
+    }
+    for (name, program) in [("tcpcopy", TCPCOPY), ("intercept", INTERCEPT)] {
+        let scratch = Scratch::new(&format!("renew-{name}"));
+        let (secret, log) = (scratch.file("secret"), scratch.file("log"));
+        let write = |text: &str, mode| {
+            fs::write(&secret, text).unwrap();
+            fs::set_permissions(&secret, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        write("sixteen bytes or more", 0o600);
+        let options = ["--secret-file", secret.to_str().unwrap(), "--socket", "none", "-l", log.to_str().unwrap()];
+        let mut child = Running(command(program, &options).spawn().unwrap());
+        until_file_has(&log, if name == "tcpcopy" { "capturing on lo" } else { "listening on" });
+        write("sixteen other bytes or more", 0o600);
+        signal(child.0.id(), "HUP");
+        until_file_has(&log, "secret and certificates read again");
+        write("everybody can read these", 0o644);
+        signal(child.0.id(), "HUP");
+        let said = until_file_has(&log, "what was read before stays in use");
+        assert!(said.contains("in --secret-file"), "{said}");
+        signal(child.0.id(), "TERM");
+        assert_eq!(child.0.wait().unwrap().code(), Some(0));
+    }
+}
+
+#[test]
 fn with_capabilities_only_no_root_is_needed() {
     if !is_root() {
         return;

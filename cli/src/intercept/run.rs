@@ -31,6 +31,7 @@ use crate::exit::Failure;
 use crate::logging::Log;
 use crate::metrics::{Exporter, Scrape};
 use crate::protect::service::Service;
+use crate::security::{self, SecurityFiles};
 
 /// Bytes kept of each packet: link header with VLAN tags, IPv6 header with some extensions, longest TCP header.
 pub(super) const SNAPLEN: usize = 192;
@@ -64,6 +65,8 @@ pub(super) struct Intercept {
     /// Where responses come from in the traditional set-up; there are no devices then.
     pub(super) queue: Option<QueueSource>,
     pub(super) server: ControlServer,
+    /// What the server asks of peers was read from these.
+    pub(super) security: SecurityFiles,
     pub(super) hands: Hands,
     pub(super) told: Told,
     /// How much of each packet's payload the captures take.
@@ -368,12 +371,25 @@ impl Intercept {
             if signal == SIGHUP {
                 self.service.reloading();
                 log.reopen();
-                self.service.ready("the log is open again");
+                self.renew_credentials();
+                self.service.ready("log and certificates are read anew");
             } else {
                 stop = true;
             }
         }
         stop
+    }
+
+    /// Reads secret and certificates again; when that fails, the ones from before stay.
+    fn renew_credentials(&mut self) {
+        let files = &self.security;
+        if !files.are_given() {
+            return;
+        }
+        let read = files.read_secret().and_then(|secret| Ok((secret, files.server()?)));
+        if let Some((secret, tls)) = security::renewed(read) {
+            self.server.renew(secret, tls);
+        }
     }
 
     /// Relays what has been captured, and takes leave.

@@ -60,6 +60,7 @@ pub(super) fn start(options: &Options, present: Present<'_>) -> Result<Intercept
         devices,
         queue,
         server,
+        security: options.security.clone(),
         hands,
         told: Told { rejections: Rejections::default(), open_warning, examiner: Examiner::new(options) },
         captured_payload: Payload::Headers,

@@ -169,7 +169,7 @@ pub struct Arguments {
     /// means all [default: 100].
     #[arg(short = 'r', long, value_name = "N", help_heading = "How much to copy")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub percentage: Option<u8>,
+    pub percentage: Option<u16>,
 
     /// What -r chooses: connections, or clients by their address, with all their connections [default: session].
     #[arg(long, value_name = "session|client", help_heading = "How much to copy")]

@@ -60,14 +60,14 @@ impl Guard {
     pub(super) fn on_time(&mut self, running: &mut Running) -> Option<String> {
         let now = Instant::now();
         if let Some(throttle) = self.cpu.as_mut().and_then(|meter| meter.measure(now)) {
-            running.order(Order::Throttle(throttle));
+            running.order(&Order::Throttle(throttle));
         }
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         let (look, alive) = (is_due(self.watch.as_ref().map(|(_, at)| *at)), is_due(self.service.alive_at()));
         if !look && !alive {
             return None;
         }
-        let all_answer = running.collect(Order::Report);
+        let all_answer = running.collect(&Order::Report);
         if alive {
             self.service.alive(now, all_answer);
         }

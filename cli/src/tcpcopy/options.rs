@@ -240,7 +240,7 @@ impl Options {
             intercepts,
             intercept_protocol,
             responses,
-            links_per_intercept: in_range("-C (--connections)", arguments.connections.unwrap_or(1), 1..=16)?,
+            links_per_intercept: links_per_intercept(arguments.connections, &mut warnings),
             security,
             keep_trying: arguments.keep_trying,
             devices,
@@ -292,6 +292,7 @@ impl Options {
 }
 
 const MB: usize = 1 << 20;
+const MAX_LINKS_PER_INTERCEPT: u16 = 16;
 
 /// The modules that the maps name, those of MySQL's own options among them; and the maps with them.
 fn choose_modules(
@@ -383,6 +384,16 @@ fn name_option_of_mysql(failure: Failure, of_mysql: &[(&str, String, &str)]) -> 
         Some(message) => Failure { message, ..failure },
         None => failure,
     }
+}
+
+/// Connections to each intercept; as in the C programs, of any number the nearest that there may be.
+fn links_per_intercept(given: Option<u16>, warnings: &mut Vec<String>) -> u16 {
+    let wanted = given.unwrap_or(1);
+    let taken = wanted.clamp(1, MAX_LINKS_PER_INTERCEPT);
+    if taken != wanted {
+        warnings.push(format!("-C {wanted}: there are 1 to {MAX_LINKS_PER_INTERCEPT} connections; {taken} is taken"));
+    }
+    taken
 }
 
 /// Options of the C programs that mean nothing here.

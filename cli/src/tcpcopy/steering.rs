@@ -134,7 +134,7 @@ impl Running {
     }
 
     fn status(&mut self, options: &Options) -> Answer {
-        self.collect(Order::Report);
+        self.collect(&Order::Report);
         let mut status = status::status(options, &self.counters, &self.total(), self.steering.in_force());
         status.uptime_seconds = self.steering.started.elapsed().as_secs_f64();
         Answer::Status(Box::new(status))
@@ -145,9 +145,9 @@ impl Running {
             self.steering.paused = pause;
             if pause {
                 log::warn!("paused by {from}: the sessions are closed towards the target");
-                self.collect(Order::Steer(Steer::Pause));
+                self.collect(&Order::Steer(Steer::Pause));
             } else {
-                self.collect(Order::Steer(Steer::Resume));
+                self.collect(&Order::Steer(Steer::Resume));
                 log::warn!("resumed by {from}");
             }
         }
@@ -160,12 +160,12 @@ impl Running {
             match *change {
                 Change::Percentage(percentage) => {
                     self.steering.percentage = percentage;
-                    self.collect(Order::Steer(Steer::Sample(percentage)));
+                    self.collect(&Order::Steer(Steer::Sample(percentage)));
                 }
                 Change::MaxRate(rate) => {
                     self.steering.max_rate = rate;
                     let part = rate.map(|rate| options::part_of_rate(rate, options.workers));
-                    self.collect(Order::Steer(Steer::MaxRate(part)));
+                    self.collect(&Order::Steer(Steer::MaxRate(part)));
                 }
                 Change::Log(change) => self.steering.log.set(change, log),
             }

@@ -22,6 +22,7 @@ use crate::exit::{Exit, Failure, failure_of_worker};
 use crate::live::server::Live;
 use crate::logging::Log;
 use crate::metrics::{Exporter, Scrape};
+use crate::security;
 
 /// A worker that is asked for its counters or told to stop has this long, its own limit included.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -86,6 +87,7 @@ impl Running {
             if signals.contains(&SIGHUP) {
                 guard.service.reloading();
                 log.reopen();
+                self.renew_credentials(options);
                 guard.service.ready(&guard::status(&self.total().ledger));
             }
             if signals.iter().any(|signal| *signal != SIGHUP) {
@@ -114,7 +116,7 @@ impl Running {
             self.record(now);
             looks.set_interval(now, self.steering.log.stats_interval);
             if now >= looks.next_due() {
-                self.collect(Order::Report);
+                self.collect(&Order::Report);
                 let total = self.total();
                 let line = guard::status(&total.ledger);
                 if looks.look(now, total) {
@@ -128,9 +130,21 @@ impl Running {
             Some(reason) => log::warn!("stopping, because of {reason}: the sessions are closed towards the target"),
             None => log::info!("stopping: the sessions are closed towards the target"),
         }
-        self.collect(Order::Stop);
+        self.collect(&Order::Stop);
         self.print_summary(options);
         reason.map_or(Ok(()), |reason| Err(Failure::new(Exit::Condition, format!("ended because of {reason}"))))
+    }
+
+    /// Reads secret and certificates again; when that fails, the ones from before stay.
+    fn renew_credentials(&mut self, options: &Options) {
+        let files = &options.security;
+        if !files.are_given() {
+            return;
+        }
+        let read = files.read_secret().and_then(|secret| Ok((secret, files.client()?)));
+        if let Some((secret, tls)) = security::renewed(read) {
+            self.order(&Order::Renew(secret, tls));
+        }
     }
 
     /// Answers the scrapes that wait, all with the same numbers.
@@ -139,7 +153,7 @@ impl Running {
         if scrapes.is_empty() {
             return;
         }
-        self.collect(Order::Report);
+        self.collect(&Order::Report);
         for scrape in scrapes {
             scrape.answer(Exposition { counters: self.total(), maps: exposition::names(options) });
         }
@@ -148,7 +162,7 @@ impl Running {
     /// Takes a sample for the statistics file and the report, when it is due.
     fn record(&mut self, now: Instant) {
         if self.recorder.as_ref().is_some_and(|recorder| now >= recorder.next_due()) {
-            self.collect(Order::Report);
+            self.collect(&Order::Report);
             let total = self.total();
             if let Some(recorder) = &mut self.recorder {
                 recorder.sample(&total);
@@ -187,15 +201,15 @@ impl Running {
     }
 
     /// Gives all workers an order.
-    pub(super) fn order(&mut self, order: Order) {
+    pub(super) fn order(&mut self, order: &Order) {
         for (handle, _) in &mut self.workers {
-            handle.order(order);
+            handle.order(order.clone());
         }
     }
 
     /// Gives all workers an order and waits for their reports, for a limited time, or for a second signal to stop. Whether all
     /// have carried it out.
-    pub(super) fn collect(&mut self, order: Order) -> bool {
+    pub(super) fn collect(&mut self, order: &Order) -> bool {
         self.order(order);
         let give_up = Instant::now() + ANSWER_LIMIT;
         loop {
@@ -209,7 +223,7 @@ impl Running {
                     log::warn!("{missing} workers do not answer; their last counters are used");
                     return false;
                 }
-                Err(_) if order == Order::Stop && self.signals.pending().any(|signal| signal != SIGHUP) => {
+                Err(_) if matches!(order, Order::Stop) && self.signals.pending().any(|signal| signal != SIGHUP) => {
                     return false;
                 }
                 Err(_) => {}
@@ -248,7 +262,7 @@ impl Running {
                 reason = failure;
             }
         }
-        self.collect(Order::Stop);
+        self.collect(&Order::Stop);
         self.print_table(options);
         Failure::new(Exit::Failure, reason)
     }

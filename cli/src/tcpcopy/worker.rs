@@ -29,10 +29,10 @@ use tcpcopy_engine::{Copier, CopierConfig, Input, LinkId, Outbox};
 use tcpcopy_io::capture::backlog::Backlog;
 use tcpcopy_io::capture::{CaptureGroup, CaptureStats};
 use tcpcopy_io::clock::MonotonicClock;
-use tcpcopy_io::control::{ControlLinks, LinkEvent, LinksConfig};
+use tcpcopy_io::control::{ControlLinks, LinkEvent, LinksConfig, TlsClient};
 use tcpcopy_io::transmit::Transmitter;
 use tcpcopy_wire::Timestamp;
-use tcpcopy_wire::control::LinkStats;
+use tcpcopy_wire::control::{LinkStats, Secret};
 use tcpcopy_wire::link::LinkType;
 
 use self::delivery::{Delivery, ModuleLines};
@@ -53,7 +53,7 @@ const WAKER: Token = Token(0);
 const FIRST_CAPTURE: usize = 1;
 
 /// What the main thread wants of a worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Order {
     /// Send the counters.
     Report,
@@ -61,6 +61,8 @@ pub enum Order {
     Throttle(Throttle),
     /// Do this, and send the counters.
     Steer(Steer),
+    /// Make links with this from now on.
+    Renew(Option<Secret>, Option<TlsClient>),
     /// Close the sessions, send the counters, end.
     Stop,
 }
@@ -106,8 +108,8 @@ impl Handle {
 
     /// Whether the worker has reported since it carried out `order`, the last one given. A report that comes late is the
     /// answer to an order before it: so reports are not what is counted.
-    pub fn has_carried_out(&self, order: Order) -> bool {
-        self.has_ended || (order != Order::Stop && self.taken == self.given)
+    pub fn has_carried_out(&self, order: &Order) -> bool {
+        self.has_ended || (!matches!(order, Order::Stop) && self.taken == self.given)
     }
 }
 
@@ -307,6 +309,7 @@ impl Worker {
                         self.steer(now, steer);
                         self.report(reports, wake_main, false);
                     }
+                    Ok(Order::Renew(secret, tls)) => self.links.renew(secret, tls),
                     Ok(Order::Stop) => self.stop(now),
                     Err(TryRecvError::Empty) => break,
                     // The main thread is gone: so is the reason to live.
@@ -499,28 +502,28 @@ mod tests {
         let (orders, worker) = mpsc::channel();
         let mut handle = Handle { worker: 1, orders, waker, given: 0, taken: 0, has_ended: false };
         handle.order(Order::Report);
-        assert!(!handle.has_carried_out(Order::Report));
+        assert!(!handle.has_carried_out(&Order::Report));
         // It took too long; the next order is given before the answer to this one comes.
         handle.order(Order::Steer(Steer::Pause));
         handle.hear(&report(1, 1, false));
-        assert!(!handle.has_carried_out(Order::Steer(Steer::Pause)));
+        assert!(!handle.has_carried_out(&Order::Steer(Steer::Pause)));
         handle.hear(&report(0, 2, false));
-        assert!(!handle.has_carried_out(Order::Steer(Steer::Pause)), "another worker's");
+        assert!(!handle.has_carried_out(&Order::Steer(Steer::Pause)), "another worker's");
         handle.hear(&report(1, 2, false));
-        assert!(handle.has_carried_out(Order::Steer(Steer::Pause)));
+        assert!(handle.has_carried_out(&Order::Steer(Steer::Pause)));
         // No report follows a throttle of its own; the next one tells of it.
         handle.order(Order::Throttle(Throttle { share: 5_000, close_percent: 0 }));
         handle.order(Order::Report);
         handle.hear(&report(1, 4, false));
-        assert!(handle.has_carried_out(Order::Report));
+        assert!(handle.has_carried_out(&Order::Report));
         // A stop is carried out when the worker ends, and not before.
         handle.order(Order::Stop);
         handle.hear(&report(1, 5, false));
-        assert!(!handle.has_carried_out(Order::Stop));
+        assert!(!handle.has_carried_out(&Order::Stop));
         handle.hear(&report(1, 5, true));
-        assert!(handle.has_carried_out(Order::Stop));
+        assert!(handle.has_carried_out(&Order::Stop));
         handle.order(Order::Report);
-        assert!(handle.has_carried_out(Order::Report), "nobody is there to carry it out");
+        assert!(handle.has_carried_out(&Order::Report), "nobody is there to carry it out");
         assert_eq!(worker.try_iter().count(), 6);
     }
 }

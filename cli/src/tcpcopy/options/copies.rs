@@ -52,15 +52,22 @@ pub(super) fn traffic(
         Some(text) => Some(grammar::duration(&grammar::RAMP, &text.0).map_err(Failure::usage)?),
         None => arguments.grow.then_some(RAMP_OF_C),
     };
-    let percentage = in_range("-r (--percentage)", arguments.percentage.unwrap_or(100), 0..=100)?;
-    if arguments.percentage == Some(0) {
-        warnings.push("-r 0 copies all, as 100 does".to_owned());
+    let percentage = match arguments.percentage.unwrap_or(100) {
+        part @ 1..=100 => part as u8,
+        all => {
+            warnings.push(format!("-r {all} copies all, as 100 does"));
+            100
+        }
+    };
+    if arguments.copies == Some(0) {
+        warnings.push("-n 0 copies once, as 1 does".to_owned());
     }
+    let copies = in_range("-n (--copies)", arguments.copies.unwrap_or(1).max(1), 1..=1023)?;
     Ok(Traffic {
-        copies: in_range("-n (--copies)", arguments.copies.unwrap_or(1), 1..=1023)?,
+        copies,
         instance: in_range("-f (--instance)", arguments.instance.unwrap_or(0), 0..=31)?,
         loopback_source: arguments.loopback_source,
-        percentage: if percentage == 0 { 100 } else { percentage },
+        percentage,
         sample_by,
         ramp,
         max_rate,

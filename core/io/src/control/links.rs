@@ -338,6 +338,11 @@ impl ControlLinks {
         Ok(())
     }
 
+    /// From now on, connections are made with this; links that are up stay.
+    pub fn renew(&mut self, secret: Option<Secret>, tls: Option<TlsClient>) {
+        (self.config.secret, self.config.tls) = (secret, tls);
+    }
+
     /// Writes what [`send`](Self::send) has collected, as far as the sockets take it. The rest follows by itself.
     pub fn flush(&mut self, now: Timestamp) {
         for link in self.unflushed.drain(..) {

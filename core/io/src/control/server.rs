@@ -202,7 +202,12 @@ impl ControlServer {
         self.listener.local_addr()
     }
 
-    /// What it was told at its start.
+    /// From now on, whoever connects is asked for this; peers that are there stay.
+    pub fn renew(&mut self, secret: Option<Secret>, tls: Option<TlsServer>) {
+        (self.config.secret, self.config.tls) = (secret, tls);
+    }
+
+    /// What it was told at its start, or last.
     pub fn config(&self) -> &ServerConfig {
         &self.config
     }

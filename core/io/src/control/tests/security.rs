@@ -71,6 +71,22 @@ fn who_knows_the_secret_gets_in() {
     assert_eq!(b.server.as_ref().unwrap().stats().up, 1);
 }
 
+/// Who is in stays in; who comes must know the new one.
+#[test]
+fn another_secret_counts_from_the_next_connection_on() {
+    let mut b = Bench::new().serve(|c| c.secret = Some(secret())).connect(1, |c| c.secret = Some(secret()));
+    b.until_link_up();
+    b.server.as_mut().unwrap().renew(Some(another_secret()), None);
+    assert_works(&mut b);
+    b = b.connect(1, |c| c.secret = Some(secret()));
+    let (intercept, _) = until_both_refuse(&mut b);
+    assert_eq!(intercept, CloseReason::Greeting(GreetingError::WrongProof { by: Role::Tcpcopy }));
+    b.links.as_mut().unwrap().renew(Some(another_secret()), None);
+    b.skipped += Duration::from_secs(60);
+    b.until_link_up();
+    assert_works(&mut b);
+}
+
 #[test]
 fn a_wrong_secret_is_told_on_both_sides_and_counted() {
     let mut b = Bench::new().serve(|c| c.secret = Some(secret())).connect(1, |c| c.secret = Some(another_secret()));
