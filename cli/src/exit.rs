@@ -11,6 +11,7 @@ use std::thread;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, Parser};
+use tcpcopy_io::capture::CaptureError;
 
 /// What an exit code means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,6 +180,16 @@ impl Failure {
     /// What the system does not let us do, for `map_err`: `cannot start a thread: …`.
     pub fn cannot<E: fmt::Display>(doing: &str) -> impl FnOnce(E) -> Self {
         move |e| Self::new(Exit::Failure, format!("cannot {doing}: {e}"))
+    }
+
+    /// A capture that cannot be opened, on a device that was given by `option`.
+    pub(crate) fn of_capture(e: &CaptureError, option: &str) -> Self {
+        match e {
+            CaptureError::NoSuchDevice { .. } => Self::usage(format!("in {option}: {e}")),
+            CaptureError::BadFilter { .. } | CaptureError::UnsupportedLink { .. } => Self::usage(e),
+            CaptureError::NoPermission { .. } => Self::new(Exit::Permission, e),
+            _ => Self::new(Exit::Failure, e),
+        }
     }
 
     /// A wrong option or configuration.

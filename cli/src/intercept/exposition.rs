@@ -31,6 +31,8 @@ impl Collector for Exposition {
         metrics.counter("intercept_capture_received", "Packets that passed the capture filter.", captures.received)?;
         let lost = "Packets lost because the capture buffer was full.";
         metrics.counter("intercept_capture_dropped", lost, captures.dropped)?;
+        let lost = "Packets that the network device could not take.";
+        metrics.counter("intercept_capture_dropped_by_device", lost, captures.interface_dropped)?;
         metrics.gauge("intercept_links_up", "Connections of tcpcopys that work.", server.up as f64)?;
         metrics.counter("intercept_connections_accepted", "Connections accepted.", server.accepted)?;
         let closed = "Connections closed before they were of use.";

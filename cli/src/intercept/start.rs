@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use mio::{Interest, Poll, Registry, Waker};
-use tcpcopy_io::capture::{CaptureConfig, CaptureError};
+use tcpcopy_io::capture::CaptureConfig;
 use tcpcopy_io::clock::MonotonicClock;
 use tcpcopy_io::control::{BindError, ControlServer, ServerConfig};
 use tcpcopy_io::process::{self, Capability};
@@ -86,7 +86,7 @@ fn open_captures(options: &Options, hands: &mut Hands, now: Timestamp) -> Result
             ..CaptureConfig::default()
         };
         let device = Device { config, reopen_at: None };
-        hands.capture(number, &device, now).map_err(capture_failure)?;
+        hands.capture(number, &device, now).map_err(|e| Failure::of_capture(&e, "-i (--device)"))?;
         Ok(device)
     };
     options.devices.iter().enumerate().map(open).collect()
@@ -133,23 +133,6 @@ fn needs(options: &Options, live: Option<&Live>) -> Needs {
         for_children,
         files: [&options.log, &options.pid].into_iter().flatten().cloned().collect(),
         sockets: live.map(|live| live.path().to_owned()).into_iter().collect(),
-    }
-}
-
-fn capture_exit(e: &CaptureError) -> Exit {
-    match e {
-        CaptureError::NoPermission { .. } => Exit::Permission,
-        CaptureError::NoSuchDevice { .. } | CaptureError::BadFilter { .. } | CaptureError::UnsupportedLink { .. } => {
-            Exit::Usage
-        }
-        _ => Exit::Failure,
-    }
-}
-
-fn capture_failure(e: CaptureError) -> Failure {
-    match e {
-        CaptureError::NoSuchDevice { .. } => Failure::new(capture_exit(&e), format!("in -i (--device): {e}")),
-        _ => Failure::new(capture_exit(&e), e),
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use mio::{Interest, Poll, Waker};
 use tcpcopy_engine::{CopierConfig, Gate};
 use tcpcopy_io::capture::file::FileError;
-use tcpcopy_io::capture::{CaptureConfig, CaptureError, CaptureGroup, Method};
+use tcpcopy_io::capture::{CaptureConfig, CaptureGroup, Method};
 use tcpcopy_io::clock::MonotonicClock;
 use tcpcopy_io::control::LinksConfig;
 use tcpcopy_io::process::{self, Capability, PidFile, SIGHUP, Signals};
@@ -276,17 +276,7 @@ fn open_captures(options: &Options, workers: &mut Workers) -> Result<(), Failure
     let of_target = responses.flat_map(|r| r.devices.iter().map(move |device| (device, Side::Target, &r.filter)));
     for (device, side, filter) in of_clients.chain(of_target) {
         let config = capture_config(options, device, side, filter);
-        let failure = |e: CaptureError| {
-            let exit = match e {
-                CaptureError::NoSuchDevice { .. } | CaptureError::BadFilter { .. } => Exit::Usage,
-                CaptureError::NoPermission { .. } => Exit::Permission,
-                _ => Exit::Failure,
-            };
-            match e {
-                CaptureError::NoSuchDevice { .. } => Failure::new(exit, format!("in {}: {e}", side_option(side))),
-                _ => Failure::new(exit, e),
-            }
-        };
+        let failure = |e| Failure::of_capture(&e, side_option(side));
         let waiting = format!("wait for packets on `{device}`");
         if side == Side::Target {
             for (worker, _) in workers.iter_mut() {
