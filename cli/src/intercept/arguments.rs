@@ -51,7 +51,7 @@ pub struct Arguments {
     #[serde(deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
     pub target: Vec<String>,
 
-    /// Size of the capture buffer of each device, or of the queue's buffer, in MB [default: 8, for a queue 32].
+    /// Size of the capture buffer of each device, or of the queue's buffer, in MB [default: 6, for a queue 32].
     #[arg(short = 'B', long, value_name = "MB", help_heading = "Capture")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub buffer: Option<u32>,

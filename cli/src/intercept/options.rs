@@ -111,7 +111,7 @@ impl Options {
                 devices("-i (--device)", &arguments.device)?,
             ),
         };
-        let buffer = arguments.buffer.unwrap_or(if queue.is_some() { 32 } else { 8 });
+        let buffer = arguments.buffer.unwrap_or(if queue.is_some() { 32 } else { 6 });
         let bind = match arguments.bind.as_deref().map(str::trim) {
             None => None,
             Some(text) => Some(text.trim_start_matches('[').trim_end_matches(']').parse().map_err(|_| {
