@@ -113,9 +113,9 @@ fn short_sessions(c: &mut Criterion) {
             conversation.close(&mut stage);
         });
     });
-    assert!(
-        stage.copier.ledger().sessions_completed > 0 && stage.copier.ledger().sessions_ended.iter().all(|n| *n == 0)
-    );
+    let ledger = stage.copier.ledger();
+    // A filter may have left it out.
+    assert!(number == 0 || (ledger.sessions_completed > 0 && ledger.sessions_ended.iter().all(|n| *n == 0)));
     group.finish();
 }
 
