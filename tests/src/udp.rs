@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tcpcopy_io::netns::{Host, Namespace, wait_for};
+use tcpcopy_io::socket::grow_receive_buffer;
 
 use crate::copy::PROBES;
 
@@ -119,9 +120,7 @@ impl Drop for Receiver {
 fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     // A thread that waits for its turn for a third of a second must not lose anything: what is sent is counted.
-    if rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER).is_err() {
-        socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
-    }
+    grow_receive_buffer(&socket, RECEIVE_BUFFER);
     socket.bind(&address.into())?;
     socket.set_read_timeout(Some(LOOK_EVERY))?;
     Ok(socket.into())

@@ -22,6 +22,7 @@ use tcpcopy_wire::link::LinkType;
 
 use crate::device::device_index;
 use crate::process::{self, Capability};
+use crate::socket::set_option;
 pub use group::CaptureGroup;
 pub use method::{Capture, Method};
 
@@ -400,14 +401,6 @@ fn check_device(device: &str, index: u32) -> Result<(), CaptureError> {
 
 fn set_packet_option<T>(fd: RawFd, option: libc::c_int, value: &T) -> io::Result<()> {
     set_option(fd, libc::SOL_PACKET, option, value)
-}
-
-/// `value` is of the type that the option takes.
-pub(crate) fn set_option<T>(fd: RawFd, level: libc::c_int, option: libc::c_int, value: &T) -> io::Result<()> {
-    // SAFETY: the kernel reads `size_of::<T>()` bytes from a live T; `fd` is open for the length of the call.
-    let result =
-        unsafe { libc::setsockopt(fd, level, option, (&raw const *value).cast(), size_of::<T>() as libc::socklen_t) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Puts a packet socket into a fanout group and returns the group's number.

@@ -16,5 +16,6 @@ pub mod nfqueue;
 pub mod notify;
 pub mod privileges;
 pub mod process;
+pub mod socket;
 pub mod transmit;
 pub mod usage;

@@ -16,9 +16,10 @@ use tcpcopy_wire::link::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, LinkType};
 
 use super::{
     CaptureConfig, CaptureError, CaptureStats, Drained, MAX_FILTER_INSTRUCTIONS, NOTHING, PACKET_IGNORE_OUTGOING,
-    behind_tags, index_of, join_fanout, open_error, pcap_text, set_option, set_packet_option,
+    behind_tags, index_of, join_fanout, open_error, pcap_text, set_packet_option,
 };
 use crate::device::{Hardware, hardware};
+use crate::socket::{grow_receive_buffer, set_option};
 
 /// Packets read by one system call at most.
 const BATCH: usize = 32;
@@ -273,13 +274,4 @@ fn bind(fd: RawFd, index: u32) -> io::Result<()> {
     let result =
         unsafe { libc::bind(fd, (&raw const address).cast(), size_of::<libc::sockaddr_ll>() as libc::socklen_t) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-/// As large as asked with `CAP_NET_ADMIN`, otherwise as large as `net.core.rmem_max` lets it be.
-fn grow_receive_buffer(socket: &Socket, bytes: usize) {
-    let value = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
-    if set_option(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &value).is_err() {
-        // The kernel cuts the value to its limit; a smaller buffer is still a buffer.
-        let _ = socket.set_recv_buffer_size(bytes);
-    }
 }

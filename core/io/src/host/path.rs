@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Protocol, Socket, Type};
 use tcpcopy_wire::checksum::Sum;
 
-use crate::capture::set_option;
+use crate::socket::set_option;
 
 /// Sizes that links and tunnels have, in bytes of IP packet; the least is for whether there is an answer at all.
 const SIZES: [usize; 14] = [64, 576, 1280, 1320, 1360, 1380, 1400, 1420, 1440, 1450, 1460, 1472, 1480, 1492];

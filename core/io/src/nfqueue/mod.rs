@@ -16,7 +16,7 @@ mod tests;
 use std::fmt;
 use std::fs::{self, File};
 use std::io;
-use std::mem::{size_of, zeroed};
+use std::mem::zeroed;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -25,6 +25,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::capture::Drained;
 use crate::process::{self, Capability};
+use crate::socket::{grow_receive_buffer, set_option};
 use message::{Begin, Message};
 
 pub use message::Verdict;
@@ -169,14 +170,11 @@ impl Queue {
                 _ => refused(source),
             }
         })?;
-        let bytes = libc::c_int::try_from(config.buffer_bytes).unwrap_or(libc::c_int::MAX);
-        if set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes).is_err() {
-            // The kernel cuts the value to its limit; a smaller buffer is still a buffer.
-            let _ = socket.set_recv_buffer_size(config.buffer_bytes);
-        }
+        grow_receive_buffer(&socket, config.buffer_bytes);
+        let on: libc::c_int = 1;
         // Otherwise a buffer that was full once takes nothing more until it has been read empty. The gaps between the
         // packets' numbers tell more than the error would.
-        let _ = set_option(&socket, libc::SOL_NETLINK, libc::NETLINK_NO_ENOBUFS, 1);
+        let _ = set_option(socket.as_raw_fd(), libc::SOL_NETLINK, libc::NETLINK_NO_ENOBUFS, &on);
         let mut queue = Self {
             socket,
             number,
@@ -397,20 +395,6 @@ impl AsRawFd for Queue {
     fn as_raw_fd(&self) -> RawFd {
         self.socket.as_raw_fd()
     }
-}
-
-fn set_option(socket: &Socket, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
-    // SAFETY: the kernel reads the bytes of a live c_int; the socket is open for the length of the call.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            level,
-            option,
-            (&raw const value).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
