@@ -253,12 +253,8 @@ impl<'a> Metrics<'a> {
         values: impl IntoIterator<Item = ([(&'v str, V); N], &'v Latency)>,
     ) -> fmt::Result {
         let kind = MetricType::Histogram;
-        let mut encoder = self.encoder.encode_descriptor(name, help, Some(&Unit::Seconds), kind)?;
-        for (labels, latency) in values {
-            let labels = escaped(&labels);
-            histogram(encoder.encode_family(&texts(&labels))?, latency)?;
-        }
-        Ok(())
+        let encoder = self.encoder.encode_descriptor(name, help, Some(&Unit::Seconds), kind)?;
+        each_labelled(encoder, values, |latency, encoder| histogram(encoder, latency))
     }
 
     /// What the process takes, by the names that Prometheus's client libraries give it.
@@ -298,12 +294,8 @@ impl<'a> Metrics<'a> {
         help: &str,
         values: impl IntoIterator<Item = ([(&'v str, V); N], u64)>,
     ) -> fmt::Result {
-        let mut encoder = self.encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (labels, value) in values {
-            let labels = escaped(&labels);
-            ConstCounter::new(value).encode(encoder.encode_family(&texts(&labels))?)?;
-        }
-        Ok(())
+        let encoder = self.encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        each_labelled(encoder, values, |value, encoder| ConstCounter::new(value).encode(encoder))
     }
 
     /// Numbers of one kind that go up and down, told apart by labels.
@@ -316,12 +308,8 @@ impl<'a> Metrics<'a> {
         help: &str,
         values: impl IntoIterator<Item = ([(&'v str, V); N], f64)>,
     ) -> fmt::Result {
-        let mut encoder = self.encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for (labels, value) in values {
-            let labels = escaped(&labels);
-            ConstGauge::new(value).encode(encoder.encode_family(&texts(&labels))?)?;
-        }
-        Ok(())
+        let encoder = self.encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        each_labelled(encoder, values, |value, encoder| ConstGauge::new(value).encode(encoder))
     }
 }
 
@@ -341,13 +329,18 @@ fn histogram(mut encoder: MetricEncoder<'_>, latency: &Latency) -> fmt::Result {
     encoder.encode_histogram::<NoLabelSet>(latency.total().as_secs_f64(), latency.count(), &buckets, None)
 }
 
-/// Labels with their values as the format wants them.
-fn escaped<'v, V: AsRef<str>, const N: usize>(labels: &'v [(&'v str, V); N]) -> [(&'v str, Cow<'v, str>); N] {
-    labels.each_ref().map(|(label, value)| (*label, escape(value.as_ref())))
-}
-
-fn texts<'v, const N: usize>(labels: &'v [(&'v str, Cow<'v, str>); N]) -> [(&'v str, &'v str); N] {
-    labels.each_ref().map(|(label, value)| (*label, &**value))
+/// Encodes each value, with its labels in front of it.
+fn each_labelled<'v, V: AsRef<str>, T, const N: usize>(
+    mut encoder: MetricEncoder<'_>,
+    values: impl IntoIterator<Item = ([(&'v str, V); N], T)>,
+    encode: impl Fn(T, MetricEncoder<'_>) -> fmt::Result,
+) -> fmt::Result {
+    for (labels, value) in values {
+        let labels = labels.each_ref().map(|(label, text)| (*label, escape(text.as_ref())));
+        let labels = labels.each_ref().map(|(label, text)| (*label, &**text));
+        encode(value, encoder.encode_family(&labels)?)?;
+    }
+    Ok(())
 }
 
 /// A label's value as the format wants it; the encoder takes it as it is.

@@ -90,11 +90,6 @@ impl SecurityFiles {
         Ok(self)
     }
 
-    /// Whether there is anything to read.
-    pub(crate) fn are_given(&self) -> bool {
-        self.secret.is_some() || self.identity.is_some() || self.authority.is_some()
-    }
-
     /// Reads the secret.
     pub(crate) fn read_secret(&self) -> Result<Option<Secret>, Failure> {
         self.secret.as_deref().map(read_secret).transpose()
@@ -112,25 +107,32 @@ impl SecurityFiles {
         TlsServer::new(own, self.authority.as_deref()).map(Some).map_err(Failure::usage)
     }
 
+    /// Reads all of it once more, on SIGHUP, and says in the log how that went: the secret, and what `tls` makes of the
+    /// rest. `None` when there is nothing to read, or what was read before stays in use.
+    pub(crate) fn read_again<T>(
+        &self,
+        tls: impl FnOnce(&Self) -> Result<Option<T>, Failure>,
+    ) -> Option<(Option<Secret>, Option<T>)> {
+        if *self == Self::default() {
+            return None;
+        }
+        match self.read_secret().and_then(|secret| Ok((secret, tls(self)?))) {
+            Ok(read) => {
+                log::info!("secret and certificates read again: they count from the next connection on");
+                Some(read)
+            }
+            Err(failure) => {
+                log::error!("{failure}; what was read before stays in use: mend it, and send HUP again");
+                None
+            }
+        }
+    }
+
     fn own(&self) -> Result<Option<Identity<'_>>, Failure> {
         let Some((certificate, key)) = &self.identity else { return Ok(None) };
         // A group may have it: distributions keep keys for one.
         open_private("--tls-key", key, OTHERS)?;
         Ok(Some(Identity { certificate, key }))
-    }
-}
-
-/// Says in the log how it went to read the files once more, on SIGHUP; what was read.
-pub(crate) fn renewed<T>(read: Result<T, Failure>) -> Option<T> {
-    match read {
-        Ok(read) => {
-            log::info!("secret and certificates read again: they count from the next connection on");
-            Some(read)
-        }
-        Err(failure) => {
-            log::error!("{failure}; what was read before stays in use: mend it, and send HUP again");
-            None
-        }
     }
 }
 

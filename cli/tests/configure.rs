@@ -1,8 +1,12 @@
 //! `./configure`, as people know it from the C programs. It runs on a copy of its own: it writes beside itself.
 
+mod scratch;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use scratch::copy_program;
 
 /// A copy of configure and the Makefile, removed at the end.
 struct Tree(PathBuf);
@@ -12,12 +16,9 @@ impl Tree {
         let folder = std::env::temp_dir().join(format!("tcpcopy-configure-{name}-{}", std::process::id()));
         fs::create_dir_all(folder.join("my module")).expect("a directory for the test");
         fs::write(folder.join("my module/Cargo.toml"), "[package]\nname = 'mine'\n").expect("a file");
-        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        // By another process: what this one has open for writing, a child of another test's thread may hold open until
-        // it executes its program, and until then the copy is "text file busy".
-        let mut copy = Command::new("cp");
-        copy.arg("-p").args(["configure", "Makefile"].map(|file| from.join(file))).arg(&folder);
-        assert!(copy.status().expect("the program cp").success(), "{copy:?}");
+        for file in ["configure", "Makefile"] {
+            copy_program(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file), &folder.join(file));
+        }
         Self(folder.canonicalize().expect("it is there"))
     }
 

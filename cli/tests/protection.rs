@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use scratch::{Running, Scratch, signal};
+use scratch::{Running, Scratch, copy_program, signal};
 use waiting::{may_run, until, until_file_has};
 
 /// A copy on `lo` that has nothing to do, and no intercept.
@@ -291,10 +291,9 @@ fn with_capabilities_only_no_root_is_needed() {
     chown(&own, Some(NOBODY), Some(NOBODY)).unwrap();
     for (name, program) in [("tcpcopy", TCPCOPY), ("intercept", INTERCEPT)] {
         let log = own.join(name);
-        // A copy that another user may run, whatever folder this one was built in. Not by fs::copy: a child of another
-        // test, forked meanwhile, would hold it open for writing, and it would be "text file busy".
+        // A copy that another user may run, whatever folder this one was built in.
         let copy = own.join(format!("{name}-program"));
-        assert!(Command::new("cp").arg(program[0]).arg(&copy).status().unwrap().success());
+        copy_program(Path::new(program[0]), &copy);
         let mut setpriv = Command::new("setpriv");
         setpriv.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--no-new-privs"]);
         setpriv.args(["--inh-caps", "+net_raw,+net_admin", "--ambient-caps", "+net_raw,+net_admin"]);

@@ -31,7 +31,7 @@ use crate::exit::Failure;
 use crate::logging::Log;
 use crate::metrics::{Exporter, Scrape};
 use crate::protect::service::Service;
-use crate::security::{self, SecurityFiles};
+use crate::security::SecurityFiles;
 
 /// Bytes kept of each packet: link header with VLAN tags, IPv6 header with some extensions, longest TCP header.
 pub(super) const SNAPLEN: usize = 192;
@@ -371,25 +371,15 @@ impl Intercept {
             if signal == SIGHUP {
                 self.service.reloading();
                 log.reopen();
-                self.renew_credentials();
+                if let Some((secret, tls)) = self.security.read_again(SecurityFiles::server) {
+                    self.server.renew(secret, tls);
+                }
                 self.service.ready("log and certificates are read anew");
             } else {
                 stop = true;
             }
         }
         stop
-    }
-
-    /// Reads secret and certificates again; when that fails, the ones from before stay.
-    fn renew_credentials(&mut self) {
-        let files = &self.security;
-        if !files.are_given() {
-            return;
-        }
-        let read = files.read_secret().and_then(|secret| Ok((secret, files.server()?)));
-        if let Some((secret, tls)) = security::renewed(read) {
-            self.server.renew(secret, tls);
-        }
     }
 
     /// Relays what has been captured, and takes leave.

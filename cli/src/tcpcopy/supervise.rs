@@ -22,7 +22,7 @@ use crate::exit::{Exit, Failure, failure_of_worker};
 use crate::live::server::Live;
 use crate::logging::Log;
 use crate::metrics::{Exporter, Scrape};
-use crate::security;
+use crate::security::SecurityFiles;
 
 /// A worker that is asked for its counters or told to stop has this long, its own limit included.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -87,7 +87,9 @@ impl Running {
             if signals.contains(&SIGHUP) {
                 guard.service.reloading();
                 log.reopen();
-                self.renew_credentials(options);
+                if let Some((secret, tls)) = options.security.read_again(SecurityFiles::client) {
+                    self.order(&Order::Renew(secret, tls));
+                }
                 guard.service.ready(&guard::status(&self.total().ledger));
             }
             if signals.iter().any(|signal| *signal != SIGHUP) {
@@ -133,18 +135,6 @@ impl Running {
         self.collect(&Order::Stop);
         self.print_summary(options);
         reason.map_or(Ok(()), |reason| Err(Failure::new(Exit::Condition, format!("ended because of {reason}"))))
-    }
-
-    /// Reads secret and certificates again; when that fails, the ones from before stay.
-    fn renew_credentials(&mut self, options: &Options) {
-        let files = &options.security;
-        if !files.are_given() {
-            return;
-        }
-        let read = files.read_secret().and_then(|secret| Ok((secret, files.client()?)));
-        if let Some((secret, tls)) = security::renewed(read) {
-            self.order(&Order::Renew(secret, tls));
-        }
     }
 
     /// Answers the scrapes that wait, all with the same numbers.

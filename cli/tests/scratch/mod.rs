@@ -45,6 +45,13 @@ impl Drop for Running {
     }
 }
 
+/// Copies a program that is to be executed. By another process: what this one has open for writing, a child of another
+/// test's thread may hold open until it executes its program, and until then the copy is "text file busy".
+pub(crate) fn copy_program(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-p").arg(from).arg(to).status().expect("the program cp");
+    assert!(copied.success(), "a copy of {}", from.display());
+}
+
 pub(crate) fn tcpcopy(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tcpcopy"));
     command.args(arguments).stdin(Stdio::null());
